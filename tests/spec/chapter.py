@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The specification's text, as the checks beside this file see it."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = ROOT / "spec" / "description.tex"
+HEADER = ROOT / "spec" / "virtio_freehint.h"
+
+# Bytes of the specification's integer types.
+TYPE_SIZE = {"u8": 1, "le16": 2, "le32": 4, "le64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a structure: offset and size in bytes."""
+
+    struct: str
+    name: str
+    offset: int
+    size: int
+
+
+def text() -> str:
+    return TEXT.read_text()
+
+
+def requirements() -> dict[str, str]:
+    """Label to statement, in the order of the text."""
+    found = re.findall(
+        r"\\req\{([A-Z]+-[A-Z]+-\d+)\}(.*?)(?=\\req\{|\\end\{requirements\})",
+        text(),
+        re.S,
+    )
+    return {label: " ".join(statement.split()) for label, statement in found}
+
+
+def constants() -> dict[str, int]:
+    """Every constant that the text gives a value to."""
+    items = re.findall(r"\b(VIRTIO_FREEHINT_\w+) \((\d+)\)", text())
+    rows = re.findall(r"^(VIRTIO_FREEHINT_\w+)\s*&\s*(0x[0-9a-f]+)", text(), re.M)
+    flags = re.findall(r"\b(VIRTIO_FREEHINT_\w+_F_\w+) \(bit (\d+)", text())
+    values = {name: int(value, 0) for name, value in items + rows}
+    return values | {name: 1 << int(bit) for name, bit in flags}
+
+
+def device_id() -> int:
+    match = re.search(r"\\subsection\{Device ID\}.*?\n\n(\d+)\n", text(), re.S)
+    if match is None:
+        raise ValueError(f"{TEXT.name}: no number in section Device ID")
+    return int(match.group(1))
+
+
+def _fields_of(struct: str, body: str) -> list[Field]:
+    fields, offset = [], 0
+    for kind, name in re.findall(r"\b(u8|le16|le32|le64)\s+(\w+);", body):
+        fields.append(Field(struct, name, offset, TYPE_SIZE[kind]))
+        offset += TYPE_SIZE[kind]
+    return fields
+
+
+def fields() -> list[Field]:
+    """Fields of the structures that the text lays out and the header declares."""
+    found: list[Field] = []
+    for listing in re.findall(r"\\begin\{lstlisting\}(.*?)\\end\{lstlisting\}", text(), re.S):
+        # Innermost structures only: the message as a whole has no C type.
+        for struct, body in re.findall(r"struct (\w+) \{([^{}]*)\}", listing):
+            found += _fields_of(struct, body)
+    return found
