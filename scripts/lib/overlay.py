@@ -22,6 +22,19 @@ PROJECT = Path(__file__).resolve().parents[2]
 HEADER = PROJECT / "spec" / "virtio_freehint.h"
 STATE_DIR = ".freehint-overlay"
 
+# What a checkout may hold that is no source: a tree that has been built in
+# cannot be built from elsewhere. Patterns of rsync.
+BUILD_PRODUCTS = (
+    "/.git",
+    "/build*",
+    "/.config",
+    "/include/config",
+    "/include/generated",
+    "/arch/*/include/generated",
+    "*.o",
+    "*.cmd",
+)
+
 
 class OverlayError(Exception):
     """What went wrong and what to do about it."""
@@ -114,6 +127,10 @@ def qemu_header() -> bytes:
     text = re.sub(r"\b__(?:le|u)(8|16|32|64)\b", r"uint\1_t", text)
     text = re.sub(r"<linux/([^>]*)>", r'"standard-headers/linux/\1"', text)
     return text.encode()
+
+
+def patched_paths(patches: Iterable[Patch]) -> set[str]:
+    return set().union(*(patch.paths() for patch in patches))
 
 
 # --- what is in a tree ------------------------------------------------------
@@ -214,7 +231,7 @@ class Tree:
         while self.patches[keep : keep + 1] == wanted[keep : keep + 1] != []:
             keep += 1
         changed = self.patches[keep:] + wanted[keep:]
-        touched = Snapshot(self.root, changed)
+        touched = Snapshot(self.root, patched_paths(changed))
         for patch in reversed(self.patches[keep:]):
             self._reverse(patch)
         for patch in wanted[keep:]:
@@ -263,14 +280,13 @@ class Tree:
 
 
 class Snapshot:
-    """Content and time of the files that some patches touch.
+    """Content and time of some files of a tree.
 
     A patch taken out and put back leaves most files as they were; giving them
     their old time again keeps the next build from compiling what they reach.
     """
 
-    def __init__(self, root: Path, patches: Iterable[Patch]) -> None:
-        names = set().union(*(patch.paths() for patch in patches))
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
         paths = [root / name for name in names if (root / name).is_file()]
         self.before = {path: (path.read_bytes(), path.stat()) for path in paths}
 
@@ -289,6 +305,29 @@ def install(tree: Tree) -> list[str]:
     tree.refuse_to_lose_edits(overlay)
     changed = tree.write_patches(overlay.patches)
     return changed + tree.write_files(overlay.files)
+
+
+def install_copy(origin: Path, root: Path) -> list[str]:
+    """Make `root` a copy of the tree `origin`, with the overlay installed.
+
+    Files that end up as they were keep their time, so that running this again
+    costs no recompilation.
+    """
+    tree_series(origin)
+    root.mkdir(parents=True, exist_ok=True)
+    ours = Snapshot(root, [])
+    if (root / STATE_DIR).is_dir():
+        tree = Tree(root)
+        ours = Snapshot(root, patched_paths(tree.patches) | set(tree.files))
+        undo(tree)
+    excluded = [f"--exclude={pattern}" for pattern in BUILD_PRODUCTS]
+    copy = ["rsync", "-a", "--delete", *excluded, f"{origin}/", f"{root}/"]
+    done = subprocess.run(copy, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OverlayError(f"cannot copy {origin}: {done.stderr.strip()}")
+    changed = install(Tree(root))
+    ours.keep_times()
+    return changed
 
 
 def undo(tree: Tree) -> None:

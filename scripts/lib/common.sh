@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# What the shell scripts share: messages, long steps, and the build tools.
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+SELF=$(basename "$0")
+readonly PROJECT SELF
+
+say() {
+    printf '%s: %s\n' "$SELF" "$*"
+}
+
+die() {
+    printf '%s: error: %s\n' "$SELF" "$*" >&2
+    exit 1
+}
+
+# Print the comment block at the top of the script that was called.
+show_help() {
+    awk '/^#!|SPDX/ { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
+}
+
+need() {
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null ||
+            die "$tool is not installed: run scripts/install-deps"
+    done
+}
+
+# The most telling recent line of a log: where a build has got to.
+log_position() {
+    tail -n 1 "$1" 2>/dev/null | tr -d '\r' | cut -c 1-70
+}
+
+# Show where a long step is: in place on a terminal, else a line now and then.
+watch_log() {
+    local log=$1 start=$SECONDS
+    while sleep 5; do
+        if [ -t 1 ]; then
+            printf '\r\033[K  %3d s  %s' $((SECONDS - start)) "$(log_position "$log")"
+        elif (((SECONDS - start) % 30 < 5)); then
+            printf '  %3d s  %s\n' $((SECONDS - start)) "$(log_position "$log")"
+        fi
+    done
+}
+
+# long_step TITLE LOG COMMAND...: run it with its output in LOG, showing
+# progress; where it fails, show what it said last.
+long_step() {
+    local title=$1 log=$2 watcher status=0 start=$SECONDS
+    shift 2
+    mkdir -p "$(dirname "$log")"
+    : >"$log"
+    say "$title"
+    watch_log "$log" &
+    watcher=$!
+    "$@" >>"$log" 2>&1 </dev/null || status=$?
+    kill "$watcher" 2>/dev/null || true
+    wait "$watcher" 2>/dev/null || true
+    [ ! -t 1 ] || printf '\r\033[K'
+    if ((status)); then
+        grep -nE 'error|Error|ERROR|FAILED' "$log" | tail -n 15 >&2 || true
+        tail -n 15 "$log" >&2
+        die "$title: failed, all of its output is in $log"
+    fi
+    say "$title: done in $((SECONDS - start)) s"
+}
+
+# A compiler that remembers. Paths below the project are cached relative to
+# it, so that a clone elsewhere finds what an earlier one has compiled.
+use_ccache() {
+    export CCACHE_BASEDIR=$PROJECT CCACHE_NOHASHDIR=1
+    if command -v ccache >/dev/null; then
+        HOST_CC="ccache gcc"
+    else
+        HOST_CC=gcc
+    fi
+    export HOST_CC
+}
+
+# --- what building QEMU and building Linux have in common ---
+
+# [--src DIR] [--stamp FILE] BUILD
+parse_arguments() {
+    local usage
+    usage=$(show_help | grep '^usage:')
+    USER_SOURCE='' STAMP=''
+    while (($#)); do
+        case $1 in
+        -h | --help) show_help; exit ;;
+        --src) USER_SOURCE=$(realpath -e "${2:?$usage}") || exit 1; shift 2 ;;
+        --stamp) STAMP=$(realpath -m "${2:?$usage}"); shift 2 ;;
+        -*) die "unknown option $1; $usage" ;;
+        *) break ;;
+        esac
+    done
+    (($# == 1)) || die "$usage"
+    mkdir -p "$1"
+    BUILD=$(realpath "$1")
+    readonly BUILD USER_SOURCE STAMP
+}
+
+# recorded NAME FIELD: version (2) or file (3) of a source that fetch-sources
+# has recorded; fails if there is no such source.
+recorded() {
+    awk -F '\t' -v name="$1" -v field="$2" \
+        '$1 ~ "^" name { print $field; found = 1 } END { exit !found }' "$VERSIONS"
+}
+
+# prepare_source NAME TITLE: bring BUILD/src/NAME up to date.
+prepare_source() {
+    SOURCE=$BUILD/src/$1 OUT=$BUILD/$1 VERSIONS=$BUILD/versions.$1
+    mkdir -p "$BUILD/src"
+    if [ -n "$USER_SOURCE" ]; then
+        copy_user_source "$1"
+    else
+        unpack_debian_source "$1" "$2"
+        "$PROJECT/scripts/overlay" install "$SOURCE"
+    fi
+}
+
+# Building leaves traces in a tree; a copy leaves the user's alone.
+copy_user_source() {
+    need rsync
+    # The meson that building QEMU may need is the only thing to fetch.
+    : >"$VERSIONS"
+    [ "$1" != qemu ] || "$PROJECT/scripts/fetch-sources" --record "$VERSIONS" meson
+    echo "$USER_SOURCE" | cmp -s - "$SOURCE.origin" || rm -rf "$SOURCE" "$OUT"
+    "$PROJECT/scripts/overlay" install --copy-of "$USER_SOURCE" "$SOURCE"
+    echo "$USER_SOURCE" >"$SOURCE.origin"
+}
+
+# unpack_debian_source NAME TITLE: anew only when the version has changed.
+unpack_debian_source() {
+    local version file
+    "$PROJECT/scripts/fetch-sources" --record "$VERSIONS" "$1"
+    version=$(recorded "$1" 2) file=$(recorded "$1" 3)
+    echo "$1 $version" | cmp -s - "$SOURCE.origin" && return
+    rm -rf "$SOURCE" "$SOURCE.new" "$OUT"
+    long_step "unpacking $2 $version" "$BUILD/logs/$1-unpack.log" "unpack_$1" "$file"
+    mv "$SOURCE.new" "$SOURCE"
+    echo "$1 $version" >"$SOURCE.origin"
+}
+
+# Debian's patches are part of this source: what its repackaging has removed is
+# missed without them. apt has checked the signature.
+unpack_qemu() {
+    need dpkg-source
+    dpkg-source --no-check -x "$1" "$SOURCE.new"
+}
+
+unpack_linux() {
+    local package=$BUILD/src/linux-source
+    rm -rf "$package"
+    dpkg-deb -x "$1" "$package"
+    mkdir "$SOURCE.new"
+    tar -xf "$package"/usr/src/linux-source-*.tar.xz -C "$SOURCE.new" --strip-components=1
+    rm -rf "$package"
+}
+
+# finish PATH...: write the stamp, and tell ninja to come back when any file
+# below the paths changes, appears or goes away.
+finish() {
+    [ -n "$STAMP" ] || return 0
+    {
+        printf '%s:' "${STAMP##*/}"
+        find "$@" "$PROJECT"/scripts/{lib,overlay,"$SELF"} \
+            -name __pycache__ -prune -o \( -type f -o -type d \) -print |
+            sed 's/[ #$\\]/\\&/g; s/^/ /' | tr -d '\n'
+        echo
+    } >"$STAMP.d"
+    touch "$STAMP"
+}

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our guest in our QEMU: boot it, run commands in it, watch its memory.
+
+The demo and the functional tests are built on this. Times are the host's
+time.monotonic() in seconds, also those of things that happened in the guest;
+sizes are bytes.
+"""
+
+import bisect
+import dataclasses
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
+sys.path.insert(0, str(BUILD / "src" / "qemu" / "python"))
+
+from qemu.machine import QEMUMachine  # noqa: E402
+
+MIB = 1 << 20
+DEVICE_ID = "fh0"
+
+# What reports free memory: nothing, our device, or the balloon.
+REPORTERS: dict[str, list[str]] = {
+    "none": [],
+    "freehint": ["-device", f"virtio-freehint-pci,id={DEVICE_ID}"],
+    "balloon": ["-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"],
+}
+
+
+class GuestError(Exception):
+    """The guest did not do what it was to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that has ended in the guest."""
+
+    command: str
+    status: int
+    output: str
+    started: float
+    ended: float
+
+
+class _Command:
+    """A command that runs in the guest, filled in by the agent's reader."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.started = time.monotonic()
+        self.lines: list[str] = []
+        self.result: Finished | None = None
+        self.done = threading.Event()
+
+
+class GuestAgent:
+    """The host's end of tests/guest/agent.c, which documents the protocol."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._commands: dict[str, _Command] = {}
+        self._ids = 0
+        self._up = threading.Event()
+        self._closed = threading.Event()
+        # Host time minus guest time of the latest messages. Each is the true
+        # difference plus what the message took, so the least is the best.
+        self._offsets: deque[float] = deque(maxlen=50)
+        self.free: int | None = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_up(self, timeout: float) -> bool:
+        return self._up.wait(timeout)
+
+    def start(self, command: str) -> _Command:
+        self._ids += 1
+        entry = self._commands[str(self._ids)] = _Command(command)
+        self._socket.sendall(f"{self._ids} {command}\n".encode())
+        return entry
+
+    def finish(self, entry: _Command, timeout: float) -> Finished:
+        deadline = time.monotonic() + timeout
+        while not entry.done.wait(0.2):
+            if self._closed.is_set():
+                raise GuestError(f"the guest went away during '{entry.text}'")
+            if time.monotonic() > deadline:
+                raise GuestError(f"'{entry.text}' took more than {timeout:.0f} s")
+        assert entry.result is not None
+        return entry.result
+
+    def close(self) -> None:
+        self._socket.close()
+        self._reader.join(timeout=5)
+
+    # -- the reader's thread --
+
+    def _read(self) -> None:
+        try:
+            with self._socket.makefile("r", errors="replace") as stream:
+                for line in stream:
+                    self._handle(line.rstrip("\n"))
+        except OSError:
+            # Closed on our side, or QEMU is gone; `_closed` tells both.
+            pass
+        self._closed.set()
+
+    def _handle(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word == "hello":
+            self._note_time(int(rest))
+            self._up.set()
+        elif word == "mem":
+            now, free_kib = rest.split()
+            self._note_time(int(now))
+            self.free = int(free_kib) * 1024
+        else:
+            self._handle_command(self._commands[word], rest)
+
+    def _handle_command(self, entry: _Command, rest: str) -> None:
+        kind, _, rest = rest.partition(" ")
+        if kind == "out":
+            entry.lines.append(rest)
+            return
+        status, now = rest.split()
+        entry.result = Finished(
+            command=entry.text,
+            status=int(status),
+            output="\n".join(entry.lines),
+            started=entry.started,
+            ended=int(now) / 1000 + min(self._offsets),
+        )
+        entry.done.set()
+
+    def _note_time(self, guest_ms: int) -> None:
+        self._offsets.append(time.monotonic() - guest_ms / 1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Memory at a moment; `free` is the guest's word and may be 0.1 s old."""
+
+    when: float
+    rss: int
+    free: int | None
+
+
+class MemoryWatch:
+    """Samples QEMU's resident memory, and the guest's free memory, all along."""
+
+    INTERVAL = 0.02
+
+    def __init__(self, pid: int, agent: GuestAgent) -> None:
+        self._statm = Path(f"/proc/{pid}/statm")
+        self._agent = agent
+        self._stop = threading.Event()
+        self.samples: list[Sample] = []
+        self._take()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def now(self) -> Sample:
+        return self.samples[-1]
+
+    def at(self, when: float) -> Sample:
+        """The last sample taken at or before a moment."""
+        index = bisect.bisect_right(self.samples, when, key=lambda s: s.when)
+        return self.samples[max(index - 1, 0)]
+
+    def since(self, when: float) -> list[Sample]:
+        index = bisect.bisect_left(self.samples, when, key=lambda s: s.when)
+        return self.samples[index:]
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.INTERVAL):
+            try:
+                self._take()
+            except (FileNotFoundError, ProcessLookupError):
+                return
+
+    def _take(self) -> None:
+        pages = int(self._statm.read_text().split()[1])
+        rss = pages * os.sysconf("SC_PAGESIZE")
+        self.samples.append(Sample(time.monotonic(), rss, self._agent.free))
+
+
+class FreehintVM:
+    """A running guest; use it as a context manager."""
+
+    def __init__(
+        self,
+        reporter: str = "freehint",
+        *,
+        accel: str | None = None,
+        memory_mib: int = 1536,
+        cpus: int = 1,
+        extra_args: tuple[str, ...] = (),
+        append: str = "",
+    ) -> None:
+        self.reporter = reporter
+        self._accel = accel or os.environ.get("FREEHINT_ACCEL", "tcg")
+        # A file keeps what the kernel said for whoever looks into a failure.
+        self.console = BUILD / "logs" / f"guest-{os.getpid()}-{id(self):x}.log"
+        self.console.parent.mkdir(parents=True, exist_ok=True)
+        host_end, guest_end = socket.socketpair()
+        guest_end.set_inheritable(True)
+        self._ends = (host_end, guest_end)
+        self.machine = QEMUMachine(
+            str(BUILD / "qemu" / "qemu-system-x86_64"),
+            name=f"freehint-{os.getpid()}-{id(self):x}",
+            qmp_timer=60,
+        )
+        self.machine.set_machine("q35")
+        self.machine.add_args(
+            *("-nodefaults", "-no-user-config", "-accel", self._accel),
+            *("-m", str(memory_mib), "-smp", str(cpus)),
+            *("-kernel", str(BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage")),
+            *("-initrd", str(BUILD / "guest" / "initramfs.cpio.gz")),
+            *("-append", f"console=ttyS0 quiet panic=-1 {append}".strip()),
+            *("-serial", f"file:{self.console}"),
+            *("-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
+            *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
+            *REPORTERS[reporter],
+            *extra_args,
+        )
+
+    def __enter__(self) -> "FreehintVM":
+        host_end, guest_end = self._ends
+        self.machine.launch()
+        guest_end.close()
+        self.agent = GuestAgent(host_end)
+        pid = self.machine.get_pid()
+        assert pid is not None
+        self.memory = MemoryWatch(pid, self.agent)
+        try:
+            self._wait_up(120)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.memory.stop()
+        self.machine.shutdown(hard=True)
+        self.agent.close()
+        if kind is None:
+            self.console.unlink()
+
+    def _wait_up(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.agent.wait_up(0.2):
+            if not self.machine.is_running():
+                raise GuestError(f"QEMU has ended: {self.machine.get_log()}")
+            if time.monotonic() > deadline:
+                raise GuestError(
+                    f"the guest is not up after {timeout:.0f} s, see {self.console}"
+                )
+
+    # -- the guest --
+
+    def start(self, command: str) -> _Command:
+        """Start a shell command in the guest; `finish` waits for it."""
+        return self.agent.start(command)
+
+    def finish(self, entry: _Command, timeout: float = 120) -> Finished:
+        return self.agent.finish(entry, timeout)
+
+    def run(self, command: str, timeout: float = 120) -> Finished:
+        """Run a shell command in the guest to its end, whatever its status."""
+        return self.finish(self.start(command), timeout)
+
+    def check(self, command: str, timeout: float = 120) -> str:
+        """Run a shell command that has to succeed; its output."""
+        result = self.run(command, timeout)
+        if result.status:
+            raise GuestError(
+                f"'{command}' has status {result.status}: {result.output}"
+            )
+        return result.output
+
+    # -- the device --
+
+    def query(self) -> dict[str, Any]:
+        """query-freehint's entry for our device."""
+        entries = self.machine.cmd("query-freehint")
+        return next(e for e in entries if e.get("id") == DEVICE_ID)
+
+    def set_enabled(self, enabled: bool) -> None:
+        self.machine.cmd("freehint-set", id=DEVICE_ID, enabled=enabled)
+
+    # -- memory --
+
+    def settle(self, quiet: float = 2.0, timeout: float = 60) -> int:
+        """Wait until QEMU's memory has not changed by 1 MiB for a while."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            recent = [s.rss for s in self.memory.since(time.monotonic() - quiet)]
+            covered = self.memory.samples[0].when < time.monotonic() - quiet
+            if covered and max(recent) - min(recent) < MIB:
+                return recent[-1]
+        raise GuestError(f"memory has not settled within {timeout:.0f} s")
+
+    def wait_rss_below(self, limit: int, timeout: float) -> float | None:
+        """When QEMU's memory first was at most `limit`; None if it never was."""
+        start = time.monotonic()
+        while time.monotonic() < start + timeout:
+            for sample in self.memory.since(start):
+                if sample.rss <= limit:
+                    return sample.when
+            time.sleep(0.02)
+        return None
