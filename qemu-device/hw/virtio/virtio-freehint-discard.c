@@ -1,0 +1,176 @@
+/*
+ * Virtio free memory hint device: discarding, slice by slice
+ *
+ * A slice is as much memory as the host discards in one go. It runs in a
+ * worker thread, so that neither the main loop nor a vCPU waits for the host's
+ * memory management, and is short enough to be waited for where the drain rule
+ * demands it.
+ *
+ * The worker gets memory that was validated before and touches nothing else:
+ * not the device, not the queue. It never takes the BQL, because whoever waits
+ * for it may hold it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "block/aio.h"
+#include "block/thread-pool.h"
+#include "trace.h"
+#include "virtio-freehint-internal.h"
+
+/*
+ * About 2 ms for 4 KiB pages. mmap_lock is held all the time, which makes the
+ * guest's page faults wait as well.
+ */
+#define VIRTIO_FREEHINT_SLICE_SIZE (16 * MiB)
+
+typedef enum SlicePhase {
+    SLICE_QUEUED,
+    SLICE_RUNNING,
+    SLICE_ENDED,
+    SLICE_CANCELLED,
+} SlicePhase;
+
+/*
+ * Lives until the thread pool has called back in the main loop, which may be
+ * long after a drain cut it off from the device.
+ */
+struct VirtIOFreehintSlice {
+    /* Who wants to know the outcome; NULL after a drain. BQL. */
+    VirtIOFreehint *fh;
+    /* Set once. */
+    VirtIOFreehintPart part;
+    uint32_t delay_ms;
+
+    QemuMutex lock;
+    QemuCond ended;
+    /* Protected by the lock. */
+    SlicePhase phase;
+    /* Written by the worker before the phase is SLICE_ENDED. */
+    int ret;
+    int64_t ns;
+};
+
+static void slice_discard(VirtIOFreehintSlice *slice)
+{
+    const VirtIOFreehintPart *part = &slice->part;
+    const char *name = qemu_ram_get_idstr(part->rb);
+    int64_t start;
+
+    if (!ram_block_discard_begin()) {
+        slice->ret = VIRTIO_FREEHINT_VETOED;
+        return;
+    }
+    trace_virtio_freehint_slice_begin(name, part->offset, part->len);
+    start = get_clock();
+    if (slice->delay_ms) {
+        g_usleep(slice->delay_ms * 1000);
+    }
+    slice->ret = ram_block_discard_range(part->rb, part->offset, part->len);
+    slice->ns = get_clock() - start;
+    trace_virtio_freehint_slice_end(name, part->offset, part->len,
+                                    slice->ret, slice->ns);
+    ram_block_discard_end();
+}
+
+/* Returns whether the slice is now in the given phase. */
+static bool slice_advance(VirtIOFreehintSlice *slice, SlicePhase from,
+                          SlicePhase to)
+{
+    QEMU_LOCK_GUARD(&slice->lock);
+    if (slice->phase != from) {
+        return false;
+    }
+    slice->phase = to;
+    qemu_cond_signal(&slice->ended);
+    return true;
+}
+
+static int slice_worker(void *opaque)
+{
+    VirtIOFreehintSlice *slice = opaque;
+
+    if (slice_advance(slice, SLICE_QUEUED, SLICE_RUNNING)) {
+        slice_discard(slice);
+        slice_advance(slice, SLICE_RUNNING, SLICE_ENDED);
+    }
+    return 0;
+}
+
+/* Hand the outcome to the device, which is then free to start another one. */
+static void slice_report(VirtIOFreehintSlice *slice)
+{
+    VirtIOFreehint *fh = slice->fh;
+
+    slice->fh = NULL;
+    fh->slice = NULL;
+    if (slice->phase == SLICE_ENDED) {
+        virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns);
+    }
+}
+
+static void slice_free(VirtIOFreehintSlice *slice)
+{
+    memory_region_unref(slice->part.mr);
+    qemu_cond_destroy(&slice->ended);
+    qemu_mutex_destroy(&slice->lock);
+    g_free(slice);
+}
+
+/* Main loop, after the worker has returned. */
+static void slice_done(void *opaque, int ret)
+{
+    VirtIOFreehintSlice *slice = opaque;
+    VirtIOFreehint *fh = slice->fh;
+
+    if (fh) {
+        slice_report(slice);
+        qemu_bh_schedule(fh->bh);
+    }
+    slice_free(slice);
+}
+
+void virtio_freehint_slice_start(VirtIOFreehint *fh,
+                                 const VirtIOFreehintPart *part)
+{
+    VirtIOFreehintSlice *slice = g_new0(VirtIOFreehintSlice, 1);
+
+    assert(!fh->slice);
+    slice->fh = fh;
+    slice->part = *part;
+    slice->part.len = MIN(part->len, MAX(VIRTIO_FREEHINT_SLICE_SIZE,
+                                         qemu_ram_pagesize(part->rb)));
+    slice->delay_ms = fh->slice_delay_ms;
+    slice->phase = SLICE_QUEUED;
+    qemu_mutex_init(&slice->lock);
+    qemu_cond_init(&slice->ended);
+    fh->slice = slice;
+    thread_pool_submit_aio(slice_worker, slice, slice_done, slice);
+}
+
+/*
+ * Waiting in aio_poll() for slice_done() would run other parts of QEMU in the
+ * middle of, e.g., a device reset. And a slice that no worker has picked up may
+ * need the main loop, that is the BQL, to get a worker: it is cancelled.
+ */
+void virtio_freehint_slice_drain(VirtIOFreehint *fh)
+{
+    VirtIOFreehintSlice *slice = fh->slice;
+
+    if (!slice) {
+        return;
+    }
+    if (!slice_advance(slice, SLICE_QUEUED, SLICE_CANCELLED)) {
+        QEMU_LOCK_GUARD(&slice->lock);
+        while (slice->phase == SLICE_RUNNING) {
+            qemu_cond_wait(&slice->ended, &slice->lock);
+        }
+    }
+    slice_report(slice);
+}

@@ -1,0 +1,228 @@
+/*
+ * Virtio free memory hint device: between its source files
+ *
+ * Unless a comment says otherwise, functions are called with the BQL held.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_FREEHINT_INTERNAL_H
+#define HW_VIRTIO_FREEHINT_INTERNAL_H
+
+#include "exec/cpu-common.h"
+#include "hw/virtio/virtio-freehint.h"
+#include "qapi/qapi-builtin-types.h"
+#include "standard-headers/linux/virtio_freehint.h"
+
+/* Most ranges in a hint: bounds what is copied before it is checked. */
+#define VIRTIO_FREEHINT_MAX_RANGES 1024
+
+/* When to hint ranges again that were throttled. */
+#define VIRTIO_FREEHINT_RETRY_MS 100
+
+/* Upper bound for the pacing that is asked of the guest. */
+#define VIRTIO_FREEHINT_MAX_PACING_MS 60000
+
+/* Memory that the guest says it does not use: guest-physical, in bytes. */
+typedef struct VirtIOFreehintRange {
+    uint64_t addr;
+    uint64_t len;
+} VirtIOFreehintRange;
+
+/* The piece of a range that lies in one RAMBlock. */
+typedef struct VirtIOFreehintPart {
+    MemoryRegion *mr;
+    RAMBlock *rb;
+    uint64_t offset;
+    uint64_t len;
+} VirtIOFreehintPart;
+
+/*
+ * A message that was taken off the queue and not yet given back. Header and
+ * ranges are the device's own copy: the guest may go on writing to its own.
+ */
+struct VirtIOFreehintHint {
+    /* Has to be first: virtqueue_pop() allocates the whole. */
+    VirtQueueElement elem;
+
+    uint16_t flags;
+    uint64_t cookie;
+    uint32_t nranges;
+    VirtIOFreehintRange *ranges;
+    uint8_t *status;
+
+    /* The first range without a status, and how far discarding it got. */
+    uint32_t next;
+    uint64_t done;
+
+    /* QEMU_CLOCK_REALTIME, in ms, when it was taken off the queue. */
+    int64_t arrival_ms;
+    /* When its first range got a status. */
+    uint32_t epoch;
+    /* Some of its ranges got VIRTIO_FREEHINT_S_THROTTLED. */
+    bool throttled;
+
+    QSIMPLEQ_ENTRY(VirtIOFreehintHint) entry;
+};
+
+/* The outcome of a slice that a veto kept from starting. */
+#define VIRTIO_FREEHINT_VETOED (-ECANCELED)
+
+/* virtio-freehint.c */
+
+/**
+ * virtio_freehint_drain: end all work on behalf of the guest
+ *
+ * @fh: the device
+ * @answer: whether the driver still waits for an answer
+ *
+ * When this returns no discard is in progress, and none starts for any message
+ * that was taken off the queue. Those are given back with what was not reached
+ * declined or, without @answer, forgotten. Waits for one slice at most.
+ *
+ * Section "Drain rule".
+ */
+void virtio_freehint_drain(VirtIOFreehint *fh, bool answer);
+
+/**
+ * virtio_freehint_slice_ended: take in the outcome of a slice
+ *
+ * @fh: the device
+ * @part: what was to be discarded
+ * @ret: 0, VIRTIO_FREEHINT_VETOED, or what ram_block_discard_range() returned
+ * @ns: how long the host took
+ */
+void virtio_freehint_slice_ended(VirtIOFreehint *fh,
+                                 const VirtIOFreehintPart *part,
+                                 int ret, int64_t ns);
+
+/* Tell the driver, now or as soon as it runs, that config space has changed. */
+void virtio_freehint_notify_config(VirtIOFreehint *fh);
+
+/* The device as the user knows it: where "id" is, e.g., the PCI function. */
+DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh);
+
+/* virtio-freehint-msg.c */
+
+/**
+ * virtio_freehint_pop: take the next message off the queue
+ *
+ * A hint is added to @fh->hints. Answers by itself what is no hint, and breaks
+ * the device (NEEDS_RESET) if the message is malformed.
+ *
+ * Returns: whether there was a message
+ */
+bool virtio_freehint_pop(VirtIOFreehint *fh);
+
+/**
+ * virtio_freehint_settle: give the next range of the first hint its status
+ *
+ * @fh: the device, with a hint
+ * @status: enum virtio_freehint_status
+ * @why: enum virtio_freehint_reason to count the range under if it is declined
+ */
+void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why);
+
+/* Give the first hint back to the driver: all its ranges are settled. */
+void virtio_freehint_push(VirtIOFreehint *fh);
+
+/* Forget the first hint: the driver has given up its buffers. */
+void virtio_freehint_forget(VirtIOFreehint *fh);
+
+/* virtio-freehint-range.c */
+
+/**
+ * virtio_freehint_check_range: test whether a range may be discarded
+ *
+ * @fh: the device
+ * @range: not trusted
+ * @flags: the hint's VIRTIO_FREEHINT_HINT_F_* flags
+ *
+ * Returns: VIRTIO_FREEHINT_S_DISCARDED if so, else the status that says why
+ * not: the greatest one of its parts.
+ *
+ * Section "Range status".
+ */
+uint8_t virtio_freehint_check_range(VirtIOFreehint *fh,
+                                    const VirtIOFreehintRange *range,
+                                    uint16_t flags);
+
+/**
+ * virtio_freehint_find_part: find where a range begins
+ *
+ * @fh: the device
+ * @range: lies inside the 64-bit address space, is not empty
+ * @flags: the hint's VIRTIO_FREEHINT_HINT_F_* flags
+ * @part: the longest piece at the start of @range that has one answer. Only if
+ *        the piece may be discarded are all its members valid; the caller then
+ *        owns a reference to its memory region.
+ *
+ * Returns: as virtio_freehint_check_range().
+ */
+uint8_t virtio_freehint_find_part(VirtIOFreehint *fh,
+                                  const VirtIOFreehintRange *range,
+                                  uint16_t flags, VirtIOFreehintPart *part);
+
+/* Discard no more of this memory: the host has failed to. Warns once. */
+void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
+                                  int ret);
+
+/* Try again what the host failed to discard. */
+void virtio_freehint_forgive_blocks(VirtIOFreehint *fh);
+
+/* The granule, in bytes, that suits the machine's boot memory. */
+uint64_t virtio_freehint_default_granule(VirtIOFreehint *fh);
+
+void virtio_freehint_blocks_init(VirtIOFreehint *fh);
+void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh);
+
+/* virtio-freehint-discard.c */
+
+/**
+ * virtio_freehint_slice_start: have the start of a part discarded
+ *
+ * @fh: the device, with no slice in progress
+ * @part: passed on, including the reference to its memory region; shortened to
+ *        what one slice may cover
+ *
+ * Returns at once; virtio_freehint_slice_ended() is called later, followed by
+ * a turn of the device's bottom half.
+ */
+void virtio_freehint_slice_start(VirtIOFreehint *fh,
+                                 const VirtIOFreehintPart *part);
+
+/**
+ * virtio_freehint_slice_drain: wait for the slice in progress, if any
+ *
+ * One that has not started never will. One that has is waited for, and
+ * virtio_freehint_slice_ended() is called from here.
+ */
+void virtio_freehint_slice_drain(VirtIOFreehint *fh);
+
+/* virtio-freehint-veto.c */
+
+/**
+ * virtio_freehint_reasons: find what keeps the device from discarding now
+ *
+ * Returns: a bit (1 << enum virtio_freehint_reason) for each reason that holds.
+ */
+uint32_t virtio_freehint_reasons(VirtIOFreehint *fh);
+
+/**
+ * virtio_freehint_refresh: act on what has changed outside the device
+ *
+ * Brings state, reason and epoch up to date, drains if the device has to stop,
+ * and tells driver and management. When this returns and the state is not
+ * active, nothing is being discarded.
+ *
+ * Section "Effective state".
+ */
+void virtio_freehint_refresh(VirtIOFreehint *fh);
+
+/* QOM paths of the devices that pin guest memory, as far as they are known. */
+strList *virtio_freehint_pinning_devices(void);
+
+void virtio_freehint_veto_init(VirtIOFreehint *fh);
+void virtio_freehint_veto_cleanup(VirtIOFreehint *fh);
+
+#endif

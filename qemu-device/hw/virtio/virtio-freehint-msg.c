@@ -1,0 +1,263 @@
+/*
+ * Virtio free memory hint device: messages
+ *
+ * Takes messages off the queue, keeps the books about their ranges, and puts
+ * the answers together.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/iov.h"
+#include "qemu/timer.h"
+#include "hw/boards.h"
+#include "trace.h"
+#include "virtio-freehint-internal.h"
+
+QEMU_BUILD_BUG_ON(VIRTIO_FREEHINT_NUM_DECLINE_REASONS !=
+                  VIRTIO_FREEHINT_REASON_EXTERNAL + 1);
+QEMU_BUILD_BUG_ON(VIRTIO_FREEHINT_NUM_REJECTS !=
+                  VIRTIO_FREEHINT_S_BACKING - VIRTIO_FREEHINT_S_NEVER + 1);
+
+/*
+ * A wrong range may claim any length. No range counts for more than there is,
+ * so that the counters stay meaningful.
+ */
+static uint64_t countable_bytes(const VirtIOFreehintRange *range)
+{
+    return MIN(range->len, current_machine->maxram_size);
+}
+
+static void count_range(VirtIOFreehintCount *count,
+                        const VirtIOFreehintRange *range)
+{
+    count->ranges++;
+    count->bytes += countable_bytes(range);
+}
+
+static void uncount_range(VirtIOFreehintCount *count,
+                          const VirtIOFreehintRange *range)
+{
+    count->ranges--;
+    count->bytes -= countable_bytes(range);
+}
+
+static VirtIOFreehintCount *count_for(VirtIOFreehintStats *stats,
+                                      uint8_t status, uint32_t why)
+{
+    switch (status) {
+    case VIRTIO_FREEHINT_S_DISCARDED:
+        return &stats->discarded;
+    case VIRTIO_FREEHINT_S_DECLINED:
+        return &stats->declined[why];
+    case VIRTIO_FREEHINT_S_THROTTLED:
+        return &stats->throttled;
+    case VIRTIO_FREEHINT_S_FAILED:
+        return &stats->failed;
+    default:
+        return &stats->rejected[status - VIRTIO_FREEHINT_S_NEVER];
+    }
+}
+
+void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why)
+{
+    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+    const VirtIOFreehintRange *range = &hint->ranges[hint->next];
+
+    trace_virtio_freehint_range(hint->cookie, hint->next, range->addr,
+                                range->len, status);
+    uncount_range(&fh->stats.in_flight, range);
+    count_range(count_for(&fh->stats, status, why), range);
+    if (!hint->next) {
+        hint->epoch = fh->rehint_epoch;
+    }
+    fh->epoch_owed |= status == VIRTIO_FREEHINT_S_DECLINED;
+    hint->throttled |= status == VIRTIO_FREEHINT_S_THROTTLED;
+    hint->status[hint->next++] = status;
+    hint->done = 0;
+}
+
+static void free_hint(VirtIOFreehintHint *hint)
+{
+    g_free(hint->ranges);
+    g_free(hint->status);
+    g_free(hint);
+}
+
+/* Returns the bytes written, for the used ring. */
+static size_t write_ack(const VirtIOFreehintHint *hint, uint16_t result)
+{
+    const VirtQueueElement *elem = &hint->elem;
+    const uint32_t retry_ms = hint->throttled ? VIRTIO_FREEHINT_RETRY_MS : 0;
+    const struct virtio_freehint_ack ack = {
+        .result = cpu_to_le16(result),
+        .nstatus = cpu_to_le32(hint->nranges),
+        .rehint_epoch = cpu_to_le32(hint->epoch),
+        .retry_after_ms = cpu_to_le32(retry_ms),
+    };
+    size_t len;
+
+    len = iov_from_buf(elem->in_sg, elem->in_num, 0, &ack, sizeof(ack));
+    return len + iov_from_buf(elem->in_sg, elem->in_num, len, hint->status,
+                              hint->nranges);
+}
+
+static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                        uint16_t result)
+{
+    size_t len = write_ack(hint, result);
+
+    virtqueue_push(fh->hintq, &hint->elem, len);
+    virtio_notify(VIRTIO_DEVICE(fh), fh->hintq);
+    free_hint(hint);
+}
+
+void virtio_freehint_push(VirtIOFreehint *fh)
+{
+    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    assert(hint->next == hint->nranges);
+    trace_virtio_freehint_done(hint->cookie, hint->epoch);
+    QSIMPLEQ_REMOVE_HEAD(&fh->hints, entry);
+    push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);
+}
+
+void virtio_freehint_forget(VirtIOFreehint *fh)
+{
+    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    QSIMPLEQ_REMOVE_HEAD(&fh->hints, entry);
+    virtqueue_detach_element(fh->hintq, &hint->elem, 0);
+    free_hint(hint);
+}
+
+static void copy_ranges(VirtIOFreehintHint *hint)
+{
+    const size_t size = hint->nranges * sizeof(struct virtio_freehint_range);
+    g_autofree struct virtio_freehint_range *ranges = g_malloc(size);
+    uint32_t i;
+
+    iov_to_buf(hint->elem.out_sg, hint->elem.out_num,
+               sizeof(struct virtio_freehint_hdr), ranges, size);
+    hint->ranges = g_new(VirtIOFreehintRange, hint->nranges);
+    hint->status = g_new0(uint8_t, hint->nranges);
+    for (i = 0; i < hint->nranges; i++) {
+        hint->ranges[i].addr = le64_to_cpu(ranges[i].addr);
+        hint->ranges[i].len = le64_to_cpu(ranges[i].len);
+    }
+}
+
+/*
+ * The message is too short for what it says: there is no way to answer it, and
+ * the driver has to reset the device, which ends the other messages as well.
+ */
+static void malformed(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                      const char *what, uint64_t has, uint64_t limit)
+{
+    fh->stats.malformed++;
+    virtio_error(VIRTIO_DEVICE(fh), "virtio-freehint: malformed message: %s"
+                 " is %" PRIu64 ", limit %" PRIu64, what, has, limit);
+    virtqueue_detach_element(fh->hintq, &hint->elem, 0);
+    free_hint(hint);
+    virtio_freehint_drain(fh, false);
+}
+
+static void unsupported(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                        uint16_t type)
+{
+    fh->stats.unsupported++;
+    trace_virtio_freehint_unsupported(hint->cookie, type, hint->flags);
+    hint->nranges = 0;
+    push_answer(fh, hint, VIRTIO_FREEHINT_R_UNSUPPORTED);
+}
+
+static void accept_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    uint32_t i;
+
+    trace_virtio_freehint_hint(hint->cookie, hint->flags, hint->nranges);
+    copy_ranges(hint);
+    for (i = 0; i < hint->nranges; i++) {
+        count_range(&fh->stats.hinted, &hint->ranges[i]);
+        count_range(&fh->stats.in_flight, &hint->ranges[i]);
+    }
+    fh->stats.hints++;
+    hint->arrival_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    fh->last_hint_ms = hint->arrival_ms;
+    QSIMPLEQ_INSERT_TAIL(&fh->hints, hint, entry);
+}
+
+/*
+ * An unknown type may have any layout, so that only what all messages share is
+ * looked at before the type.
+ */
+static void parse_message(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    const VirtQueueElement *elem = &hint->elem;
+    const size_t out_size = iov_size(elem->out_sg, elem->out_num);
+    const size_t in_size = iov_size(elem->in_sg, elem->in_num);
+    struct virtio_freehint_hdr hdr;
+    uint64_t need;
+    uint16_t type;
+
+    if (iov_to_buf(elem->out_sg, elem->out_num, 0, &hdr, sizeof(hdr)) !=
+        sizeof(hdr)) {
+        malformed(fh, hint, "the readable part", out_size, sizeof(hdr));
+        return;
+    }
+    if (in_size < sizeof(struct virtio_freehint_ack)) {
+        malformed(fh, hint, "the writable part", in_size,
+                  sizeof(struct virtio_freehint_ack));
+        return;
+    }
+
+    type = le16_to_cpu(hdr.type);
+    hint->flags = le16_to_cpu(hdr.flags);
+    hint->nranges = le32_to_cpu(hdr.nranges);
+    hint->cookie = le64_to_cpu(hdr.cookie);
+    if (type != VIRTIO_FREEHINT_T_HINT ||
+        hint->flags & ~VIRTIO_FREEHINT_HINT_F_ZERO) {
+        unsupported(fh, hint, type);
+        return;
+    }
+
+    if (hint->nranges > fh->max_ranges) {
+        malformed(fh, hint, "the number of ranges", hint->nranges,
+                  fh->max_ranges);
+        return;
+    }
+    need = sizeof(hdr) +
+           (uint64_t)hint->nranges * sizeof(struct virtio_freehint_range);
+    if (out_size < need) {
+        malformed(fh, hint, "the readable part", out_size, need);
+        return;
+    }
+    need = sizeof(struct virtio_freehint_ack) + hint->nranges;
+    if (in_size < need) {
+        malformed(fh, hint, "the writable part", in_size, need);
+        return;
+    }
+    accept_hint(fh, hint);
+}
+
+bool virtio_freehint_pop(VirtIOFreehint *fh)
+{
+    VirtIOFreehintHint *hint;
+
+    hint = virtqueue_pop(fh->hintq, sizeof(VirtIOFreehintHint));
+    if (!hint) {
+        return false;
+    }
+    hint->flags = 0;
+    hint->cookie = 0;
+    hint->nranges = 0;
+    hint->ranges = NULL;
+    hint->status = NULL;
+    hint->next = 0;
+    hint->done = 0;
+    hint->epoch = fh->rehint_epoch;
+    hint->throttled = false;
+    parse_message(fh, hint);
+    return true;
+}

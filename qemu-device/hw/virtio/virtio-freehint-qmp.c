@@ -1,0 +1,235 @@
+/*
+ * Virtio free memory hint device: QMP commands
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/host-utils.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-freehint.h"
+#include "qapi/util.h"
+#include "virtio-freehint-internal.h"
+
+QEMU_BUILD_BUG_ON((int)FREEHINT_DRIVER_STATUS_UNKNOWN !=
+                  (int)VIRTIO_FREEHINT_DRIVER_FAILED + 1);
+
+/* There is at most one, see virtio_freehint_check_machine(). */
+static VirtIOFreehint *find_device(void)
+{
+    Object *obj = object_resolve_path_type("", TYPE_VIRTIO_FREEHINT, NULL);
+
+    return obj && DEVICE(obj)->realized ? VIRTIO_FREEHINT(obj) : NULL;
+}
+
+static bool is_named(VirtIOFreehint *fh, const char *id)
+{
+    const DeviceState *proxy = virtio_freehint_proxy(fh);
+
+    return !g_strcmp0(proxy->id, id) ||
+           !g_strcmp0(proxy->canonical_path, id);
+}
+
+static char *describe_pinning(strList *devices)
+{
+    if (!devices) {
+        return g_strdup("a subsystem of QEMU that is no VFIO device disables"
+                        " discards; they resume when it is gone");
+    }
+    return g_strdup("VFIO devices hold guest memory; unplug them, or accept"
+                    " that memory is not returned");
+}
+
+static const char *describe_reason(uint32_t reason)
+{
+    switch (reason) {
+    case VIRTIO_FREEHINT_REASON_OPERATOR:
+        return "the device is switched off; freehint-set enabled=true"
+               " switches it on";
+    case VIRTIO_FREEHINT_REASON_LOCKED:
+        return "guest memory is locked by -overcommit mem-lock; start the VM"
+               " without it";
+    case VIRTIO_FREEHINT_REASON_MIGRATION:
+        return "incoming postcopy, a background snapshot or a migration over"
+               " RDMA is in progress; discards resume when it is over";
+    case VIRTIO_FREEHINT_REASON_EXTERNAL:
+        return "a vhost-user back end may hold guest memory;"
+               " assume-vhost-user-safe=on is for those that do not";
+    default:
+        g_assert_not_reached();
+    }
+}
+
+static FreehintVeto *query_veto(uint32_t reason)
+{
+    FreehintVeto *veto = g_new0(FreehintVeto, 1);
+
+    veto->reason = reason;
+    if (reason == VIRTIO_FREEHINT_REASON_PINNED) {
+        veto->qom_paths = virtio_freehint_pinning_devices();
+        veto->has_qom_paths = veto->qom_paths;
+        veto->detail = describe_pinning(veto->qom_paths);
+    } else {
+        veto->detail = g_strdup(describe_reason(reason));
+    }
+    return veto;
+}
+
+static FreehintVetoList *query_vetoes(VirtIOFreehint *fh)
+{
+    uint32_t reasons = virtio_freehint_reasons(fh);
+    FreehintVetoList *vetoes = NULL;
+    FreehintVetoList **tail = &vetoes;
+
+    while (reasons) {
+        QAPI_LIST_APPEND(tail, query_veto(ctz32(reasons)));
+        reasons &= reasons - 1;
+    }
+    return vetoes;
+}
+
+static FreehintCount *query_count(const VirtIOFreehintCount *count)
+{
+    FreehintCount *info = g_new0(FreehintCount, 1);
+
+    info->ranges = count->ranges;
+    info->bytes = count->bytes;
+    return info;
+}
+
+static FreehintDeclined *query_declined(const VirtIOFreehintCount *declined)
+{
+    FreehintDeclined *info = g_new0(FreehintDeclined, 1);
+
+    info->interrupted = query_count(&declined[VIRTIO_FREEHINT_REASON_NONE]);
+    info->q_operator = query_count(&declined[VIRTIO_FREEHINT_REASON_OPERATOR]);
+    info->pinned = query_count(&declined[VIRTIO_FREEHINT_REASON_PINNED]);
+    info->locked = query_count(&declined[VIRTIO_FREEHINT_REASON_LOCKED]);
+    info->migration =
+        query_count(&declined[VIRTIO_FREEHINT_REASON_MIGRATION]);
+    info->external = query_count(&declined[VIRTIO_FREEHINT_REASON_EXTERNAL]);
+    return info;
+}
+
+static FreehintCount *query_reject(const VirtIOFreehintStats *stats,
+                                   uint8_t status)
+{
+    return query_count(&stats->rejected[status - VIRTIO_FREEHINT_S_NEVER]);
+}
+
+static FreehintRejected *query_rejected(const VirtIOFreehintStats *stats)
+{
+    FreehintRejected *info = g_new0(FreehintRejected, 1);
+
+    info->empty = query_reject(stats, VIRTIO_FREEHINT_S_EMPTY);
+    info->overflow = query_reject(stats, VIRTIO_FREEHINT_S_OVERFLOW);
+    info->misaligned = query_reject(stats, VIRTIO_FREEHINT_S_MISALIGNED);
+    info->unmapped = query_reject(stats, VIRTIO_FREEHINT_S_UNMAPPED);
+    info->not_ram = query_reject(stats, VIRTIO_FREEHINT_S_NOT_RAM);
+    info->read_only = query_reject(stats, VIRTIO_FREEHINT_S_READ_ONLY);
+    info->excluded = query_reject(stats, VIRTIO_FREEHINT_S_EXCLUDED);
+    info->backing = query_reject(stats, VIRTIO_FREEHINT_S_BACKING);
+    return info;
+}
+
+static FreehintStats *query_stats(const VirtIOFreehintStats *stats)
+{
+    FreehintStats *info = g_new0(FreehintStats, 1);
+
+    info->hints = stats->hints;
+    info->unsupported = stats->unsupported;
+    info->malformed = stats->malformed;
+    info->hinted = query_count(&stats->hinted);
+    info->discarded = query_count(&stats->discarded);
+    info->declined = query_declined(stats->declined);
+    info->throttled = query_count(&stats->throttled);
+    info->rejected = query_rejected(stats);
+    info->failed = query_count(&stats->failed);
+    info->in_flight = query_count(&stats->in_flight);
+    info->discard_calls = stats->discard_calls;
+    info->discard_bytes = stats->discard_bytes;
+    info->discard_time_ns = stats->discard_ns;
+    return info;
+}
+
+static FreehintInfo *query_device(VirtIOFreehint *fh)
+{
+    const DeviceState *proxy = virtio_freehint_proxy(fh);
+    FreehintInfo *info = g_new0(FreehintInfo, 1);
+
+    info->id = g_strdup(proxy->id);
+    info->qom_path = g_strdup(proxy->canonical_path);
+    info->enabled = fh->enabled;
+    info->state = fh->state;
+    info->reason = fh->reason;
+    info->vetoes = query_vetoes(fh);
+    info->driver_status = MIN(fh->driver_status,
+                              FREEHINT_DRIVER_STATUS_UNKNOWN);
+    info->granule = fh->granule;
+    info->max_ranges = fh->max_ranges;
+    info->rehint_epoch = fh->rehint_epoch;
+    info->delay_ms = fh->delay_ms;
+    info->min_age_ms = fh->min_age_ms;
+    info->has_last_hint_age_ms = fh->last_hint_ms >= 0;
+    if (info->has_last_hint_age_ms) {
+        info->last_hint_age_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) -
+                                 fh->last_hint_ms;
+    }
+    info->stats = query_stats(&fh->stats);
+    return info;
+}
+
+FreehintInfoList *qmp_query_freehint(Error **errp)
+{
+    VirtIOFreehint *fh = find_device();
+    FreehintInfoList *devices = NULL;
+
+    if (fh) {
+        virtio_freehint_refresh(fh);
+        QAPI_LIST_PREPEND(devices, query_device(fh));
+    }
+    return devices;
+}
+
+static bool check_pacing(bool has_value, uint32_t value, const char *name,
+                         Error **errp)
+{
+    if (has_value && value > VIRTIO_FREEHINT_MAX_PACING_MS) {
+        error_setg(errp, "'%s' is %" PRIu32 ", but may be at most %d", name,
+                   value, VIRTIO_FREEHINT_MAX_PACING_MS);
+        return false;
+    }
+    return true;
+}
+
+void qmp_freehint_set(const char *id, bool has_enabled, bool enabled,
+                      bool has_delay_ms, uint32_t delay_ms,
+                      bool has_min_age_ms, uint32_t min_age_ms, Error **errp)
+{
+    VirtIOFreehint *fh = find_device();
+
+    if (!fh || !is_named(fh, id)) {
+        error_set(errp, ERROR_CLASS_DEVICE_NOT_FOUND,
+                  "there is no virtio-freehint device '%s'", id);
+        return;
+    }
+    if (!check_pacing(has_delay_ms, delay_ms, "delay-ms", errp) ||
+        !check_pacing(has_min_age_ms, min_age_ms, "min-age-ms", errp)) {
+        return;
+    }
+
+    /* What was checked cannot fail. */
+    if (has_delay_ms) {
+        object_property_set_uint(OBJECT(fh), VIRTIO_FREEHINT_DELAY_PROP,
+                                 delay_ms, &error_abort);
+    }
+    if (has_min_age_ms) {
+        object_property_set_uint(OBJECT(fh), VIRTIO_FREEHINT_MIN_AGE_PROP,
+                                 min_age_ms, &error_abort);
+    }
+    if (has_enabled) {
+        object_property_set_bool(OBJECT(fh), VIRTIO_FREEHINT_ENABLED_PROP,
+                                 enabled, &error_abort);
+    }
+}

@@ -1,0 +1,371 @@
+/*
+ * Virtio free memory hint device: which memory may be discarded
+ *
+ * A range comes from the guest and may name anything. What may be discarded is
+ * a positive list: the machine's own RAM, NUMA memory backends, DIMMs and the
+ * plugged parts of virtio-mem, as the device's DMA address space maps them.
+ * Whether it is RAM says too little: so are ROM images, video memory, shared
+ * memory of other machines, persistent memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/units.h"
+#include "hw/boards.h"
+#include "hw/mem/nvdimm.h"
+#include "hw/mem/pc-dimm.h"
+#include "hw/virtio/virtio-mem.h"
+#include "system/hostmem.h"
+#include "system/numa.h"
+#include "virtio-freehint-internal.h"
+
+/*
+ * A huge page of most hosts. Smaller granules would cost more calls, and leave
+ * the host with fragments that it cannot use as huge pages.
+ */
+#define VIRTIO_FREEHINT_MIN_GRANULE (2 * MiB)
+
+/*
+ * The largest block that any Linux guest keeps on its free lists (arm64 with
+ * 64 KiB pages). Memory with larger pages does not raise the granule, which
+ * would make the device useless for the rest of memory; it is not discarded.
+ */
+#define VIRTIO_FREEHINT_MAX_GRANULE (512 * MiB)
+
+/* What the positive list knows of a memory region. */
+typedef struct VirtIOFreehintBlock {
+    /* The host failed to discard part of it. */
+    bool failed;
+} VirtIOFreehintBlock;
+
+typedef void (*BlockFn)(MemoryRegion *mr, void *opaque);
+
+typedef struct BlockVisit {
+    BlockFn fn;
+    void *opaque;
+} BlockVisit;
+
+static int visit_memory_device(Object *obj, void *opaque)
+{
+    const BlockVisit *visit = opaque;
+    Object *memdev;
+
+    if (!object_dynamic_cast(obj, TYPE_PC_DIMM) &&
+        !object_dynamic_cast(obj, TYPE_VIRTIO_MEM)) {
+        return 0;
+    }
+    /* Nvdimms are DIMMs, too, but their content outlives the guest. */
+    if (object_dynamic_cast(obj, TYPE_NVDIMM)) {
+        return 0;
+    }
+    memdev = object_property_get_link(obj, PC_DIMM_MEMDEV_PROP, NULL);
+    if (memdev && host_memory_backend_mr_inited(MEMORY_BACKEND(memdev))) {
+        visit->fn(&MEMORY_BACKEND(memdev)->mr, visit->opaque);
+    }
+    return 0;
+}
+
+/* Memory that the machine started with. */
+static void foreach_boot_block(BlockFn fn, void *opaque)
+{
+    MachineState *ms = current_machine;
+    int i;
+
+    if (ms->ram) {
+        fn(ms->ram, opaque);
+    }
+    for (i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
+        HostMemoryBackend *memdev = ms->numa_state->nodes[i].node_memdev;
+
+        if (memdev) {
+            fn(&memdev->mr, opaque);
+        }
+    }
+}
+
+static void foreach_block(BlockFn fn, void *opaque)
+{
+    BlockVisit visit = { .fn = fn, .opaque = opaque };
+
+    foreach_boot_block(fn, opaque);
+    object_child_foreach_recursive(OBJECT(current_machine),
+                                   visit_memory_device, &visit);
+}
+
+typedef struct BlocksUpdate {
+    GHashTable *old;
+    GHashTable *new;
+    bool grown;
+} BlocksUpdate;
+
+static void update_block(MemoryRegion *mr, void *opaque)
+{
+    BlocksUpdate *update = opaque;
+    VirtIOFreehintBlock *block = g_new0(VirtIOFreehintBlock, 1);
+    const VirtIOFreehintBlock *old = g_hash_table_lookup(update->old, mr);
+
+    if (old) {
+        *block = *old;
+    } else {
+        update->grown = true;
+    }
+    g_hash_table_insert(update->new, mr, block);
+}
+
+static GHashTable *blocks_new(void)
+{
+    return g_hash_table_new_full(NULL, NULL, NULL, g_free);
+}
+
+/*
+ * The list is put together when it is needed and memory has come or gone since
+ * it was: the guest can remap memory at will, e.g. through PCI BARs.
+ */
+static void update_blocks(VirtIOFreehint *fh)
+{
+    BlocksUpdate update = { .old = fh->blocks };
+
+    if (!fh->blocks_stale) {
+        return;
+    }
+    fh->blocks_stale = false;
+    update.new = blocks_new();
+    foreach_block(update_block, &update);
+    /* Earlier refusals may be for memory that is on the list by now. */
+    fh->epoch_owed |= update.grown && g_hash_table_size(update.old);
+    fh->blocks = update.new;
+    g_hash_table_destroy(update.old);
+}
+
+static bool is_reserved(MemoryRegion *mr, const RAMBlock *rb)
+{
+    Object *backend = object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
+
+    return rb->page_size != qemu_real_host_page_size() ||
+           (backend && MEMORY_BACKEND(backend)->prealloc);
+}
+
+/*
+ * Together with is_aligned(), covers all that ram_block_discard_range() would
+ * complain about, one message for each call: a guest must not fill the log.
+ */
+static bool can_discard(VirtIOFreehint *fh, const VirtIOFreehintBlock *block,
+                        const VirtIOFreehintPart *part, uint16_t flags)
+{
+    RAMBlock *rb = part->rb;
+
+    if (block->failed) {
+        return false;
+    }
+    if (rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
+                     RAM_READONLY_FD | RAM_GUEST_MEMFD)) {
+        return false;
+    }
+    /*
+     * The file loses the content, even if the mapping is private. And what
+     * others write to the file shows where the guest relies on zeros.
+     */
+    if (qemu_ram_is_named_file(rb) &&
+        (!fh->discard_file_backed || flags & VIRTIO_FREEHINT_HINT_F_ZERO)) {
+        return false;
+    }
+    /* The reservation goes with the pages, a later access may be fatal. */
+    if (is_reserved(part->mr, rb) && !fh->discard_reserved) {
+        return false;
+    }
+    return true;
+}
+
+/* Large pages may exceed the granule, and DIMMs need not start on one. */
+static bool is_aligned(const VirtIOFreehintPart *part)
+{
+    const RAMBlock *rb = part->rb;
+
+    return QEMU_IS_ALIGNED(part->offset | part->len, rb->page_size) &&
+           QEMU_PTR_IS_ALIGNED(rb->host + part->offset, rb->page_size);
+}
+
+static bool is_populated(MemoryRegionSection *section)
+{
+    RamDiscardManager *rdm =
+        memory_region_get_ram_discard_manager(section->mr);
+
+    return !rdm || ram_discard_manager_is_populated(rdm, section);
+}
+
+static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
+                             uint16_t flags, VirtIOFreehintPart *part)
+{
+    MemoryRegion *mr = section->mr;
+    const VirtIOFreehintBlock *block;
+
+    if (section->readonly || mr->rom_device) {
+        return VIRTIO_FREEHINT_S_READ_ONLY;
+    }
+    if (!memory_region_is_ram(mr) || memory_region_is_ram_device(mr)) {
+        return VIRTIO_FREEHINT_S_NOT_RAM;
+    }
+
+    block = g_hash_table_lookup(fh->blocks, mr);
+    if (!block || !is_populated(section)) {
+        return VIRTIO_FREEHINT_S_EXCLUDED;
+    }
+
+    part->mr = mr;
+    part->rb = mr->ram_block;
+    part->offset = section->offset_within_region;
+    if (part->offset + part->len > part->rb->used_length) {
+        return VIRTIO_FREEHINT_S_EXCLUDED;
+    }
+    if (!can_discard(fh, block, part, flags)) {
+        return VIRTIO_FREEHINT_S_BACKING;
+    }
+    return is_aligned(part) ? VIRTIO_FREEHINT_S_DISCARDED :
+                              VIRTIO_FREEHINT_S_MISALIGNED;
+}
+
+uint8_t virtio_freehint_find_part(VirtIOFreehint *fh,
+                                  const VirtIOFreehintRange *range,
+                                  uint16_t flags, VirtIOFreehintPart *part)
+{
+    MemoryRegionSection section;
+    uint8_t status;
+    hwaddr start;
+
+    update_blocks(fh);
+    section = memory_region_find(VIRTIO_DEVICE(fh)->dma_as->root,
+                                 range->addr, range->len);
+    if (!section.mr) {
+        part->len = range->len;
+        return VIRTIO_FREEHINT_S_UNMAPPED;
+    }
+
+    start = section.offset_within_address_space;
+    if (start != range->addr) {
+        part->len = start - range->addr;
+        status = VIRTIO_FREEHINT_S_UNMAPPED;
+    } else {
+        part->len = int128_get64(section.size);
+        status = check_section(fh, &section, flags, part);
+    }
+    if (status != VIRTIO_FREEHINT_S_DISCARDED) {
+        memory_region_unref(section.mr);
+    }
+    return status;
+}
+
+uint8_t virtio_freehint_check_range(VirtIOFreehint *fh,
+                                    const VirtIOFreehintRange *range,
+                                    uint16_t flags)
+{
+    VirtIOFreehintRange rest = *range;
+    uint8_t worst = VIRTIO_FREEHINT_S_DISCARDED;
+
+    /* What is not well-formed has no parts to say more about. */
+    if (!QEMU_IS_ALIGNED(range->addr | range->len, fh->granule)) {
+        return VIRTIO_FREEHINT_S_MISALIGNED;
+    }
+    if (!range->len) {
+        return VIRTIO_FREEHINT_S_EMPTY;
+    }
+    if (range->len - 1 > UINT64_MAX - range->addr) {
+        return VIRTIO_FREEHINT_S_OVERFLOW;
+    }
+
+    while (rest.len) {
+        VirtIOFreehintPart part;
+        uint8_t status = virtio_freehint_find_part(fh, &rest, flags, &part);
+
+        if (status == VIRTIO_FREEHINT_S_DISCARDED) {
+            memory_region_unref(part.mr);
+        }
+        worst = MAX(worst, status);
+        rest.addr += part.len;
+        rest.len -= part.len;
+    }
+    return worst;
+}
+
+void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
+                                  int ret)
+{
+    VirtIOFreehintBlock *block = g_hash_table_lookup(fh->blocks, mr);
+
+    if (!block || block->failed) {
+        return;
+    }
+    block->failed = true;
+    warn_report("virtio-freehint: discarding from memory '%s' failed: %s;"
+                " it is left alone until the device is disabled and enabled",
+                memory_region_name(mr), strerror(-ret));
+}
+
+void virtio_freehint_forgive_blocks(VirtIOFreehint *fh)
+{
+    VirtIOFreehintBlock *block;
+    GHashTableIter iter;
+
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&block)) {
+        block->failed = false;
+    }
+}
+
+typedef struct GranuleSearch {
+    const VirtIOFreehint *fh;
+    uint64_t granule;
+} GranuleSearch;
+
+static void raise_granule(MemoryRegion *mr, void *opaque)
+{
+    GranuleSearch *search = opaque;
+    const RAMBlock *rb = mr->ram_block;
+
+    if (!memory_region_is_ram(mr) ||
+        (is_reserved(mr, rb) && !search->fh->discard_reserved) ||
+        rb->page_size > VIRTIO_FREEHINT_MAX_GRANULE) {
+        return;
+    }
+    search->granule = MAX(search->granule, rb->page_size);
+}
+
+uint64_t virtio_freehint_default_granule(VirtIOFreehint *fh)
+{
+    GranuleSearch search = { .fh = fh, .granule = VIRTIO_FREEHINT_MIN_GRANULE };
+
+    foreach_boot_block(raise_granule, &search);
+    return search.granule;
+}
+
+static void virtio_freehint_region_changed(MemoryListener *listener,
+                                           MemoryRegionSection *section)
+{
+    VirtIOFreehint *fh = container_of(listener, VirtIOFreehint,
+                                      memory_listener);
+
+    if (memory_region_is_ram(section->mr)) {
+        fh->blocks_stale = true;
+    }
+}
+
+void virtio_freehint_blocks_init(VirtIOFreehint *fh)
+{
+    fh->blocks = blocks_new();
+    fh->blocks_stale = true;
+    fh->memory_listener = (MemoryListener) {
+        .name = "virtio-freehint",
+        .region_add = virtio_freehint_region_changed,
+        .region_del = virtio_freehint_region_changed,
+    };
+    /* Which is the DMA address space as well; that one is not known yet. */
+    memory_listener_register(&fh->memory_listener, &address_space_memory);
+}
+
+void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh)
+{
+    memory_listener_unregister(&fh->memory_listener);
+    g_hash_table_destroy(fh->blocks);
+    fh->blocks = NULL;
+}

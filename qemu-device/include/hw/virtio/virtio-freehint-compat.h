@@ -1,0 +1,25 @@
+/*
+ * Virtio free memory hint device: differences between versions of QEMU
+ *
+ * The only place that knows of them. Written against 10.0; 10.2 moved headers
+ * and made class data constant.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_FREEHINT_COMPAT_H
+#define HW_VIRTIO_FREEHINT_COMPAT_H
+
+#if __has_include("system/memory.h")
+#include "system/address-spaces.h"
+#include "system/memory.h"
+#include "system/ramblock.h"
+typedef const void VirtIOFreehintClassData;
+#else
+#include "exec/address-spaces.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+typedef void VirtIOFreehintClassData;
+#endif
+
+#endif

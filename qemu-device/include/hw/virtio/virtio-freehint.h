@@ -1,0 +1,126 @@
+/*
+ * Virtio free memory hint device
+ *
+ * The guest names memory that it does not use, the host takes it back and says
+ * so range by range. The protocol is in
+ * standard-headers/linux/virtio_freehint.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_FREEHINT_H
+#define HW_VIRTIO_FREEHINT_H
+
+#include "qemu/notify.h"
+#include "qemu/queue.h"
+#include "qemu/timer.h"
+#include "hw/virtio/virtio-freehint-compat.h"
+#include "hw/virtio/virtio.h"
+#include "qom/object.h"
+
+#define TYPE_VIRTIO_FREEHINT "virtio-freehint-device"
+OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
+
+/* Properties that can be set at any time. */
+#define VIRTIO_FREEHINT_ENABLED_PROP "enabled"
+#define VIRTIO_FREEHINT_DELAY_PROP "delay-ms"
+#define VIRTIO_FREEHINT_MIN_AGE_PROP "min-age-ms"
+
+typedef struct VirtIOFreehintHint VirtIOFreehintHint;
+typedef struct VirtIOFreehintSlice VirtIOFreehintSlice;
+
+/* How much of something there was. Never decreases, except for "in flight". */
+typedef struct VirtIOFreehintCount {
+    uint64_t ranges;
+    uint64_t bytes;
+} VirtIOFreehintCount;
+
+/*
+ * Why ranges were declined, as an index: one for each veto reason of the
+ * protocol, and reason "none" for the ones that a VM stop or a reset cut short.
+ */
+#define VIRTIO_FREEHINT_NUM_DECLINE_REASONS 6
+
+/* One for each status of the protocol from VIRTIO_FREEHINT_S_NEVER on. */
+#define VIRTIO_FREEHINT_NUM_REJECTS 8
+
+/*
+ * What became of the ranges that the guest named since the device was created:
+ * hinted = discarded + declined + throttled + rejected + failed + in flight,
+ * in ranges and in bytes. Memory that is hinted twice counts twice.
+ */
+typedef struct VirtIOFreehintStats {
+    VirtIOFreehintCount hinted;
+    VirtIOFreehintCount discarded;
+    VirtIOFreehintCount declined[VIRTIO_FREEHINT_NUM_DECLINE_REASONS];
+    VirtIOFreehintCount throttled;
+    VirtIOFreehintCount rejected[VIRTIO_FREEHINT_NUM_REJECTS];
+    VirtIOFreehintCount failed;
+    VirtIOFreehintCount in_flight;
+    /* Messages: well-formed hints, unsupported ones, malformed ones. */
+    uint64_t hints;
+    uint64_t unsupported;
+    uint64_t malformed;
+    /* Slices given to the host, what they covered, how long they took. */
+    uint64_t discard_calls;
+    uint64_t discard_bytes;
+    uint64_t discard_ns;
+} VirtIOFreehintStats;
+
+/* Everything here is protected by the BQL; see also VirtIOFreehintSlice. */
+struct VirtIOFreehint {
+    VirtIODevice parent_obj;
+
+    VirtQueue *hintq;
+    /* Everything that touches the queue runs from here. */
+    QEMUBH *bh;
+    /* The VM runs, and the driver said DRIVER_OK. */
+    bool running;
+    /* Taken off the queue and not given back; the first is worked on. */
+    QSIMPLEQ_HEAD(, VirtIOFreehintHint) hints;
+    /* The discard in progress, if any. */
+    VirtIOFreehintSlice *slice;
+
+    /* The operator's settings. */
+    bool enabled;
+    uint32_t delay_ms;
+    uint32_t min_age_ms;
+    bool discard_file_backed;
+    bool discard_reserved;
+    bool assume_vhost_user_safe;
+    uint64_t granule_prop;
+    uint32_t slice_delay_ms;
+
+    /* Shown to the driver in config space. */
+    uint64_t granule;
+    uint32_t max_ranges;
+    uint32_t state;
+    uint32_t reason;
+    uint32_t rehint_epoch;
+    /* Written by the driver: unchecked. */
+    uint32_t driver_status;
+
+    /*
+     * Ranges were declined, or memory came or went, since the epoch moved: it
+     * has to move once more when the device is active.
+     */
+    bool epoch_owed;
+    /* Config space has changed, and the driver does not know yet. */
+    bool config_changed;
+
+    /* MemoryRegion => VirtIOFreehintBlock: what may be discarded. */
+    GHashTable *blocks;
+    bool blocks_stale;
+    MemoryListener memory_listener;
+
+    Notifier discard_notifier;
+    NotifierWithReturn migration_notifier;
+    /* For the vetoes that end without telling anyone. */
+    QEMUTimer *veto_timer;
+
+    VirtIOFreehintStats stats;
+    /* QEMU_CLOCK_REALTIME, in ms; -1 before the first hint. */
+    int64_t last_hint_ms;
+};
+
+#endif
