@@ -80,6 +80,22 @@ use_ccache() {
     export HOST_CC
 }
 
+# build_everything BUILD [TARGET...]: configure where that hasn't been done, and
+# compile all, or the targets.
+build_everything() {
+    need meson ninja
+    if [ ! -f "$1/build.ninja" ]; then
+        say "configuring in $1"
+        mkdir -p "$1/logs"
+        meson setup "$1" "$PROJECT" >"$1/logs/setup.log" 2>&1 || {
+            cat "$1/logs/setup.log" >&2
+            die "meson setup failed"
+        }
+    fi
+    say "building in $1 (the first time takes some minutes)"
+    ninja --quiet -C "$@" || die "the build failed, its logs are in $1/logs"
+}
+
 # --- what building QEMU and building Linux have in common ---
 
 # [--src DIR] [--stamp FILE] BUILD

@@ -209,7 +209,7 @@ class FreehintVM:
         append: str = "",
     ) -> None:
         self.reporter = reporter
-        self._accel = accel or os.environ.get("FREEHINT_ACCEL", "tcg")
+        accel = accel or os.environ.get("FREEHINT_ACCEL") or "tcg"
         # A file keeps what the kernel said for whoever looks into a failure.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{id(self):x}.log"
         self.console.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ class FreehintVM:
         )
         self.machine.set_machine("q35")
         self.machine.add_args(
-            *("-nodefaults", "-no-user-config", "-accel", self._accel),
+            *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
             *("-kernel", str(BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage")),
             *("-initrd", str(BUILD / "guest" / "initramfs.cpio.gz")),
@@ -299,8 +299,9 @@ class FreehintVM:
 
     def query(self) -> dict[str, Any]:
         """query-freehint's entry for our device."""
-        entries = self.machine.cmd("query-freehint")
-        return next(e for e in entries if e.get("id") == DEVICE_ID)
+        entries: Any = self.machine.cmd("query-freehint")
+        found: dict[str, Any] = next(e for e in entries if e.get("id") == DEVICE_ID)
+        return found
 
     def set_enabled(self, enabled: bool) -> None:
         self.machine.cmd("freehint-set", id=DEVICE_ID, enabled=enabled)

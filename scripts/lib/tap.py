@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Test results in the Test Anything Protocol, for what is no unittest."""
+
+import sys
+
+
+class TapReport:
+    """Prints a result a line; `finish` prints the plan and exits."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._failed = 0
+        print("TAP version 13", flush=True)
+
+    def passed(self, name: str) -> None:
+        self._print("ok", name)
+
+    def failed(self, name: str, details: str = "") -> None:
+        self._failed += 1
+        for line in details.splitlines():
+            print(f"# {line}")
+        self._print("not ok", name)
+
+    def skipped(self, name: str, reason: str) -> None:
+        self._print("ok", f"{name} # SKIP {reason}")
+
+    def result(self, name: str, problems: str) -> None:
+        """Passed if there are no problems to tell of."""
+        if problems:
+            self.failed(name, problems)
+        else:
+            self.passed(name)
+
+    def finish(self) -> None:
+        print(f"1..{self._count}", flush=True)
+        sys.exit(1 if self._failed else 0)
+
+    def _print(self, verdict: str, name: str) -> None:
+        self._count += 1
+        print(f"{verdict} {self._count} - {name}", flush=True)

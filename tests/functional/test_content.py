@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest writes to memory that it was given is there when it reads it."""
+
+import unittest
+
+from freehint_vm import MIB, FreehintVM
+
+
+class ContentTest(unittest.TestCase):
+    def check_churn(self, options: str) -> None:
+        with FreehintVM(cpus=2) as vm:
+            vm.settle()
+            before = vm.query()["stats"]["discarded"]["bytes"]
+            result = vm.run(f"churn -n 10 {options}", timeout=300)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+            # It would prove nothing if the memory had not been away meanwhile.
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+            self.assertGreater(discarded, 10 * 128 * MIB)
+
+    def test_ten_cycles_lose_no_byte(self) -> None:
+        self.check_churn("-m 256")
+
+    def test_ten_cycles_of_huge_pages_lose_no_byte(self) -> None:
+        self.check_churn("-m 256 -t")
+
+
+if __name__ == "__main__":
+    unittest.main()

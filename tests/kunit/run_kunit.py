@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Boot the KUnit kernel and print a TAP line for each case of our suites.
+
+The kernel runs the tests before it looks for an init, and then powers off.
+Its results are read by the kernel's own parser, tools/testing/kunit.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
+
+from tap import TapReport  # noqa: E402
+
+# Suites of others come with KUnit options of their own, and are theirs.
+OUR_SUITES = "freehint*"
+TIMEOUT = 300
+
+
+def boot(build: Path, accel: str) -> str:
+    """What the kernel printed."""
+    command = [
+        *(str(build / "qemu" / "qemu-system-x86_64"), "-accel", accel),
+        *("-machine", "q35", "-m", "512", "-nodefaults", "-no-user-config"),
+        *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
+        *("-kernel", str(build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage")),
+        "-append",
+        "console=ttyS0 panic=-1 kunit_shutdown=poweroff "
+        f"kunit.filter_glob={OUR_SUITES}",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode(errors="replace")
+        sys.exit(f"the kernel has not powered off after {TIMEOUT} s:\n{said}")
+    return done.stdout.decode(errors="replace")
+
+
+def cases(test: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every case below a result of the parser: its full name, and itself."""
+    if not test.subtests:
+        yield ".".join(path), test
+    for subtest in test.subtests:
+        yield from cases(subtest, (*path, subtest.name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("build", type=Path, metavar="BUILD")
+    build = parser.parse_args().build.resolve()
+    sys.path.insert(0, str(build / "src" / "linux" / "tools" / "testing" / "kunit"))
+    # The parser holds on to the standard output that it finds when imported,
+    # for a report of its own kind.
+    with contextlib.redirect_stdout(io.StringIO()):
+        import kunit_parser
+
+        console = boot(build, os.environ.get("FREEHINT_ACCEL", "tcg"))
+        result = kunit_parser.parse_run_tests(console.splitlines())
+    report = TapReport()
+    status = kunit_parser.TestStatus
+    for name, case in cases(result):
+        if case.status == status.SUCCESS:
+            report.passed(name)
+        elif case.status == status.SKIPPED:
+            report.skipped(name, "the kernel skips it")
+        else:
+            report.failed(name or "kunit", "\n".join(case.log) or console)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

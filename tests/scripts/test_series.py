@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""scripts/export-series: `git am` of what it writes gives what overlay installs."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
+sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
+
+import overlay  # noqa: E402
+
+# A person's settings must not matter.
+ENVIRONMENT = os.environ | {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+}
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, text=True, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class SeriesTest(unittest.TestCase):
+    """The trees of the build serve: the overlay can be taken out of a copy."""
+
+    def check_tree(self, name: str) -> None:
+        built = overlay.Tree(BUILD / "src" / name)
+        touched = overlay.patched_paths(built.patches) | set(built.files)
+        with tempfile.TemporaryDirectory() as folder:
+            root, series = Path(folder) / "tree", Path(folder) / "series"
+            # Only what the patches touch and what tells the tree's kind: git am
+            # looks at nothing else.
+            kind = ["VERSION", "Makefile", "mm/page_alloc.c", overlay.STATE_DIR]
+            kind.append("include/standard-headers/linux/types.h")
+            names = [n for n in [*touched, *kind] if (built.root / n).exists()]
+            root.mkdir()
+            run("cp", "-a", "--parents", *names, str(root), cwd=built.root)
+
+            overlay.install(overlay.Tree(root))
+            installed = self.content(root)
+            overlay.undo(overlay.Tree(root))
+            run("git", "init", "--quiet", cwd=root)
+            run("git", "add", "--all", cwd=root)
+            run("git", "commit", "--quiet", "-m", "pristine", cwd=root)
+
+            export = str(PROJECT / "scripts" / "export-series")
+            run(sys.executable, export, str(root), str(series), cwd=PROJECT)
+            patches = sorted(map(str, series.glob("*.patch")))
+            run("git", "am", "--quiet", *patches, cwd=root)
+            self.assertEqual(self.content(root), installed)
+            subjects = run("git", "log", "--format=%s", cwd=root).splitlines()
+            self.assertEqual(len(subjects), len(patches) + 1)
+
+    def content(self, root: Path) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file() and not {".git", overlay.STATE_DIR} & set(path.parts)
+        }
+
+    def test_qemu(self) -> None:
+        self.check_tree("qemu")
+
+    def test_linux(self) -> None:
+        self.check_tree("linux")
+
+
+if __name__ == "__main__":
+    unittest.main()
