@@ -293,6 +293,8 @@ static void virtio_freehint_reset(VirtIODevice *vdev)
 
     fh->driver_status = VIRTIO_FREEHINT_DRIVER_NOT_READY;
     fh->config_changed = false;
+    /* A write to any other field brings along what is left over here. */
+    virtio_freehint_get_config(vdev, vdev->config);
 }
 
 /* Migration */

@@ -30,4 +30,5 @@ CONFIG_E1000E_PCI_EXPRESS=y
 
 # Devices that the generic tests of QEMU expect
 CONFIG_TEST_DEVICES=y
+CONFIG_DISCARD_TESTDEV=y
 CONFIG_EDU=y

@@ -1,0 +1,251 @@
+/*
+ * libqos driver for virtio-freehint-pci
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/module.h"
+#include "../libqtest-single.h"
+#include "virtio-freehint.h"
+
+#define TIMEOUT_US (30 * 1000 * 1000)
+
+static QGuestAllocator *alloc;
+
+void qvirtio_freehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
+{
+    uint64_t features = qvirtio_get_features(fh->vdev);
+
+    features &= ~(QVIRTIO_F_BAD_FEATURE |
+                  (1ull << VIRTIO_RING_F_INDIRECT_DESC) |
+                  (1ull << VIRTIO_RING_F_EVENT_IDX));
+    qvirtio_set_features(fh->vdev, features);
+    fh->vq = qvirtqueue_setup(fh->vdev, t_alloc, VIRTIO_FREEHINT_VQ_HINT);
+    qvirtio_set_driver_ok(fh->vdev);
+}
+
+static size_t readable_size(uint32_t nranges)
+{
+    return sizeof(struct virtio_freehint_hdr) +
+           nranges * sizeof(struct virtio_freehint_range);
+}
+
+static size_t writable_size(uint32_t nranges)
+{
+    return sizeof(struct virtio_freehint_ack) + nranges;
+}
+
+QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
+                                       QGuestAllocator *t_alloc,
+                                       const struct virtio_freehint_hdr *hdr,
+                                       const struct virtio_freehint_range *ranges,
+                                       uint32_t nranges)
+{
+    const struct virtio_freehint_hdr le_hdr = {
+        .type = cpu_to_le16(hdr->type),
+        .flags = cpu_to_le16(hdr->flags),
+        .nranges = cpu_to_le32(hdr->nranges),
+        .cookie = cpu_to_le64(hdr->cookie),
+    };
+    QFreehintHint hint = { .nranges = nranges };
+    uint64_t addr;
+    uint32_t i;
+
+    hint.readable = guest_alloc(t_alloc, readable_size(nranges));
+    hint.writable = guest_alloc(t_alloc, writable_size(nranges));
+    qtest_memwrite(global_qtest, hint.readable, &le_hdr, sizeof(le_hdr));
+    addr = hint.readable + sizeof(le_hdr);
+    for (i = 0; i < nranges; i++) {
+        const struct virtio_freehint_range le_range = {
+            .addr = cpu_to_le64(ranges[i].addr),
+            .len = cpu_to_le64(ranges[i].len),
+        };
+
+        qtest_memwrite(global_qtest, addr, &le_range, sizeof(le_range));
+        addr += sizeof(le_range);
+    }
+    /* What the device does not write must not pass for an answer. */
+    qtest_memset(global_qtest, hint.writable, 0xee, writable_size(nranges));
+    return hint;
+}
+
+static uint32_t add_part(QVirtioFreehint *fh, uint64_t addr, uint32_t size,
+                         uint32_t step, bool write, bool more)
+{
+    uint32_t head = fh->vq->free_head;
+
+    while (size) {
+        uint32_t len = MIN(step, size);
+
+        size -= len;
+        qvirtqueue_add(global_qtest, fh->vq, addr, len, write, size || more);
+        addr += len;
+    }
+    return head;
+}
+
+void qvirtio_freehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
+                                   uint32_t readable, uint32_t writable,
+                                   uint32_t step)
+{
+    const uint32_t needed = DIV_ROUND_UP(readable, step) +
+                            DIV_ROUND_UP(writable, step);
+
+    /* libqos never reuses descriptors: start again where there are no more. */
+    if (fh->vq->free_head + needed > fh->vq->size) {
+        fh->vq->free_head = 0;
+        fh->vq->num_free = fh->vq->size;
+    }
+    hint->head = add_part(fh, hint->readable, readable, step, false, writable);
+    add_part(fh, hint->writable, writable, step, true, false);
+    qvirtqueue_kick(global_qtest, fh->vdev, fh->vq, hint->head);
+}
+
+void qvirtio_freehint_submit(QVirtioFreehint *fh, QFreehintHint *hint)
+{
+    qvirtio_freehint_submit_split(fh, hint, readable_size(hint->nranges),
+                                  writable_size(hint->nranges), UINT32_MAX);
+}
+
+bool qvirtio_freehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len)
+{
+    return qvirtqueue_get_buf(global_qtest, fh->vq, head, len);
+}
+
+gint64 qvirtio_freehint_wait(QVirtioFreehint *fh, QFreehintHint *hint)
+{
+    gint64 start = g_get_monotonic_time();
+    struct virtio_freehint_ack ack;
+    uint32_t head, len;
+
+    while (!qvirtio_freehint_poll(fh, &head, &len)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+    g_assert_cmpuint(head, ==, hint->head);
+    ack = qvirtio_freehint_ack(hint);
+    g_assert_cmpuint(len, ==, writable_size(ack.nstatus));
+    return g_get_monotonic_time() - start;
+}
+
+struct virtio_freehint_ack qvirtio_freehint_ack(const QFreehintHint *hint)
+{
+    struct virtio_freehint_ack ack;
+
+    qtest_memread(global_qtest, hint->writable, &ack, sizeof(ack));
+    ack.result = le16_to_cpu(ack.result);
+    ack.reserved = le16_to_cpu(ack.reserved);
+    ack.nstatus = le32_to_cpu(ack.nstatus);
+    ack.rehint_epoch = le32_to_cpu(ack.rehint_epoch);
+    ack.retry_after_ms = le32_to_cpu(ack.retry_after_ms);
+    return ack;
+}
+
+uint8_t qvirtio_freehint_status(const QFreehintHint *hint, uint32_t index)
+{
+    return qtest_readb(global_qtest, hint->writable +
+                       sizeof(struct virtio_freehint_ack) + index);
+}
+
+void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                           uint16_t flags,
+                           const struct virtio_freehint_range *ranges,
+                           uint32_t nranges, uint8_t *status)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .flags = flags,
+        .nranges = nranges,
+        .cookie = 0x1122334455667788,
+    };
+    struct virtio_freehint_ack ack;
+    QFreehintHint hint;
+    uint32_t i;
+
+    hint = qvirtio_freehint_prepare(fh, t_alloc, &hdr, ranges, nranges);
+    qvirtio_freehint_submit(fh, &hint);
+    qvirtio_freehint_wait(fh, &hint);
+    ack = qvirtio_freehint_ack(&hint);
+    g_assert_cmpuint(ack.result, ==, VIRTIO_FREEHINT_R_DONE);
+    g_assert_cmpuint(ack.reserved, ==, 0);
+    g_assert_cmpuint(ack.nstatus, ==, nranges);
+    for (i = 0; i < nranges; i++) {
+        status[i] = qvirtio_freehint_status(&hint, i);
+    }
+    guest_free(t_alloc, hint.readable);
+    guest_free(t_alloc, hint.writable);
+}
+
+static void *qvirtio_freehint_pci_get_driver(void *object,
+                                             const char *interface)
+{
+    QVirtioFreehintPCI *fh_pci = object;
+
+    if (!g_strcmp0(interface, "pci-device")) {
+        return fh_pci->pci_vdev.pdev;
+    }
+    if (!g_strcmp0(interface, "virtio-freehint")) {
+        return &fh_pci->freehint;
+    }
+    if (!g_strcmp0(interface, "virtio")) {
+        return fh_pci->freehint.vdev;
+    }
+
+    fprintf(stderr, "%s not present in virtio-freehint-pci\n", interface);
+    g_assert_not_reached();
+}
+
+static void qvirtio_freehint_pci_destructor(QOSGraphObject *obj)
+{
+    QVirtioFreehintPCI *fh_pci = (QVirtioFreehintPCI *)obj;
+
+    qvirtqueue_cleanup(fh_pci->freehint.vdev->bus, fh_pci->freehint.vq, alloc);
+    qvirtio_pci_destructor(&fh_pci->pci_vdev.obj);
+}
+
+static void qvirtio_freehint_pci_start_hw(QOSGraphObject *obj)
+{
+    QVirtioFreehintPCI *fh_pci = (QVirtioFreehintPCI *)obj;
+
+    qvirtio_pci_start_hw(&fh_pci->pci_vdev.obj);
+    qvirtio_freehint_start(&fh_pci->freehint, alloc);
+}
+
+static void *virtio_freehint_pci_create(void *pci_bus,
+                                        QGuestAllocator *t_alloc, void *addr)
+{
+    QVirtioFreehintPCI *fh_pci = g_new0(QVirtioFreehintPCI, 1);
+    QOSGraphObject *obj = &fh_pci->pci_vdev.obj;
+
+    virtio_pci_init(&fh_pci->pci_vdev, pci_bus, addr);
+    fh_pci->freehint.vdev = &fh_pci->pci_vdev.vdev;
+    fh_pci->freehint.pci = &fh_pci->pci_vdev;
+    alloc = t_alloc;
+
+    obj->get_driver = qvirtio_freehint_pci_get_driver;
+    obj->start_hw = qvirtio_freehint_pci_start_hw;
+    obj->destructor = qvirtio_freehint_pci_destructor;
+
+    return obj;
+}
+
+static void virtio_freehint_register_nodes(void)
+{
+    QPCIAddress addr = {
+        .devfn = QPCI_DEVFN(4, 0),
+    };
+    QOSGraphEdgeOptions opts = {
+        .extra_device_opts = "addr=04.0,id=fh0",
+    };
+
+    add_qpci_address(&opts, &addr);
+    qos_node_create_driver("virtio-freehint-pci", virtio_freehint_pci_create);
+    qos_node_consumes("virtio-freehint-pci", "pci-bus", &opts);
+    qos_node_produces("virtio-freehint-pci", "pci-device");
+    qos_node_produces("virtio-freehint-pci", "virtio");
+    qos_node_produces("virtio-freehint-pci", "virtio-freehint");
+}
+
+libqos_init(virtio_freehint_register_nodes);
