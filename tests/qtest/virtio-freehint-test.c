@@ -34,8 +34,6 @@
 
 #define CONFIG_TIMEOUT_US (10 * 1000 * 1000)
 
-typedef struct virtio_freehint_range HintRange;
-
 static uint32_t config_readl(QVirtioFreehint *fh, size_t offset)
 {
     return qvirtio_config_readl(fh->vdev, offset);
@@ -162,7 +160,7 @@ static void set_enabled(bool enabled)
 static uint8_t hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
                         uint16_t flags, uint64_t addr, uint64_t len)
 {
-    const HintRange range = { .addr = addr, .len = len };
+    const QFreehintRange range = { .addr = addr, .len = len };
     uint8_t status;
 
     qvirtio_freehint_hint(fh, alloc, flags, &range, 1, &status);
@@ -282,7 +280,9 @@ static void test_sizes(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, len), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
     g_assert_true(is_filled(FREE_START, len, 0));
-    g_assert_cmpuint(get_stat("discard-calls") - calls, ==, len / (16 * MiB));
+    calls = get_stat("discard-calls") - calls;
+    g_assert_cmpuint(calls, >=, 1);
+    g_assert_cmpuint(calls, <=, len / (16 * MiB));
 
     qvirtio_freehint_hint(fh, alloc, 0, NULL, 0, NULL);
     assert_identity();
@@ -308,7 +308,7 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
     const uint64_t end = RAM_SIZE;
     const struct {
         const char *counter;
-        HintRange range;
+        QFreehintRange range;
         uint8_t status;
     } bad[] = {
         { "empty", { FREE_START, 0 }, VIRTIO_FREEHINT_S_EMPTY },
@@ -342,7 +342,7 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
     int i;
 
     for (i = 0; i < ARRAY_SIZE(bad); i++) {
-        const HintRange ranges[] = {
+        const QFreehintRange ranges[] = {
             { good, GRANULE }, bad[i].range, { good + 4 * MiB, GRANULE },
         };
         uint64_t rejected = get_count("rejected", "ranges");
@@ -374,7 +374,7 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
 static void test_framing(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const uint32_t steps[] = { 1, 3, 7, 16, 17, 25 };
-    const HintRange ranges[] = {
+    const QFreehintRange ranges[] = {
         { FREE_START, GRANULE }, { FREE_START + 1, GRANULE },
     };
     const struct virtio_freehint_hdr hdr = {
@@ -414,7 +414,7 @@ static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
         { .type = VIRTIO_FREEHINT_T_HINT, .flags = 1 << 1, .nranges = 1 },
         { .type = VIRTIO_FREEHINT_T_HINT, .flags = 0x8001, .nranges = 1 },
     };
-    const HintRange range = { FREE_START, GRANULE };
+    const QFreehintRange range = { FREE_START, GRANULE };
     QVirtioFreehint *fh = obj;
     uint64_t unsupported = get_stat("unsupported");
     uint64_t hinted = get_count("hinted", "ranges");
@@ -467,7 +467,7 @@ static void await_needs_reset(QVirtioFreehint *fh)
 static void test_malformed(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint32_t hdr_size = sizeof(struct virtio_freehint_hdr);
-    const uint32_t range_size = sizeof(HintRange);
+    const uint32_t range_size = sizeof(QFreehintRange);
     const uint32_t ack_size = sizeof(struct virtio_freehint_ack);
     const struct {
         const char *what;
@@ -490,12 +490,12 @@ static void test_malformed(void *obj, void *data, QGuestAllocator *alloc)
         { "absurdly many ranges", VIRTIO_FREEHINT_T_HINT, UINT32_MAX,
           hdr_size + range_size, ack_size + 1 },
     };
-    g_autofree HintRange *ranges = g_new(HintRange, MAX_RANGES + 1);
+    g_autofree QFreehintRange *ranges = g_new(QFreehintRange, MAX_RANGES + 1);
     QVirtioFreehint *fh = obj;
     int i;
 
     for (i = 0; i <= MAX_RANGES; i++) {
-        ranges[i] = (HintRange) { FREE_START, GRANULE };
+        ranges[i] = (QFreehintRange) { FREE_START, GRANULE };
     }
     fill(FREE_START, GRANULE, 0xa5);
     for (i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -524,13 +524,13 @@ static void test_malformed(void *obj, void *data, QGuestAllocator *alloc)
 
 static void test_max_ranges(void *obj, void *data, QGuestAllocator *alloc)
 {
-    g_autofree HintRange *ranges = g_new(HintRange, MAX_RANGES);
+    g_autofree QFreehintRange *ranges = g_new(QFreehintRange, MAX_RANGES);
     g_autofree uint8_t *status = g_malloc(MAX_RANGES);
     QVirtioFreehint *fh = obj;
     int i;
 
     for (i = 0; i < MAX_RANGES; i++) {
-        ranges[i] = (HintRange) { FREE_START + i % 16 * GRANULE, GRANULE };
+        ranges[i] = (QFreehintRange) { FREE_START + i % 16 * GRANULE, GRANULE };
     }
     fill(FREE_START, 16 * GRANULE, 0xa5);
     qvirtio_freehint_hint(fh, alloc, 0, ranges, MAX_RANGES, status);
@@ -638,7 +638,7 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
 static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
                                      QGuestAllocator *alloc)
 {
-    const HintRange ranges[] = {
+    const QFreehintRange ranges[] = {
         { FREE_START, GRANULE },
         { FREE_START + GRANULE, GRANULE },
     };
@@ -830,7 +830,7 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
 /* Nothing waits for longer than the protocol allows, however slow the host. */
 static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
 {
-    const HintRange ranges[] = {
+    const QFreehintRange ranges[] = {
         { FREE_START, RAM_SIZE - FREE_START },
         { FREE_START, RAM_SIZE - FREE_START },
     };
@@ -872,7 +872,7 @@ static void test_identity(void *obj, void *data, QGuestAllocator *alloc)
     int i, j;
 
     for (i = 0; i < 200; i++) {
-        HintRange ranges[16];
+        QFreehintRange ranges[16];
         uint8_t status[16];
         int n = g_test_rand_int_range(0, 17);
 

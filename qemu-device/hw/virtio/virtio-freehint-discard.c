@@ -25,10 +25,14 @@
 #include "virtio-freehint-internal.h"
 
 /*
- * About 2 ms for 4 KiB pages. mmap_lock is held all the time, which makes the
- * guest's page faults wait as well.
+ * mmap_lock is held for all of a slice, which makes the guest's page faults
+ * wait as well, and so does whoever drains: a slice should take 2 ms at most.
+ * The smallest one takes about that for 4 KiB pages. Huge pages are a hundred
+ * times faster; the largest one takes 6 ms if they give way to small ones.
  */
-#define VIRTIO_FREEHINT_SLICE_SIZE (16 * MiB)
+#define SLICE_SIZE_MIN (16 * MiB)
+#define SLICE_SIZE_MAX (64 * MiB)
+#define SLICE_NS_MAX (2 * SCALE_MS)
 
 typedef enum SlicePhase {
     SLICE_QUEUED,
@@ -103,6 +107,21 @@ static int slice_worker(void *opaque)
     return 0;
 }
 
+/* One that was shorter anyway, or failed, says nothing about longer ones. */
+static void adapt_slice_size(VirtIOFreehint *fh,
+                             const VirtIOFreehintSlice *slice)
+{
+    if (slice->ret) {
+        return;
+    }
+    if (slice->ns > SLICE_NS_MAX) {
+        fh->slice_size = MAX(fh->slice_size / 2, SLICE_SIZE_MIN);
+    } else if (slice->part.len == fh->slice_size &&
+               slice->ns < SLICE_NS_MAX / 4) {
+        fh->slice_size = MIN(fh->slice_size * 2, SLICE_SIZE_MAX);
+    }
+}
+
 /* Hand the outcome to the device, which is then free to start another one. */
 static void slice_report(VirtIOFreehintSlice *slice)
 {
@@ -111,6 +130,7 @@ static void slice_report(VirtIOFreehintSlice *slice)
     slice->fh = NULL;
     fh->slice = NULL;
     if (slice->phase == SLICE_ENDED) {
+        adapt_slice_size(fh, slice);
         virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns);
     }
 }
@@ -136,6 +156,11 @@ static void slice_done(void *opaque, int ret)
     slice_free(slice);
 }
 
+void virtio_freehint_slice_init(VirtIOFreehint *fh)
+{
+    fh->slice_size = SLICE_SIZE_MIN;
+}
+
 void virtio_freehint_slice_start(VirtIOFreehint *fh,
                                  const VirtIOFreehintPart *part)
 {
@@ -144,7 +169,7 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
     assert(!fh->slice);
     slice->fh = fh;
     slice->part = *part;
-    slice->part.len = MIN(part->len, MAX(VIRTIO_FREEHINT_SLICE_SIZE,
+    slice->part.len = MIN(part->len, MAX(fh->slice_size,
                                          qemu_ram_pagesize(part->rb)));
     slice->delay_ms = fh->slice_delay_ms;
     slice->phase = SLICE_QUEUED;

@@ -70,6 +70,30 @@ struct VirtIOFreehintHint {
 
 /* virtio-freehint.c */
 
+/* Tell the driver, now or as soon as it runs, that config space has changed. */
+void virtio_freehint_notify_config(VirtIOFreehint *fh);
+
+/* The device as the user knows it: where "id" is, e.g., the PCI function. */
+DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh);
+
+/* virtio-freehint-vmstate.c */
+
+extern const VMStateDescription vmstate_virtio_freehint_device;
+
+/* virtio-freehint-work.c */
+
+/**
+ * virtio_freehint_bh: one turn of work on the queue
+ *
+ * @opaque: the device
+ *
+ * The device's bottom half: whatever there may be to do, schedule it.
+ */
+void virtio_freehint_bh(void *opaque);
+
+/* The driver has notified the device. */
+void virtio_freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq);
+
 /**
  * virtio_freehint_drain: end all work on behalf of the guest
  *
@@ -95,12 +119,6 @@ void virtio_freehint_drain(VirtIOFreehint *fh, bool answer);
 void virtio_freehint_slice_ended(VirtIOFreehint *fh,
                                  const VirtIOFreehintPart *part,
                                  int ret, int64_t ns);
-
-/* Tell the driver, now or as soon as it runs, that config space has changed. */
-void virtio_freehint_notify_config(VirtIOFreehint *fh);
-
-/* The device as the user knows it: where "id" is, e.g., the PCI function. */
-DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh);
 
 /* virtio-freehint-msg.c */
 
@@ -177,6 +195,8 @@ void virtio_freehint_blocks_init(VirtIOFreehint *fh);
 void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh);
 
 /* virtio-freehint-discard.c */
+
+void virtio_freehint_slice_init(VirtIOFreehint *fh);
 
 /**
  * virtio_freehint_slice_start: have the start of a part discarded

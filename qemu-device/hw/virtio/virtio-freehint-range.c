@@ -17,6 +17,7 @@
 #include "hw/mem/nvdimm.h"
 #include "hw/mem/pc-dimm.h"
 #include "hw/virtio/virtio-mem.h"
+#include "qapi/error.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
 #include "virtio-freehint-internal.h"
@@ -36,11 +37,14 @@
 
 /* What the positive list knows of a memory region. */
 typedef struct VirtIOFreehintBlock {
+    /* The host has set memory aside for it: huge pages, or preallocated. */
+    bool reserved;
     /* The host failed to discard part of it. */
     bool failed;
 } VirtIOFreehintBlock;
 
-typedef void (*BlockFn)(MemoryRegion *mr, void *opaque);
+/* Called with the memory device that @mr belongs to, NULL for boot memory. */
+typedef void (*BlockFn)(MemoryRegion *mr, Object *dev, void *opaque);
 
 typedef struct BlockVisit {
     BlockFn fn;
@@ -62,7 +66,7 @@ static int visit_memory_device(Object *obj, void *opaque)
     }
     memdev = object_property_get_link(obj, PC_DIMM_MEMDEV_PROP, NULL);
     if (memdev && host_memory_backend_mr_inited(MEMORY_BACKEND(memdev))) {
-        visit->fn(&MEMORY_BACKEND(memdev)->mr, visit->opaque);
+        visit->fn(&MEMORY_BACKEND(memdev)->mr, obj, visit->opaque);
     }
     return 0;
 }
@@ -74,13 +78,13 @@ static void foreach_boot_block(BlockFn fn, void *opaque)
     int i;
 
     if (ms->ram) {
-        fn(ms->ram, opaque);
+        fn(ms->ram, NULL, opaque);
     }
     for (i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
         HostMemoryBackend *memdev = ms->numa_state->nodes[i].node_memdev;
 
         if (memdev) {
-            fn(&memdev->mr, opaque);
+            fn(&memdev->mr, NULL, opaque);
         }
     }
 }
@@ -94,20 +98,38 @@ static void foreach_block(BlockFn fn, void *opaque)
                                    visit_memory_device, &visit);
 }
 
+/* The memory backend's setting, or that of virtio-mem. */
+static bool is_preallocated(Object *obj)
+{
+    return obj && object_property_find(obj, "prealloc") &&
+           object_property_get_bool(obj, "prealloc", &error_abort);
+}
+
+static VirtIOFreehintBlock describe_block(const MemoryRegion *mr, Object *dev)
+{
+    const RAMBlock *rb = mr->ram_block;
+
+    return (VirtIOFreehintBlock) {
+        .reserved = (rb && rb->page_size != qemu_real_host_page_size()) ||
+                    is_preallocated(mr->owner) || is_preallocated(dev),
+    };
+}
+
 typedef struct BlocksUpdate {
     GHashTable *old;
     GHashTable *new;
     bool grown;
 } BlocksUpdate;
 
-static void update_block(MemoryRegion *mr, void *opaque)
+static void update_block(MemoryRegion *mr, Object *dev, void *opaque)
 {
     BlocksUpdate *update = opaque;
     VirtIOFreehintBlock *block = g_new0(VirtIOFreehintBlock, 1);
     const VirtIOFreehintBlock *old = g_hash_table_lookup(update->old, mr);
 
+    *block = describe_block(mr, dev);
     if (old) {
-        *block = *old;
+        block->failed = old->failed;
     } else {
         update->grown = true;
     }
@@ -139,23 +161,14 @@ static void update_blocks(VirtIOFreehint *fh)
     g_hash_table_destroy(update.old);
 }
 
-static bool is_reserved(MemoryRegion *mr, const RAMBlock *rb)
-{
-    Object *backend = object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
-
-    return rb->page_size != qemu_real_host_page_size() ||
-           (backend && MEMORY_BACKEND(backend)->prealloc);
-}
-
 /*
  * Together with is_aligned(), covers all that ram_block_discard_range() would
  * complain about, one message for each call: a guest must not fill the log.
  */
-static bool can_discard(VirtIOFreehint *fh, const VirtIOFreehintBlock *block,
-                        const VirtIOFreehintPart *part, uint16_t flags)
+static bool can_discard(const VirtIOFreehint *fh,
+                        const VirtIOFreehintBlock *block, RAMBlock *rb,
+                        uint16_t flags)
 {
-    RAMBlock *rb = part->rb;
-
     if (block->failed) {
         return false;
     }
@@ -172,10 +185,7 @@ static bool can_discard(VirtIOFreehint *fh, const VirtIOFreehintBlock *block,
         return false;
     }
     /* The reservation goes with the pages, a later access may be fatal. */
-    if (is_reserved(part->mr, rb) && !fh->discard_reserved) {
-        return false;
-    }
-    return true;
+    return !block->reserved || fh->discard_reserved;
 }
 
 /* Large pages may exceed the granule, and DIMMs need not start on one. */
@@ -219,7 +229,7 @@ static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
     if (part->offset + part->len > part->rb->used_length) {
         return VIRTIO_FREEHINT_S_EXCLUDED;
     }
-    if (!can_discard(fh, block, part, flags)) {
+    if (!can_discard(fh, block, part->rb, flags)) {
         return VIRTIO_FREEHINT_S_BACKING;
     }
     return is_aligned(part) ? VIRTIO_FREEHINT_S_DISCARDED :
@@ -318,17 +328,16 @@ typedef struct GranuleSearch {
     uint64_t granule;
 } GranuleSearch;
 
-static void raise_granule(MemoryRegion *mr, void *opaque)
+static void raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
 {
     GranuleSearch *search = opaque;
-    const RAMBlock *rb = mr->ram_block;
+    const VirtIOFreehintBlock block = describe_block(mr, dev);
+    RAMBlock *rb = mr->ram_block;
 
-    if (!memory_region_is_ram(mr) ||
-        (is_reserved(mr, rb) && !search->fh->discard_reserved) ||
-        rb->page_size > VIRTIO_FREEHINT_MAX_GRANULE) {
-        return;
+    if (rb && can_discard(search->fh, &block, rb, 0) &&
+        rb->page_size <= VIRTIO_FREEHINT_MAX_GRANULE) {
+        search->granule = MAX(search->granule, rb->page_size);
     }
-    search->granule = MAX(search->granule, rb->page_size);
 }
 
 uint64_t virtio_freehint_default_granule(VirtIOFreehint *fh)

@@ -5,19 +5,14 @@
  * the device has answered. The device discards what it may, so that the host
  * gets the memory back, and answers with a status for each range.
  *
- * The queue, config space and the counters belong to whoever holds the BQL.
- * All work on the queue is done in turns of one bottom half; each turn is
- * bounded, and ends early while a slice of memory is being discarded, which a
- * worker thread does (see virtio-freehint-discard.c). There is at most one
- * slice in progress, and virtio_freehint_drain() ends it together with all
- * messages that were taken.
+ * This is the device as the rest of QEMU sees it. What it does with messages
+ * begins in virtio-freehint-work.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "hw/boards.h"
 #include "hw/qdev-properties.h"
@@ -30,19 +25,6 @@
 
 #define VIRTIO_FREEHINT_QUEUE_SIZE 128
 
-/*
- * Most messages taken, and most ranges worked on, in one turn. What a range
- * costs, except for discarding it, is a walk over the memory regions that it
- * touches.
- */
-#define VIRTIO_FREEHINT_TURN 64
-
-/*
- * After this time the rest of a message is throttled. The protocol allows for
- * a second until it is answered.
- */
-#define VIRTIO_FREEHINT_ANSWER_MS 500
-
 #define VIRTIO_FREEHINT_DEFAULT_DELAY_MS 0
 #define VIRTIO_FREEHINT_DEFAULT_MIN_AGE_MS 100
 
@@ -52,177 +34,6 @@ DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh)
 
     return dev->id ? dev : qdev_get_parent_bus(dev)->parent;
 }
-
-/* Work on the queue */
-
-static void decline_range(VirtIOFreehint *fh)
-{
-    virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED, fh->reason);
-}
-
-void virtio_freehint_slice_ended(VirtIOFreehint *fh,
-                                 const VirtIOFreehintPart *part,
-                                 int ret, int64_t ns)
-{
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
-    if (ret == VIRTIO_FREEHINT_VETOED) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED,
-                               VIRTIO_FREEHINT_REASON_PINNED);
-        return;
-    }
-    fh->stats.discard_calls++;
-    fh->stats.discard_ns += ns;
-    if (ret) {
-        virtio_freehint_block_failed(fh, part->mr, ret);
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_FAILED,
-                               VIRTIO_FREEHINT_REASON_NONE);
-        return;
-    }
-    fh->stats.discard_bytes += part->len;
-    hint->done += part->len;
-    if (hint->done == hint->ranges[hint->next].len) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DISCARDED,
-                               VIRTIO_FREEHINT_REASON_NONE);
-    }
-}
-
-/*
- * Memory may be remapped between two slices of a range, so that each of them
- * is looked up when its time has come. By then part of the range may be gone,
- * and it is too late to refuse it for good.
- */
-static void start_slice(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
-{
-    const VirtIOFreehintRange *range = &hint->ranges[hint->next];
-    const VirtIOFreehintRange rest = {
-        .addr = range->addr + hint->done,
-        .len = range->len - hint->done,
-    };
-    VirtIOFreehintPart part;
-    uint8_t status;
-
-    status = virtio_freehint_find_part(fh, &rest, hint->flags, &part);
-    if (status == VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_slice_start(fh, &part);
-    } else {
-        decline_range(fh);
-    }
-}
-
-static bool is_late(const VirtIOFreehintHint *hint)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - hint->arrival_ms >
-           VIRTIO_FREEHINT_ANSWER_MS;
-}
-
-/* A range is checked as a whole first: a wrong one loses nothing. */
-static void advance_range(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
-{
-    uint8_t status = VIRTIO_FREEHINT_S_DISCARDED;
-
-    if (!hint->done) {
-        status = virtio_freehint_check_range(fh, &hint->ranges[hint->next],
-                                             hint->flags);
-    }
-    if (status != VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_settle(fh, status, VIRTIO_FREEHINT_REASON_NONE);
-    } else if (fh->state != VIRTIO_FREEHINT_STATE_ACTIVE) {
-        decline_range(fh);
-    } else if (is_late(hint)) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_THROTTLED,
-                               VIRTIO_FREEHINT_REASON_NONE);
-    } else {
-        start_slice(fh, hint);
-    }
-}
-
-static void advance_hint(VirtIOFreehint *fh)
-{
-    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
-    if (hint->next < hint->nranges) {
-        advance_range(fh, hint);
-    } else {
-        virtio_freehint_push(fh);
-    }
-}
-
-/*
- * The driver need not notify while the device looks at the queue anyway.
- * Returns whether there was, or is, a message.
- */
-static bool take_message(VirtIOFreehint *fh)
-{
-    virtio_queue_set_notification(fh->hintq, 0);
-    if (virtio_freehint_pop(fh)) {
-        return true;
-    }
-    virtio_queue_set_notification(fh->hintq, 1);
-    return !virtio_queue_empty(fh->hintq);
-}
-
-/*
- * Messages are taken off the queue as soon as possible, for the time by which
- * they have to be answered runs from then.
- */
-static void virtio_freehint_bh(void *opaque)
-{
-    VirtIOFreehint *fh = opaque;
-    int takes = VIRTIO_FREEHINT_TURN;
-    int steps = VIRTIO_FREEHINT_TURN;
-
-    virtio_freehint_refresh(fh);
-    if (!fh->running) {
-        return;
-    }
-    if (fh->config_changed) {
-        virtio_freehint_notify_config(fh);
-    }
-    while (takes && take_message(fh)) {
-        takes--;
-    }
-    while (steps && !fh->slice && !QSIMPLEQ_EMPTY(&fh->hints)) {
-        advance_hint(fh);
-        steps--;
-    }
-    if (!takes || !steps) {
-        qemu_bh_schedule(fh->bh);
-    }
-}
-
-static void virtio_freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq)
-{
-    VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
-
-    qemu_bh_schedule(fh->bh);
-}
-
-static void drain_hint(VirtIOFreehint *fh, bool answer)
-{
-    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
-    while (hint->next < hint->nranges) {
-        decline_range(fh);
-    }
-    if (answer) {
-        virtio_freehint_push(fh);
-    } else {
-        virtio_freehint_forget(fh);
-    }
-}
-
-void virtio_freehint_drain(VirtIOFreehint *fh, bool answer)
-{
-    trace_virtio_freehint_drain(!QSIMPLEQ_EMPTY(&fh->hints), !!fh->slice,
-                                answer);
-    virtio_freehint_slice_drain(fh);
-    while (!QSIMPLEQ_EMPTY(&fh->hints)) {
-        drain_hint(fh, answer);
-    }
-}
-
-/* Virtio device */
 
 void virtio_freehint_notify_config(VirtIOFreehint *fh)
 {
@@ -297,97 +108,6 @@ static void virtio_freehint_reset(VirtIODevice *vdev)
     virtio_freehint_get_config(vdev, vdev->config);
 }
 
-/* Migration */
-
-/*
- * What the driver was told travels; policy (enabled, pacing) and counters
- * belong to the host that the VM runs on. The driver takes granule and maximum
- * for constants, so that the destination adopts the source's if it can.
- */
-typedef struct VirtIOFreehintMigConstants {
-    VirtIOFreehint *parent;
-    uint64_t granule;
-    uint32_t max_ranges;
-} VirtIOFreehintMigConstants;
-
-static int virtio_freehint_mig_constants_pre_save(void *opaque)
-{
-    VirtIOFreehintMigConstants *tmp = opaque;
-
-    tmp->granule = tmp->parent->granule;
-    tmp->max_ranges = tmp->parent->max_ranges;
-    return 0;
-}
-
-static int virtio_freehint_mig_constants_post_load(void *opaque,
-                                                   int version_id)
-{
-    const VirtIOFreehintMigConstants *tmp = opaque;
-    VirtIOFreehint *fh = tmp->parent;
-
-    if (!is_power_of_2(tmp->granule) || tmp->granule < fh->granule_prop) {
-        error_report("virtio-freehint: the source's granule 0x%" PRIx64
-                     " is not a power of two that is at least this host's"
-                     " 0x%" PRIx64, tmp->granule, fh->granule_prop);
-        return -EINVAL;
-    }
-    if (!tmp->max_ranges || tmp->max_ranges > VIRTIO_FREEHINT_MAX_RANGES) {
-        error_report("virtio-freehint: the source takes %" PRIu32 " ranges in"
-                     " a hint, this host 1 to %d", tmp->max_ranges,
-                     VIRTIO_FREEHINT_MAX_RANGES);
-        return -EINVAL;
-    }
-    fh->granule = tmp->granule;
-    fh->max_ranges = tmp->max_ranges;
-    return 0;
-}
-
-static const VMStateDescription vmstate_virtio_freehint_constants = {
-    .name = "virtio-freehint-device/constants",
-    .pre_save = virtio_freehint_mig_constants_pre_save,
-    .post_load = virtio_freehint_mig_constants_post_load,
-    .fields = (const VMStateField[]) {
-        VMSTATE_UINT64(granule, VirtIOFreehintMigConstants),
-        VMSTATE_UINT32(max_ranges, VirtIOFreehintMigConstants),
-        VMSTATE_END_OF_LIST()
-    },
-};
-
-static int virtio_freehint_pre_save(void *opaque)
-{
-    VirtIOFreehint *fh = opaque;
-
-    /* The VM has stopped: a message that is not back now never comes back. */
-    assert(QSIMPLEQ_EMPTY(&fh->hints));
-    return 0;
-}
-
-static int virtio_freehint_post_load(void *opaque, int version_id)
-{
-    VirtIOFreehint *fh = opaque;
-
-    /* Memory has been populated here, whatever was hinted before. */
-    fh->rehint_epoch++;
-    fh->epoch_owed = false;
-    fh->config_changed = true;
-    return 0;
-}
-
-static const VMStateDescription vmstate_virtio_freehint_device = {
-    .name = "virtio-freehint-device",
-    .minimum_version_id = 1,
-    .version_id = 1,
-    .pre_save = virtio_freehint_pre_save,
-    .post_load = virtio_freehint_post_load,
-    .fields = (const VMStateField[]) {
-        VMSTATE_WITH_TMP(VirtIOFreehint, VirtIOFreehintMigConstants,
-                         vmstate_virtio_freehint_constants),
-        VMSTATE_UINT32(rehint_epoch, VirtIOFreehint),
-        VMSTATE_UINT32(driver_status, VirtIOFreehint),
-        VMSTATE_END_OF_LIST()
-    },
-};
-
 static const VMStateDescription vmstate_virtio_freehint = {
     .name = "virtio-freehint",
     .minimum_version_id = 1,
@@ -405,11 +125,6 @@ static bool virtio_freehint_check_machine(VirtIOFreehint *fh, Error **errp)
     VirtIODevice *vdev = VIRTIO_DEVICE(fh);
     bool ambiguous = false;
 
-    object_resolve_path_type("", TYPE_VIRTIO_FREEHINT, &ambiguous);
-    if (ambiguous) {
-        error_setg(errp, "at most one virtio-freehint device is supported");
-        return false;
-    }
     if (xen_enabled()) {
         error_setg(errp, "virtio-freehint does not work under Xen, which maps"
                    " guest memory on demand");
@@ -423,6 +138,11 @@ static bool virtio_freehint_check_machine(VirtIOFreehint *fh, Error **errp)
     if (current_machine->cgs) {
         error_setg(errp, "virtio-freehint does not support confidential"
                    " guests");
+        return false;
+    }
+    object_resolve_path_type("", TYPE_VIRTIO_FREEHINT, &ambiguous);
+    if (ambiguous) {
+        error_setg(errp, "at most one virtio-freehint device is supported");
         return false;
     }
     return true;
@@ -462,6 +182,7 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     QSIMPLEQ_INIT(&fh->hints);
     fh->max_ranges = VIRTIO_FREEHINT_MAX_RANGES;
     fh->last_hint_ms = -1;
+    virtio_freehint_slice_init(fh);
     virtio_freehint_blocks_init(fh);
     virtio_freehint_veto_init(fh);
 }
@@ -538,14 +259,44 @@ static void virtio_freehint_set_pacing(Object *obj, Visitor *v,
     }
 }
 
+static const struct {
+    const char *name;
+    const char *description;
+} virtio_freehint_descriptions[] = {
+    { VIRTIO_FREEHINT_ENABLED_PROP, "whether hints are acted on" },
+    { VIRTIO_FREEHINT_DELAY_PROP,
+      "least time between two rounds of hints, in ms" },
+    { VIRTIO_FREEHINT_MIN_AGE_PROP,
+      "least time that memory is free before it is hinted, in ms" },
+    { "discard-file-backed",
+      "discard memory in named files: punches holes into the file" },
+    { "discard-reserved",
+      "discard huge pages and preallocated memory: the host may not be able"
+      " to provide them again" },
+    { "assume-vhost-user-safe",
+      "discard in spite of vhost-user devices: none of them pins memory" },
+    { "x-granule", "unit of hints, in bytes; 0: chosen by the device" },
+    { "x-slice-delay-ms", "time to wait before each discard, in ms" },
+};
+
+static void add_descriptions(ObjectClass *klass)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(virtio_freehint_descriptions); i++) {
+        object_class_property_set_description(klass,
+            virtio_freehint_descriptions[i].name,
+            virtio_freehint_descriptions[i].description);
+    }
+}
+
 static void add_pacing_prop(ObjectClass *klass, const char *name,
-                            size_t offset, const char *description)
+                            size_t offset)
 {
     object_class_property_add(klass, name, "uint32",
                               virtio_freehint_get_pacing,
                               virtio_freehint_set_pacing, NULL,
                               (void *)(uintptr_t)offset);
-    object_class_property_set_description(klass, name, description);
 }
 
 static void virtio_freehint_instance_init(Object *obj)
@@ -593,15 +344,11 @@ static void virtio_freehint_class_init(ObjectClass *klass,
     object_class_property_add_bool(klass, VIRTIO_FREEHINT_ENABLED_PROP,
                                    virtio_freehint_get_enabled,
                                    virtio_freehint_set_enabled);
-    object_class_property_set_description(klass, VIRTIO_FREEHINT_ENABLED_PROP,
-                                          "whether hints are acted on");
     add_pacing_prop(klass, VIRTIO_FREEHINT_DELAY_PROP,
-                    offsetof(VirtIOFreehint, delay_ms),
-                    "least time between two rounds of hints, in ms");
+                    offsetof(VirtIOFreehint, delay_ms));
     add_pacing_prop(klass, VIRTIO_FREEHINT_MIN_AGE_PROP,
-                    offsetof(VirtIOFreehint, min_age_ms),
-                    "least time that memory is free before it is hinted,"
-                    " in ms");
+                    offsetof(VirtIOFreehint, min_age_ms));
+    add_descriptions(klass);
 }
 
 static const TypeInfo virtio_freehint_info = {

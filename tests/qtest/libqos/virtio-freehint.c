@@ -29,7 +29,7 @@ void qvirtio_freehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
 static size_t readable_size(uint32_t nranges)
 {
     return sizeof(struct virtio_freehint_hdr) +
-           nranges * sizeof(struct virtio_freehint_range);
+           nranges * sizeof(QFreehintRange);
 }
 
 static size_t writable_size(uint32_t nranges)
@@ -40,7 +40,7 @@ static size_t writable_size(uint32_t nranges)
 QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
                                        QGuestAllocator *t_alloc,
                                        const struct virtio_freehint_hdr *hdr,
-                                       const struct virtio_freehint_range *ranges,
+                                       const QFreehintRange *ranges,
                                        uint32_t nranges)
 {
     const struct virtio_freehint_hdr le_hdr = {
@@ -58,7 +58,7 @@ QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
     qtest_memwrite(global_qtest, hint.readable, &le_hdr, sizeof(le_hdr));
     addr = hint.readable + sizeof(le_hdr);
     for (i = 0; i < nranges; i++) {
-        const struct virtio_freehint_range le_range = {
+        const QFreehintRange le_range = {
             .addr = cpu_to_le64(ranges[i].addr),
             .len = cpu_to_le64(ranges[i].len),
         };
@@ -151,7 +151,7 @@ uint8_t qvirtio_freehint_status(const QFreehintHint *hint, uint32_t index)
 
 void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
                            uint16_t flags,
-                           const struct virtio_freehint_range *ranges,
+                           const QFreehintRange *ranges,
                            uint32_t nranges, uint8_t *status)
 {
     const struct virtio_freehint_hdr hdr = {

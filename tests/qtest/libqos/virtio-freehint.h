@@ -23,6 +23,9 @@ typedef struct QVirtioFreehintPCI {
     QVirtioFreehint freehint;
 } QVirtioFreehintPCI;
 
+/* In host byte order. */
+typedef struct virtio_freehint_range QFreehintRange;
+
 /* A hint that the device has, or is about to get. */
 typedef struct QFreehintHint {
     uint64_t readable;
@@ -41,7 +44,7 @@ void qvirtio_freehint_start(QVirtioFreehint *fh, QGuestAllocator *alloc);
 QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
                                        QGuestAllocator *alloc,
                                        const struct virtio_freehint_hdr *hdr,
-                                       const struct virtio_freehint_range *ranges,
+                                       const QFreehintRange *ranges,
                                        uint32_t nranges);
 
 /* Make a hint available in as few descriptors as possible, and notify. */
@@ -68,7 +71,7 @@ uint8_t qvirtio_freehint_status(const QFreehintHint *hint, uint32_t index);
 /* One hint from start to end; the statuses are copied out. */
 void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
                            uint16_t flags,
-                           const struct virtio_freehint_range *ranges,
+                           const QFreehintRange *ranges,
                            uint32_t nranges, uint8_t *status);
 
 #endif

@@ -78,8 +78,9 @@ struct VirtIOFreehint {
     bool running;
     /* Taken off the queue and not given back; the first is worked on. */
     QSIMPLEQ_HEAD(, VirtIOFreehintHint) hints;
-    /* The discard in progress, if any. */
+    /* The discard in progress, if any, and how long one may be, in bytes. */
     VirtIOFreehintSlice *slice;
+    uint64_t slice_size;
 
     /* The operator's settings. */
     bool enabled;

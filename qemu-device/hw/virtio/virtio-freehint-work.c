@@ -1,0 +1,198 @@
+/*
+ * Virtio free memory hint device: work on the queue
+ *
+ * The queue, config space and the counters belong to whoever holds the BQL.
+ * All work on the queue is done in turns of one bottom half; each turn is
+ * bounded, and ends early while a slice of memory is being discarded, which a
+ * worker thread does (see virtio-freehint-discard.c). There is at most one
+ * slice in progress, and virtio_freehint_drain() ends it together with all
+ * messages that were taken.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "trace.h"
+#include "virtio-freehint-internal.h"
+
+/*
+ * Most messages taken, and most ranges worked on, in one turn. What a range
+ * costs, except for discarding it, is a walk over the memory regions that it
+ * touches.
+ */
+#define VIRTIO_FREEHINT_TURN 64
+
+/*
+ * After this time the rest of a message is throttled. The protocol allows for
+ * a second until it is answered.
+ */
+#define VIRTIO_FREEHINT_ANSWER_MS 500
+
+static void decline_range(VirtIOFreehint *fh)
+{
+    virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED, fh->reason);
+}
+
+void virtio_freehint_slice_ended(VirtIOFreehint *fh,
+                                 const VirtIOFreehintPart *part,
+                                 int ret, int64_t ns)
+{
+    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    if (ret == VIRTIO_FREEHINT_VETOED) {
+        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED,
+                               VIRTIO_FREEHINT_REASON_PINNED);
+        return;
+    }
+    fh->stats.discard_calls++;
+    fh->stats.discard_ns += ns;
+    if (ret) {
+        virtio_freehint_block_failed(fh, part->mr, ret);
+        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_FAILED,
+                               VIRTIO_FREEHINT_REASON_NONE);
+        return;
+    }
+    fh->stats.discard_bytes += part->len;
+    hint->done += part->len;
+    if (hint->done == hint->ranges[hint->next].len) {
+        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DISCARDED,
+                               VIRTIO_FREEHINT_REASON_NONE);
+    }
+}
+
+/*
+ * Memory may be remapped between two slices of a range, so that each of them
+ * is looked up when its time has come. By then part of the range may be gone,
+ * and it is too late to refuse it for good.
+ */
+static void start_slice(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
+{
+    const VirtIOFreehintRange *range = &hint->ranges[hint->next];
+    const VirtIOFreehintRange rest = {
+        .addr = range->addr + hint->done,
+        .len = range->len - hint->done,
+    };
+    VirtIOFreehintPart part;
+    uint8_t status;
+
+    status = virtio_freehint_find_part(fh, &rest, hint->flags, &part);
+    if (status == VIRTIO_FREEHINT_S_DISCARDED) {
+        virtio_freehint_slice_start(fh, &part);
+    } else {
+        decline_range(fh);
+    }
+}
+
+static bool is_late(const VirtIOFreehintHint *hint)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - hint->arrival_ms >
+           VIRTIO_FREEHINT_ANSWER_MS;
+}
+
+/* A range is checked as a whole first: a wrong one loses nothing. */
+static void advance_range(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
+{
+    uint8_t status = VIRTIO_FREEHINT_S_DISCARDED;
+
+    if (!hint->done) {
+        status = virtio_freehint_check_range(fh, &hint->ranges[hint->next],
+                                             hint->flags);
+    }
+    if (status != VIRTIO_FREEHINT_S_DISCARDED) {
+        virtio_freehint_settle(fh, status, VIRTIO_FREEHINT_REASON_NONE);
+    } else if (fh->state != VIRTIO_FREEHINT_STATE_ACTIVE) {
+        decline_range(fh);
+    } else if (is_late(hint)) {
+        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_THROTTLED,
+                               VIRTIO_FREEHINT_REASON_NONE);
+    } else {
+        start_slice(fh, hint);
+    }
+}
+
+static void advance_hint(VirtIOFreehint *fh)
+{
+    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    if (hint->next < hint->nranges) {
+        advance_range(fh, hint);
+    } else {
+        virtio_freehint_push(fh);
+    }
+}
+
+/*
+ * The driver need not notify while the device looks at the queue anyway.
+ * Returns whether there was, or is, a message.
+ */
+static bool take_message(VirtIOFreehint *fh)
+{
+    virtio_queue_set_notification(fh->hintq, 0);
+    if (virtio_freehint_pop(fh)) {
+        return true;
+    }
+    virtio_queue_set_notification(fh->hintq, 1);
+    return !virtio_queue_empty(fh->hintq);
+}
+
+/*
+ * Messages are taken off the queue as soon as possible, for the time by which
+ * they have to be answered runs from then.
+ */
+void virtio_freehint_bh(void *opaque)
+{
+    VirtIOFreehint *fh = opaque;
+    int takes = VIRTIO_FREEHINT_TURN;
+    int steps = VIRTIO_FREEHINT_TURN;
+
+    virtio_freehint_refresh(fh);
+    if (!fh->running) {
+        return;
+    }
+    if (fh->config_changed) {
+        virtio_freehint_notify_config(fh);
+    }
+    while (takes && take_message(fh)) {
+        takes--;
+    }
+    while (steps && !fh->slice && !QSIMPLEQ_EMPTY(&fh->hints)) {
+        advance_hint(fh);
+        steps--;
+    }
+    if (!takes || !steps) {
+        qemu_bh_schedule(fh->bh);
+    }
+}
+
+void virtio_freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq)
+{
+    VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
+
+    qemu_bh_schedule(fh->bh);
+}
+
+static void drain_hint(VirtIOFreehint *fh, bool answer)
+{
+    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    while (hint->next < hint->nranges) {
+        decline_range(fh);
+    }
+    if (answer) {
+        virtio_freehint_push(fh);
+    } else {
+        virtio_freehint_forget(fh);
+    }
+}
+
+void virtio_freehint_drain(VirtIOFreehint *fh, bool answer)
+{
+    trace_virtio_freehint_drain(!QSIMPLEQ_EMPTY(&fh->hints), !!fh->slice,
+                                answer);
+    virtio_freehint_slice_drain(fh);
+    while (!QSIMPLEQ_EMPTY(&fh->hints)) {
+        drain_hint(fh, answer);
+    }
+}
