@@ -1,0 +1,765 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Virtio free memory hint driver: carries the hints of mm/freehint/ to the
+ * device, and what the device says back. Section names are those of the
+ * specification, see include/uapi/linux/virtio_freehint.h.
+ *
+ * The queue belongs to the engine's thread: the operations below run there and
+ * nowhere else, so it needs no lock. Configuration changes are followed by a
+ * work item.
+ */
+#include <linux/completion.h>
+#include <linux/crash_dump.h>
+#include <linux/freehint.h>
+#include <linux/log2.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+#include <linux/sysfs.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/virtio_freehint.h>
+
+/* With 16 bytes a range, a hint fits a page and a bit. */
+#define VFH_MAX_RANGES		256
+
+/* Enough to keep the device busy while answers are being dealt with. */
+#define VFH_MAX_HINTS		8
+
+/* A hint takes one descriptor for what the device reads, one for its answer. */
+#define VFH_DESCRIPTORS		2
+
+/* How long a device may take to confirm a reset. */
+#define VFH_RESET_TIMEOUT	(10 * HZ)
+
+/* The device may not keep us waiting for longer than this. */
+#define VFH_MAX_RETRY_MS	60000
+
+/**
+ * struct vfh_msg - the buffers of one hint
+ * @hint: what is in them; NULL while they are not in the queue
+ * @request: header and ranges, read by the device
+ * @answer: ack and status bytes, written by the device
+ *
+ * Allocated when the device is probed: nothing is to be allocated while free
+ * memory is off the free lists.
+ */
+struct vfh_msg {
+	struct freehint_hint *hint;
+	struct vfh_request {
+		struct virtio_freehint_hdr hdr;
+		struct virtio_freehint_range ranges[];
+	} *request;
+	struct vfh_answer {
+		struct virtio_freehint_ack ack;
+		u8 status[];
+	} *answer;
+};
+
+/**
+ * struct virtio_freehint - a device
+ * @vdev: it
+ * @vq: hintq; the engine thread's
+ * @dev: as the engine knows it
+ * @msgs: by &freehint_hint.slot
+ * @epoch: rehint epoch as last read
+ * @config_work: reads the configuration
+ * @config_lock: protects @config_stop
+ * @config_stop: the configuration is of no interest
+ * @reset_work: resets the device, however long it takes
+ * @reset_done: it has
+ * @was_reset: the device is not to be talked to any more
+ */
+struct virtio_freehint {
+	struct virtio_device *vdev;
+	struct virtqueue *vq;
+	struct freehint_dev dev;
+	struct vfh_msg msgs[VFH_MAX_HINTS];
+	u32 epoch;
+
+	struct work_struct config_work;
+	spinlock_t config_lock; /* for config_stop */
+	bool config_stop;
+
+	struct work_struct reset_work;
+	struct completion reset_done;
+	bool was_reset;
+};
+
+static struct virtio_freehint *to_vfh(struct freehint_dev *dev)
+{
+	return container_of(dev, struct virtio_freehint, dev);
+}
+
+/*
+ * Hints and answers.
+ */
+
+/* Section "Range status": what is not listed, and zero, means "declined". */
+static enum freehint_verdict vfh_verdict(u8 status)
+{
+	switch (status) {
+	case VIRTIO_FREEHINT_S_DISCARDED:
+		return FREEHINT_DISCARDED;
+	case VIRTIO_FREEHINT_S_THROTTLED:
+		return FREEHINT_THROTTLED;
+	case VIRTIO_FREEHINT_S_FAILED:
+		return FREEHINT_FAILED;
+	case VIRTIO_FREEHINT_S_EMPTY:
+	case VIRTIO_FREEHINT_S_OVERFLOW:
+	case VIRTIO_FREEHINT_S_MISALIGNED:
+	case VIRTIO_FREEHINT_S_UNMAPPED:
+	case VIRTIO_FREEHINT_S_NOT_RAM:
+	case VIRTIO_FREEHINT_S_READ_ONLY:
+	case VIRTIO_FREEHINT_S_EXCLUDED:
+	case VIRTIO_FREEHINT_S_BACKING:
+		return FREEHINT_NEVER;
+	default:
+		return FREEHINT_DECLINED;
+	}
+}
+
+static void vfh_fill_request(struct vfh_request *request,
+			     const struct freehint_hint *hint)
+{
+	u16 flags = hint->zero ? VIRTIO_FREEHINT_HINT_F_ZERO : 0;
+	unsigned int i;
+
+	request->hdr.type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT);
+	request->hdr.flags = cpu_to_le16(flags);
+	request->hdr.nranges = cpu_to_le32(hint->nr_ranges);
+	request->hdr.cookie = cpu_to_le64(hint->cookie);
+
+	for (i = 0; i < hint->nr_ranges; i++) {
+		const struct freehint_range *range = &hint->ranges[i];
+
+		request->ranges[i].addr = cpu_to_le64(PFN_PHYS(range->pfn));
+		request->ranges[i].len = cpu_to_le64(PFN_PHYS(range->nr_pages));
+	}
+}
+
+static int vfh_submit(struct freehint_dev *dev, struct freehint_hint *hint)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+	struct vfh_msg *msg = &fh->msgs[hint->slot];
+	size_t request_size = struct_size(msg->request, ranges, hint->nr_ranges);
+	size_t answer_size = struct_size(msg->answer, status, hint->nr_ranges);
+	struct scatterlist request, answer, *sgs[] = { &request, &answer };
+	int ret;
+
+	vfh_fill_request(msg->request, hint);
+	/* What the device does not write claims nothing. */
+	memset(msg->answer, 0, answer_size);
+
+	sg_init_one(&request, msg->request, request_size);
+	sg_init_one(&answer, msg->answer, answer_size);
+	ret = virtqueue_add_sgs(fh->vq, sgs, 1, 1, msg,
+				GFP_NOWAIT | __GFP_NOWARN);
+	if (ret)
+		return ret;
+	msg->hint = hint;
+	return 0;
+}
+
+static void vfh_kick(struct freehint_dev *dev)
+{
+	virtqueue_kick(to_vfh(dev)->vq);
+}
+
+static void vfh_queue_config(struct virtio_freehint *fh)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&fh->config_lock, flags);
+	if (!fh->config_stop)
+		queue_work(system_freezable_wq, &fh->config_work);
+	spin_unlock_irqrestore(&fh->config_lock, flags);
+}
+
+/* How many statuses the device gave, section "Messages". */
+static size_t vfh_nr_statuses(struct virtio_freehint *fh,
+			      const struct vfh_answer *answer, size_t len)
+{
+	u16 result = le16_to_cpu(answer->ack.result);
+
+	if (len >= sizeof(answer->ack) && result == VIRTIO_FREEHINT_R_DONE)
+		return min_t(size_t, le32_to_cpu(answer->ack.nstatus),
+			     len - sizeof(answer->ack));
+
+	/* It would say the same to every other hint. */
+	dev_err_once(&fh->vdev->dev,
+		     "the device does not support these hints (result %u in %zu bytes), giving up on it\n",
+		     result, len);
+	freehint_broken(&fh->dev);
+	return 0;
+}
+
+static void vfh_read_verdicts(const struct vfh_answer *answer, size_t nr,
+			      struct freehint_hint *hint)
+{
+	unsigned int i;
+
+	for (i = 0; i < hint->nr_ranges; i++)
+		hint->ranges[i].verdict = i < nr ? vfh_verdict(answer->status[i]) :
+						   FREEHINT_DECLINED;
+}
+
+static unsigned int vfh_retry_ms(const struct vfh_answer *answer,
+				 const struct freehint_hint *hint)
+{
+	unsigned int i;
+
+	for (i = 0; i < hint->nr_ranges; i++)
+		if (hint->ranges[i].verdict == FREEHINT_THROTTLED)
+			return clamp(le32_to_cpu(answer->ack.retry_after_ms),
+				     1U, VFH_MAX_RETRY_MS);
+	return 0;
+}
+
+static void vfh_answered(struct virtio_freehint *fh, struct vfh_msg *msg,
+			 unsigned int len)
+{
+	const struct vfh_answer *answer = msg->answer;
+	struct freehint_hint *hint = msg->hint;
+	size_t nr = vfh_nr_statuses(fh, answer, len);
+	bool stale = false;
+
+	vfh_read_verdicts(answer, nr, hint);
+	if (nr) {
+		stale = le32_to_cpu(answer->ack.rehint_epoch) !=
+			READ_ONCE(fh->epoch);
+		/* We, or the answer, may be behind: look. */
+		if (stale)
+			vfh_queue_config(fh);
+	}
+	msg->hint = NULL;
+	freehint_complete(&fh->dev, hint, stale, vfh_retry_ms(answer, hint));
+}
+
+static void vfh_reap(struct freehint_dev *dev)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+	struct vfh_msg *msg;
+	unsigned int len;
+
+	do {
+		virtqueue_disable_cb(fh->vq);
+		while ((msg = virtqueue_get_buf(fh->vq, &len)))
+			vfh_answered(fh, msg, len);
+	} while (!virtqueue_enable_cb(fh->vq));
+}
+
+static void vfh_hintq_callback(struct virtqueue *vq)
+{
+	struct virtio_freehint *fh = vq->vdev->priv;
+
+	virtqueue_disable_cb(vq);
+	freehint_interrupt(&fh->dev);
+}
+
+/*
+ * Reset.
+ */
+
+static void vfh_write_status(struct virtio_freehint *fh, u32 status)
+{
+	virtio_cwrite_le(fh->vdev, struct virtio_freehint_config,
+			 driver_status, &status);
+}
+
+/* Surprise removal: whatever is read from a device that is gone is all ones. */
+static bool vfh_gone(struct virtio_freehint *fh)
+{
+	return fh->vdev->config->get_status(fh->vdev) == 0xff;
+}
+
+static void vfh_reset_work(struct work_struct *work)
+{
+	struct virtio_freehint *fh = container_of(work, struct virtio_freehint,
+						  reset_work);
+
+	/* Waits for as long as it takes the device to confirm. */
+	virtio_reset_device(fh->vdev);
+	complete(&fh->reset_done);
+}
+
+/* Leave word for the operator; the reset has wiped what was there. */
+static void vfh_tell_failed(struct virtio_freehint *fh)
+{
+	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_DRIVER);
+	vfh_write_status(fh, VIRTIO_FREEHINT_DRIVER_FAILED);
+	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_FAILED);
+}
+
+/* Ends the use of all buffers, section "Ownership of hinted memory". */
+static int vfh_reset(struct freehint_dev *dev)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+
+	if (fh->was_reset || vfh_gone(fh)) {
+		fh->was_reset = true;
+		return 0;
+	}
+
+	fh->was_reset = true;
+	queue_work(system_long_wq, &fh->reset_work);
+	if (!wait_for_completion_timeout(&fh->reset_done, VFH_RESET_TIMEOUT))
+		return -ETIMEDOUT;
+	vfh_tell_failed(fh);
+	return 0;
+}
+
+/*
+ * Configuration.
+ */
+
+static const struct {
+	u32 driver_status;
+	const char *name;
+} vfh_statuses[FREEHINT_NR_STATUSES] = {
+	[FREEHINT_ACTIVE] = { VIRTIO_FREEHINT_DRIVER_ACTIVE, "active" },
+	[FREEHINT_WAITING] = { VIRTIO_FREEHINT_DRIVER_WAITING, "waiting" },
+	[FREEHINT_OFF] = { VIRTIO_FREEHINT_DRIVER_OFF, "off" },
+	[FREEHINT_POISONING] = { VIRTIO_FREEHINT_DRIVER_POISONING, "poisoning" },
+	[FREEHINT_DEBUGGING] = { VIRTIO_FREEHINT_DRIVER_DEBUGGING, "debugging" },
+	[FREEHINT_OTHER_REPORTER] = { VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER,
+				      "other-reporter" },
+	[FREEHINT_GRANULE] = { VIRTIO_FREEHINT_DRIVER_GRANULE, "granule" },
+	[FREEHINT_BROKEN] = { VIRTIO_FREEHINT_DRIVER_FAILED, "failed" },
+};
+
+static void vfh_status(struct freehint_dev *dev, enum freehint_status status)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+
+	if (!fh->was_reset)
+		vfh_write_status(fh, vfh_statuses[status].driver_status);
+}
+
+static void vfh_read_config(struct virtio_freehint *fh)
+{
+	u32 state, epoch, delay_ms, min_age_ms;
+	struct virtio_device *vdev = fh->vdev;
+	bool moved;
+
+	virtio_cread_le(vdev, struct virtio_freehint_config, rehint_epoch,
+			&epoch);
+	virtio_cread_le(vdev, struct virtio_freehint_config, state, &state);
+	virtio_cread_le(vdev, struct virtio_freehint_config, delay_ms,
+			&delay_ms);
+	virtio_cread_le(vdev, struct virtio_freehint_config, min_age_ms,
+			&min_age_ms);
+
+	freehint_set_pace(&fh->dev, delay_ms, min_age_ms);
+	/* The epoch first: answers under the old one must not count from here. */
+	moved = epoch != fh->epoch;
+	WRITE_ONCE(fh->epoch, epoch);
+	if (moved)
+		freehint_rehint(&fh->dev);
+	freehint_set_active(&fh->dev, state == VIRTIO_FREEHINT_STATE_ACTIVE);
+}
+
+static void vfh_config_work(struct work_struct *work)
+{
+	struct virtio_freehint *fh = container_of(work, struct virtio_freehint,
+						  config_work);
+	u8 status = fh->vdev->config->get_status(fh->vdev);
+
+	if (status & VIRTIO_CONFIG_S_NEEDS_RESET) {
+		dev_err(&fh->vdev->dev, "the device asks to be reset, no more hints until the driver is bound again\n");
+		freehint_broken(&fh->dev);
+		return;
+	}
+	vfh_read_config(fh);
+}
+
+static void vfh_config_changed(struct virtio_device *vdev)
+{
+	vfh_queue_config(vdev->priv);
+}
+
+static void vfh_config_enable(struct virtio_freehint *fh, bool enable)
+{
+	spin_lock_irq(&fh->config_lock);
+	fh->config_stop = !enable;
+	spin_unlock_irq(&fh->config_lock);
+	if (!enable)
+		cancel_work_sync(&fh->config_work);
+}
+
+/*
+ * sysfs: the group "freehint" of the virtio device, see
+ * Documentation/ABI/testing/sysfs-bus-virtio-drivers-virtio_freehint.
+ */
+
+static struct virtio_freehint *dev_to_vfh(struct device *dev)
+{
+	return dev_to_virtio(dev)->priv;
+}
+
+static ssize_t status_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
+{
+	enum freehint_status status = freehint_status(&dev_to_vfh(dev)->dev);
+
+	return sysfs_emit(buf, "%s\n", vfh_statuses[status].name);
+}
+static DEVICE_ATTR_RO(status);
+
+static u32 vfh_config_word(struct device *dev, unsigned int offset)
+{
+	return virtio_cread32(dev_to_virtio(dev), offset);
+}
+
+static ssize_t vfh_show_name(char *buf, u32 value, const char * const names[],
+			     size_t nr)
+{
+	if (value < nr)
+		return sysfs_emit(buf, "%s\n", names[value]);
+	return sysfs_emit(buf, "unknown (%u)\n", value);
+}
+
+static ssize_t device_state_show(struct device *dev,
+				 struct device_attribute *attr, char *buf)
+{
+	static const char * const names[] = { "disabled", "active", "vetoed" };
+	u32 value = vfh_config_word(dev, offsetof(struct virtio_freehint_config, state));
+
+	return vfh_show_name(buf, value, names, ARRAY_SIZE(names));
+}
+static DEVICE_ATTR_RO(device_state);
+
+static ssize_t device_reason_show(struct device *dev,
+				  struct device_attribute *attr, char *buf)
+{
+	static const char * const names[] = { "none", "operator", "pinned",
+					      "locked", "migration", "external" };
+	u32 value = vfh_config_word(dev, offsetof(struct virtio_freehint_config, reason));
+
+	return vfh_show_name(buf, value, names, ARRAY_SIZE(names));
+}
+static DEVICE_ATTR_RO(device_reason);
+
+static ssize_t allowed_show(struct device *dev, struct device_attribute *attr,
+			    char *buf)
+{
+	return sysfs_emit(buf, "%d\n", freehint_allowed(&dev_to_vfh(dev)->dev));
+}
+
+static ssize_t allowed_store(struct device *dev, struct device_attribute *attr,
+			     const char *buf, size_t count)
+{
+	bool allowed;
+	int ret;
+
+	ret = kstrtobool(buf, &allowed);
+	if (ret)
+		return ret;
+	freehint_set_allowed(&dev_to_vfh(dev)->dev, allowed);
+	return count;
+}
+static DEVICE_ATTR_RW(allowed);
+
+#define VFH_STAT(_name, _expr)						\
+static ssize_t _name##_show(struct device *dev,				\
+			    struct device_attribute *attr, char *buf)	\
+{									\
+	struct freehint_stats stats;					\
+									\
+	freehint_get_stats(&dev_to_vfh(dev)->dev, &stats);		\
+	return sysfs_emit(buf, "%llu\n", (unsigned long long)(_expr));	\
+}									\
+static DEVICE_ATTR_RO(_name)
+
+VFH_STAT(granule, stats.granule);
+VFH_STAT(age_ms, stats.age_ms);
+VFH_STAT(hints, stats.hints);
+VFH_STAT(ranges, stats.ranges);
+VFH_STAT(hinted_bytes, stats.hinted_bytes);
+VFH_STAT(discarded_bytes, stats.verdict_bytes[FREEHINT_DISCARDED]);
+VFH_STAT(declined_bytes, stats.verdict_bytes[FREEHINT_DECLINED]);
+VFH_STAT(throttled_bytes, stats.verdict_bytes[FREEHINT_THROTTLED]);
+VFH_STAT(never_bytes, stats.verdict_bytes[FREEHINT_NEVER]);
+VFH_STAT(failed_bytes, stats.verdict_bytes[FREEHINT_FAILED]);
+VFH_STAT(aborted_bytes, stats.aborted_bytes);
+VFH_STAT(leaked_bytes, stats.leaked_bytes);
+VFH_STAT(in_flight_bytes, stats.in_flight_bytes);
+VFH_STAT(reused_bytes, stats.reused_bytes);
+VFH_STAT(free_pending_bytes, stats.pending_bytes);
+VFH_STAT(free_discarded_bytes, stats.discarded_bytes);
+VFH_STAT(free_refused_bytes, stats.refused_bytes);
+VFH_STAT(free_stuck_bytes, stats.stuck_bytes);
+VFH_STAT(excluded_bytes, stats.excluded_bytes);
+VFH_STAT(stale_granules, stats.stale_granules);
+VFH_STAT(guard_stops, stats.guard_stops);
+VFH_STAT(pcp_drains, stats.pcp_drains);
+VFH_STAT(timeouts, stats.timeouts);
+
+static struct attribute *vfh_attrs[] = {
+	&dev_attr_status.attr,
+	&dev_attr_device_state.attr,
+	&dev_attr_device_reason.attr,
+	&dev_attr_allowed.attr,
+	&dev_attr_granule.attr,
+	&dev_attr_age_ms.attr,
+	&dev_attr_hints.attr,
+	&dev_attr_ranges.attr,
+	&dev_attr_hinted_bytes.attr,
+	&dev_attr_discarded_bytes.attr,
+	&dev_attr_declined_bytes.attr,
+	&dev_attr_throttled_bytes.attr,
+	&dev_attr_never_bytes.attr,
+	&dev_attr_failed_bytes.attr,
+	&dev_attr_aborted_bytes.attr,
+	&dev_attr_leaked_bytes.attr,
+	&dev_attr_in_flight_bytes.attr,
+	&dev_attr_reused_bytes.attr,
+	&dev_attr_free_pending_bytes.attr,
+	&dev_attr_free_discarded_bytes.attr,
+	&dev_attr_free_refused_bytes.attr,
+	&dev_attr_free_stuck_bytes.attr,
+	&dev_attr_excluded_bytes.attr,
+	&dev_attr_stale_granules.attr,
+	&dev_attr_guard_stops.attr,
+	&dev_attr_pcp_drains.attr,
+	&dev_attr_timeouts.attr,
+	NULL
+};
+
+static const struct attribute_group vfh_group = {
+	.name = "freehint",
+	.attrs = vfh_attrs,
+};
+__ATTRIBUTE_GROUPS(vfh);
+
+/*
+ * Life cycle.
+ */
+
+static const struct freehint_ops vfh_ops = {
+	.submit = vfh_submit,
+	.kick = vfh_kick,
+	.reap = vfh_reap,
+	.reset = vfh_reset,
+	.status = vfh_status,
+};
+
+static int vfh_find_vqs(struct virtio_freehint *fh)
+{
+	fh->vq = virtio_find_single_vq(fh->vdev, vfh_hintq_callback, "hintq");
+
+	return PTR_ERR_OR_ZERO(fh->vq);
+}
+
+static void vfh_free_msgs(struct virtio_freehint *fh)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(fh->msgs); i++) {
+		kfree(fh->msgs[i].request);
+		kfree(fh->msgs[i].answer);
+	}
+}
+
+static int vfh_alloc_msgs(struct virtio_freehint *fh)
+{
+	unsigned int i, nr = fh->dev.max_ranges;
+
+	for (i = 0; i < fh->dev.nr_hints; i++) {
+		struct vfh_msg *msg = &fh->msgs[i];
+
+		msg->request = kmalloc(struct_size(msg->request, ranges, nr),
+				       GFP_KERNEL);
+		msg->answer = kmalloc(struct_size(msg->answer, status, nr),
+				      GFP_KERNEL);
+		if (!msg->request || !msg->answer) {
+			vfh_free_msgs(fh);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+static int vfh_read_limits(struct virtio_freehint *fh)
+{
+	struct virtio_device *vdev = fh->vdev;
+	u32 max_ranges;
+	u64 granule;
+
+	virtio_cread_le(vdev, struct virtio_freehint_config, granule, &granule);
+	virtio_cread_le(vdev, struct virtio_freehint_config, max_ranges,
+			&max_ranges);
+	if (!is_power_of_2(granule)) {
+		dev_err(&vdev->dev, "granule of %llu bytes is no power of two, fix the device\n",
+			granule);
+		return -EINVAL;
+	}
+	if (!max_ranges) {
+		dev_err(&vdev->dev, "the device takes hints of 0 ranges, fix the device\n");
+		return -EINVAL;
+	}
+
+	fh->dev.ops = &vfh_ops;
+	fh->dev.granule = granule;
+	fh->dev.max_ranges = min(max_ranges, VFH_MAX_RANGES);
+	fh->dev.nr_hints = clamp(virtqueue_get_vring_size(fh->vq) / VFH_DESCRIPTORS,
+				 1U, VFH_MAX_HINTS);
+	return 0;
+}
+
+static int vfh_probe(struct virtio_device *vdev)
+{
+	struct virtio_freehint *fh;
+	int ret;
+
+	/* What a dump is written from must stay as it is. */
+	if (is_kdump_kernel()) {
+		dev_info(&vdev->dev, "not hinting free memory in a kdump kernel\n");
+		return -ENODEV;
+	}
+
+	fh = kzalloc(sizeof(*fh), GFP_KERNEL);
+	if (!fh)
+		return -ENOMEM;
+	vdev->priv = fh;
+	fh->vdev = vdev;
+	INIT_WORK(&fh->config_work, vfh_config_work);
+	INIT_WORK(&fh->reset_work, vfh_reset_work);
+	init_completion(&fh->reset_done);
+	spin_lock_init(&fh->config_lock);
+
+	ret = vfh_find_vqs(fh);
+	if (ret)
+		goto free_device;
+	ret = vfh_read_limits(fh);
+	if (ret)
+		goto del_vqs;
+	ret = vfh_alloc_msgs(fh);
+	if (ret)
+		goto del_vqs;
+
+	virtio_device_ready(vdev);
+	ret = freehint_register(&fh->dev);
+	if (ret) {
+		dev_err(&vdev->dev, "cannot hint free memory: %s (%d)\n",
+			ret == -EBUSY ? "there is another device" : "no memory",
+			ret);
+		goto reset;
+	}
+	vfh_read_config(fh);
+	return 0;
+
+reset:
+	virtio_reset_device(vdev);
+	vfh_free_msgs(fh);
+del_vqs:
+	vdev->config->del_vqs(vdev);
+free_device:
+	kfree(fh);
+	return ret;
+}
+
+/*
+ * Nothing is in flight after this, and the device writes nothing any more. If it
+ * does not even confirm a reset, this waits for it, as there is no way to take
+ * the rings from under it.
+ */
+static void vfh_quiesce(struct virtio_freehint *fh)
+{
+	vfh_config_enable(fh, false);
+	freehint_set_active(&fh->dev, false);
+	flush_work(&fh->reset_work);
+	if (!vfh_gone(fh))
+		virtio_reset_device(fh->vdev);
+}
+
+static void vfh_remove(struct virtio_device *vdev)
+{
+	struct virtio_freehint *fh = vdev->priv;
+
+	vfh_quiesce(fh);
+	freehint_unregister(&fh->dev);
+	vdev->config->del_vqs(vdev);
+	vfh_free_msgs(fh);
+	kfree(fh);
+}
+
+/*
+ * A kernel that is started by kexec must not find its memory discarded on behalf
+ * of this one. Bus mastering off, which is all that PCI does, need not stop a
+ * discard that is under way.
+ */
+static void vfh_shutdown(struct device *dev)
+{
+	vfh_quiesce(dev_to_vfh(dev));
+}
+
+/*
+ * Section "Feature bits". Behind an IOMMU, real or for confidentiality, a
+ * guest-physical address means nothing to the device.
+ */
+static int vfh_validate(struct virtio_device *vdev)
+{
+	if (__virtio_test_bit(vdev, VIRTIO_F_ACCESS_PLATFORM)) {
+		dev_err(&vdev->dev, "the device offers VIRTIO_F_ACCESS_PLATFORM, which excludes hinting memory by address\n");
+		return -EINVAL;
+	}
+	if (!__virtio_test_bit(vdev, VIRTIO_F_VERSION_1)) {
+		dev_err(&vdev->dev, "the device does not offer VIRTIO_F_VERSION_1\n");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+#ifdef CONFIG_PM_SLEEP
+static int vfh_freeze(struct virtio_device *vdev)
+{
+	vfh_quiesce(vdev->priv);
+	vdev->config->del_vqs(vdev);
+	return 0;
+}
+
+/* Activating the engine makes it forget all that the device said before. */
+static int vfh_restore(struct virtio_device *vdev)
+{
+	struct virtio_freehint *fh = vdev->priv;
+	int ret;
+
+	ret = vfh_find_vqs(fh);
+	if (ret)
+		return ret;
+	virtio_device_ready(vdev);
+	vfh_config_enable(fh, true);
+	vfh_queue_config(fh);
+	return 0;
+}
+#endif
+
+static const struct virtio_device_id vfh_ids[] = {
+	{ VIRTIO_ID_FREEHINT, VIRTIO_DEV_ANY_ID },
+	{ 0 },
+};
+MODULE_DEVICE_TABLE(virtio, vfh_ids);
+
+static struct virtio_driver virtio_freehint_driver = {
+	.driver.name = KBUILD_MODNAME,
+	.driver.dev_groups = vfh_groups,
+	/* The bus of this kernel version has no shutdown of its own. */
+	.driver.shutdown = vfh_shutdown,
+	.id_table = vfh_ids,
+	.validate = vfh_validate,
+	.probe = vfh_probe,
+	.remove = vfh_remove,
+	.config_changed = vfh_config_changed,
+#ifdef CONFIG_PM_SLEEP
+	.freeze = vfh_freeze,
+	.restore = vfh_restore,
+#endif
+};
+module_virtio_driver(virtio_freehint_driver);
+
+MODULE_DESCRIPTION("Virtio free memory hint driver");
+MODULE_LICENSE("GPL");

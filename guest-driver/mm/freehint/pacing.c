@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: for how long memory stays free before it is hinted.
+ *
+ * The rule, in three sentences. Memory is hinted when it has stayed free for
+ * the age, which starts at what the device asks for. When at least half as much
+ * is reused soon after it was hinted as is hinted, the age doubles, up to one
+ * reuse window. When for a whole window next to nothing was reused, neither
+ * after a hint nor while it waited for one, the age halves, down to where it
+ * started.
+ */
+#include <linux/jiffies.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
+
+#include <trace/events/freehint.h>
+
+#include "internal.h"
+
+static void fh_pace_forget(struct fh_pace *pace, unsigned long now)
+{
+	pace->reuse = (struct fh_reuse) { };
+	pace->since = now;
+}
+
+static void fh_pace_set(struct fh_pace *pace, unsigned int age_ms)
+{
+	age_ms = clamp(age_ms, pace->min_ms, pace->max_ms);
+	if (age_ms == pace->age_ms)
+		return;
+	pace->age_ms = age_ms;
+	trace_freehint_pace(age_ms, pace->reuse.hinted, pace->reuse.reused,
+			    pace->reuse.spared);
+}
+
+/**
+ * fh_pace_bounds - set where the age may move
+ * @pace: the pace
+ * @min_ms: floor
+ * @max_ms: ceiling; the floor if that is higher
+ */
+void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,
+		    unsigned int max_ms)
+{
+	pace->min_ms = min_ms;
+	pace->max_ms = max(min_ms, max_ms);
+	fh_pace_set(pace, pace->age_ms);
+}
+
+/*
+ * Too early: half of what was hinted was wanted back. A few granules that come
+ * and go are no pattern.
+ */
+static bool fh_pace_hot(const struct fh_reuse *reuse)
+{
+	return reuse->hinted >= FH_BURST && reuse->reused >= reuse->hinted / 2;
+}
+
+/*
+ * What was spared counts like what was reused: with a shorter age it would have
+ * been. Otherwise an age that has grown long enough to spare a loop's memory
+ * would take that success for a reason to shrink.
+ */
+static bool fh_pace_calm(const struct fh_reuse *reuse)
+{
+	unsigned long total = reuse->hinted + reuse->spared;
+
+	return reuse->reused + reuse->spared <= max(FH_BURST / 2, total / 16);
+}
+
+/**
+ * fh_pace_judge - let the age follow the evidence
+ * @pace: the pace
+ * @reuse: evidence since the last call
+ * @now: jiffies
+ */
+void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
+		   unsigned long now)
+{
+	unsigned long windows = (now - pace->since) / FH_WINDOW;
+
+	pace->reuse.hinted += reuse->hinted;
+	pace->reuse.reused += reuse->reused;
+	pace->reuse.spared += reuse->spared;
+
+	if (fh_pace_hot(&pace->reuse)) {
+		fh_pace_set(pace, pace->age_ms * 2);
+		fh_pace_forget(pace, now);
+	} else if (windows) {
+		/* All windows that were slept through count as one verdict. */
+		if (fh_pace_calm(&pace->reuse))
+			fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
+		fh_pace_forget(pace, now);
+	}
+}
