@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every requirement of the specification has a test, or a reason why not.
+
+coverage.toml has one table for each label of the text, with either `tests`,
+a list of names, or `reason`.  A test is named
+
+  qtest/NAME                   as registered in tests/qtest/
+  kunit/CASE                   as listed in the kernel side's KUnit suites
+  functional/MODULE.CLASS.METHOD  below tests/functional/
+"""
+
+import re
+import tomllib
+import unittest
+from pathlib import Path
+
+import chapter
+
+COVERAGE = Path(__file__).with_name("coverage.toml")
+
+
+def _sources(folder: str, pattern: str) -> str:
+    return "\n".join(p.read_text() for p in (chapter.ROOT / folder).rglob(pattern))
+
+
+def qtests() -> set[str]:
+    source = _sources("tests/qtest", "*.c")
+    names = re.findall(r"\b(?:qos_add_test|qtest_add_func|add_test)\(\s*\"([^\"]+)\"", source)
+    return {f"qtest/{name}" for name in names}
+
+
+def kunit_cases() -> set[str]:
+    source = _sources("guest-driver", "*.c")
+    return {f"kunit/{case}" for case in re.findall(r"KUNIT_CASE\w*\((\w+)", source)}
+
+
+def functional_tests() -> set[str]:
+    found = set()
+    for path in (chapter.ROOT / "tests/functional").glob("test_*.py"):
+        current = ""
+        for kind, name in re.findall(r"^(class| {4}def) (\w+)", path.read_text(), re.M):
+            if kind == "class":
+                current = name
+            elif name.startswith("test_"):
+                found.add(f"functional/{path.stem}.{current}.{name}")
+    return found
+
+
+class Coverage(unittest.TestCase):
+    def setUp(self) -> None:
+        self.requirements = chapter.requirements()
+        self.table = tomllib.loads(COVERAGE.read_text())
+
+    def test_every_label_is_used_once(self) -> None:
+        labels = re.findall(r"\\req\{([^}]*)\}", chapter.text())
+        self.assertGreater(len(labels), 50)
+        self.assertEqual(len(labels), len(set(labels)))
+        self.assertEqual(set(labels), set(self.requirements), "a label is malformed")
+
+    def test_every_requirement_is_normative(self) -> None:
+        drain = {f"DEV-DRAIN-{n}" for n in range(1, 8)}  # One MUST leads the list.
+        for label, statement in self.requirements.items():
+            if label not in drain:
+                self.assertRegex(statement, r"\b(MUST|SHOULD|MAY)\b", label)
+
+    def test_every_requirement_has_a_row(self) -> None:
+        self.assertEqual(set(self.requirements), set(self.table))
+
+    def test_every_row_is_complete(self) -> None:
+        for label, row in self.table.items():
+            self.assertEqual(len(row), 1, f"{label}: either tests or reason")
+            self.assertTrue(row.get("tests") or row.get("reason"), label)
+
+    def test_every_named_test_exists(self) -> None:
+        known = qtests() | kunit_cases() | functional_tests()
+        for label, row in self.table.items():
+            for test in row.get("tests", []):
+                self.assertIn(test, known, f"{label} names a test that is not there")
+
+
+if __name__ == "__main__":
+    unittest.main()
