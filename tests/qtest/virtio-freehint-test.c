@@ -25,147 +25,7 @@
 #define RAM_SIZE (128 * MiB)
 #define FREE_START (64 * MiB)
 
-/*
- * Long enough to do something while a discard is in progress, even on a busy
- * machine; not so long that messages are throttled.
- */
-#define SLICE_DELAY_MS 300
-#define SLOW_OPTS "x-slice-delay-ms=300"
-
 #define CONFIG_TIMEOUT_US (10 * 1000 * 1000)
-
-static uint32_t config_readl(QVirtioFreehint *fh, size_t offset)
-{
-    return qvirtio_config_readl(fh->vdev, offset);
-}
-
-#define CONFIG(fh, field) \
-    config_readl(fh, offsetof(struct virtio_freehint_config, field))
-
-static void fill(uint64_t addr, uint64_t len, uint8_t pattern)
-{
-    qtest_memset(global_qtest, addr, pattern, len);
-}
-
-/* In chunks, since libqtest takes quadratic time for what it reads at once. */
-static bool is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
-{
-    uint8_t data[16 * KiB];
-    uint64_t offset;
-
-    for (offset = 0; offset < len; offset += sizeof(data)) {
-        qtest_bufread(global_qtest, addr + offset, data, sizeof(data));
-        /* All bytes are the first one, and that is the pattern. */
-        if (data[0] != pattern || memcmp(data, data + 1, sizeof(data) - 1)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static QDict *query(void)
-{
-    QDict *rsp = qmp("{ 'execute': 'query-freehint' }");
-    QList *devices = qdict_get_qlist(rsp, "return");
-    QDict *device;
-
-    g_assert_cmpuint(qlist_size(devices), ==, 1);
-    device = qobject_to(QDict, qlist_pop(devices));
-    qobject_unref(rsp);
-    return device;
-}
-
-static void assert_state(const char *state, const char *reason)
-{
-    QDict *device = query();
-
-    g_assert_cmpstr(qdict_get_str(device, "state"), ==, state);
-    g_assert_cmpstr(qdict_get_str(device, "reason"), ==, reason);
-    qobject_unref(device);
-}
-
-/*
- * A counter by its path below "stats", e.g. "rejected.unmapped.bytes"; if the
- * path ends early, the sum of the "bytes" or "ranges" below it.
- */
-static uint64_t sum_counts(const QDict *dict, const char *unit)
-{
-    const QDictEntry *entry;
-    uint64_t sum = 0;
-
-    for (entry = qdict_first(dict); entry; entry = qdict_next(dict, entry)) {
-        const char *key = qdict_entry_key(entry);
-        const QDict *child = qobject_to(QDict, qdict_entry_value(entry));
-
-        if (child) {
-            sum += sum_counts(child, unit);
-        } else if (!strcmp(key, unit)) {
-            sum += qdict_get_int(dict, key);
-        }
-    }
-    return sum;
-}
-
-static uint64_t get_count(const char *name, const char *unit)
-{
-    QDict *device = query();
-    QDict *stats = qdict_get_qdict(device, "stats");
-    uint64_t sum = sum_counts(qdict_get_qdict(stats, name), unit);
-
-    qobject_unref(device);
-    return sum;
-}
-
-static uint64_t get_stat(const char *name)
-{
-    QDict *device = query();
-    uint64_t value = qdict_get_int(qdict_get_qdict(device, "stats"), name);
-
-    qobject_unref(device);
-    return value;
-}
-
-/* What became of all ranges adds up, in both units. */
-static void assert_identity(void)
-{
-    static const char *const units[] = { "ranges", "bytes" };
-    static const char *const fates[] = {
-        "discarded", "declined", "throttled", "rejected", "failed",
-        "in-flight",
-    };
-    QDict *device = query();
-    QDict *stats = qdict_get_qdict(device, "stats");
-    int i, j;
-
-    for (i = 0; i < ARRAY_SIZE(units); i++) {
-        uint64_t sum = 0;
-
-        for (j = 0; j < ARRAY_SIZE(fates); j++) {
-            sum += sum_counts(qdict_get_qdict(stats, fates[j]), units[i]);
-        }
-        g_assert_cmpuint(sum, ==,
-                         sum_counts(qdict_get_qdict(stats, "hinted"),
-                                    units[i]));
-    }
-    qobject_unref(device);
-}
-
-static void set_enabled(bool enabled)
-{
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
-                             " 'arguments': { 'id': 'fh0', 'enabled': %i } }",
-                             enabled);
-}
-
-static uint8_t hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
-                        uint16_t flags, uint64_t addr, uint64_t len)
-{
-    const QFreehintRange range = { .addr = addr, .len = len };
-    uint8_t status;
-
-    qvirtio_freehint_hint(fh, alloc, flags, &range, 1, &status);
-    return status;
-}
 
 static void test_config(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -175,16 +35,18 @@ static void test_config(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qvirtio_config_readq(fh->vdev,
                          offsetof(struct virtio_freehint_config, granule)),
                      ==, GRANULE);
-    g_assert_cmpuint(CONFIG(fh, max_ranges), ==, MAX_RANGES);
-    g_assert_cmpuint(CONFIG(fh, state), ==, VIRTIO_FREEHINT_STATE_ACTIVE);
-    g_assert_cmpuint(CONFIG(fh, reason), ==, VIRTIO_FREEHINT_REASON_NONE);
-    g_assert_cmpuint(CONFIG(fh, delay_ms), ==, 0);
-    g_assert_cmpuint(CONFIG(fh, min_age_ms), ==, 100);
-    g_assert_cmpuint(CONFIG(fh, driver_status), ==,
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, max_ranges), ==, MAX_RANGES);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, state), ==,
+                     VIRTIO_FREEHINT_STATE_ACTIVE);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
+                     VIRTIO_FREEHINT_REASON_NONE);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, min_age_ms), ==, 100);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, driver_status), ==,
                      VIRTIO_FREEHINT_DRIVER_NOT_READY);
-    g_assert_cmpuint(CONFIG(fh, reserved), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, reserved), ==, 0);
 
-    device = query();
+    device = qfreehint_query();
     g_assert_cmpstr(qdict_get_str(device, "id"), ==, "fh0");
     g_assert_cmpstr(qdict_get_str(device, "qom-path"), ==,
                     "/machine/peripheral/fh0");
@@ -196,7 +58,7 @@ static void test_config(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qdict_get_int(device, "granule"), ==, GRANULE);
     g_assert_cmpuint(qdict_get_int(device, "max-ranges"), ==, MAX_RANGES);
     g_assert_cmpuint(qdict_get_int(device, "rehint-epoch"), ==,
-                     CONFIG(fh, rehint_epoch));
+                     QFREEHINT_CONFIG(fh, rehint_epoch));
     g_assert_cmpuint(qdict_get_int(device, "min-age-ms"), ==, 100);
     qobject_unref(device);
 }
@@ -209,7 +71,7 @@ static void write_config(QVirtioFreehint *fh, size_t offset, uint32_t value)
 
 static void assert_driver_status(const char *name)
 {
-    QDict *device = query();
+    QDict *device = qfreehint_query();
 
     g_assert_cmpstr(qdict_get_str(device, "driver-status"), ==, name);
     qobject_unref(device);
@@ -223,7 +85,7 @@ static void test_driver_status(void *obj, void *data, QGuestAllocator *alloc)
     QVirtioFreehint *fh = obj;
 
     write_config(fh, offset, VIRTIO_FREEHINT_DRIVER_POISONING);
-    g_assert_cmpuint(CONFIG(fh, driver_status), ==,
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, driver_status), ==,
                      VIRTIO_FREEHINT_DRIVER_POISONING);
     assert_driver_status("poisoning");
     write_config(fh, offset, 12345);
@@ -231,17 +93,17 @@ static void test_driver_status(void *obj, void *data, QGuestAllocator *alloc)
 
     write_config(fh, offsetof(struct virtio_freehint_config, max_ranges), 7);
     write_config(fh, offsetof(struct virtio_freehint_config, rehint_epoch), 7);
-    g_assert_cmpuint(CONFIG(fh, max_ranges), ==, MAX_RANGES);
-    g_assert_cmpuint(CONFIG(fh, rehint_epoch), !=, 7);
-    g_assert_cmpuint(CONFIG(fh, driver_status), ==, 12345);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, max_ranges), ==, MAX_RANGES);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, 7);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, driver_status), ==, 12345);
 
     qvirtio_reset(fh->vdev);
     assert_driver_status("not-ready");
     qvirtio_set_acknowledge(fh->vdev);
     qvirtio_set_driver(fh->vdev);
-    qvirtio_freehint_start(fh, alloc);
+    qfreehint_start(fh, alloc);
     write_config(fh, offsetof(struct virtio_freehint_config, delay_ms), 7);
-    g_assert_cmpuint(CONFIG(fh, delay_ms), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 0);
     assert_driver_status("not-ready");
 }
 
@@ -250,23 +112,24 @@ static void test_discard(void *obj, void *data, QGuestAllocator *alloc)
     const uint64_t before = FREE_START, addr = before + GRANULE;
     const uint64_t after = addr + GRANULE;
     QVirtioFreehint *fh = obj;
-    uint64_t discarded = get_count("discarded", "bytes");
-    uint64_t calls = get_stat("discard-calls");
+    uint64_t discarded = qfreehint_count("discarded", "bytes");
+    uint64_t calls = qfreehint_stat("discard-calls");
 
-    fill(before, 3 * GRANULE, 0xa5);
-    g_assert_cmphex(hint_one(fh, alloc, 0, addr, GRANULE), ==,
+    qfreehint_fill(before, 3 * GRANULE, 0xa5);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, addr, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_true(is_filled(before, GRANULE, 0xa5));
-    g_assert_true(is_filled(addr, GRANULE, 0));
-    g_assert_true(is_filled(after, GRANULE, 0xa5));
+    g_assert_true(qfreehint_is_filled(before, GRANULE, 0xa5));
+    g_assert_true(qfreehint_is_filled(addr, GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(after, GRANULE, 0xa5));
 
-    g_assert_cmpuint(get_count("discarded", "bytes") - discarded, ==, GRANULE);
-    g_assert_cmpuint(get_stat("discard-calls") - calls, ==, 1);
-    assert_identity();
+    g_assert_cmpuint(qfreehint_count("discarded", "bytes") - discarded, ==,
+                     GRANULE);
+    g_assert_cmpuint(qfreehint_stat("discard-calls") - calls, ==, 1);
+    qfreehint_assert_identity();
 
     /* The memory can be used at once. */
-    fill(addr, GRANULE, 0x5a);
-    g_assert_true(is_filled(addr, GRANULE, 0x5a));
+    qfreehint_fill(addr, GRANULE, 0x5a);
+    g_assert_true(qfreehint_is_filled(addr, GRANULE, 0x5a));
 }
 
 /* More than one slice; and nothing at all. */
@@ -274,29 +137,40 @@ static void test_sizes(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t len = RAM_SIZE - FREE_START;
     QVirtioFreehint *fh = obj;
-    uint64_t calls = get_stat("discard-calls");
+    uint64_t calls = qfreehint_stat("discard-calls");
 
-    fill(FREE_START, len, 0xa5);
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, len), ==,
+    qfreehint_fill(FREE_START, len, 0xa5);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, len), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_true(is_filled(FREE_START, len, 0));
-    calls = get_stat("discard-calls") - calls;
+    g_assert_true(qfreehint_is_filled(FREE_START, len, 0));
+    calls = qfreehint_stat("discard-calls") - calls;
     g_assert_cmpuint(calls, >=, 1);
     g_assert_cmpuint(calls, <=, len / (16 * MiB));
 
-    qvirtio_freehint_hint(fh, alloc, 0, NULL, 0, NULL);
-    assert_identity();
+    qfreehint_hint(fh, alloc, 0, NULL, 0, NULL);
+    qfreehint_assert_identity();
 }
 
 static void test_zero(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
 
-    fill(FREE_START, GRANULE, 0);
-    g_assert_cmphex(hint_one(fh, alloc, VIRTIO_FREEHINT_HINT_F_ZERO,
-                             FREE_START, GRANULE), ==,
+    qfreehint_fill(FREE_START, GRANULE, 0);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, VIRTIO_FREEHINT_HINT_F_ZERO,
+                                       FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_true(is_filled(FREE_START, GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
+}
+
+static uint64_t count_rejected(const char *kind)
+{
+    QDict *device = qfreehint_query();
+    QDict *rejected = qdict_get_qdict(qdict_get_qdict(device, "stats"),
+                                      "rejected");
+    uint64_t ranges = qdict_get_int(qdict_get_qdict(rejected, kind), "ranges");
+
+    qobject_unref(device);
+    return ranges;
 }
 
 /*
@@ -307,7 +181,7 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t end = RAM_SIZE;
     const struct {
-        const char *counter;
+        const char *kind;
         QFreehintRange range;
         uint8_t status;
     } bad[] = {
@@ -345,29 +219,28 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
         const QFreehintRange ranges[] = {
             { good, GRANULE }, bad[i].range, { good + 4 * MiB, GRANULE },
         };
-        uint64_t rejected = get_count("rejected", "ranges");
+        uint64_t rejected = count_rejected(bad[i].kind);
         uint8_t status[ARRAY_SIZE(ranges)];
 
-        g_test_message("%s 0x%" PRIx64 "+0x%" PRIx64, bad[i].counter,
+        g_test_message("%s 0x%" PRIx64 "+0x%" PRIx64, bad[i].kind,
                        (uint64_t)bad[i].range.addr,
                        (uint64_t)bad[i].range.len);
-        fill(FREE_START, window, 0xa5);
-        fill(end - GRANULE, GRANULE, 0xa5);
-        qvirtio_freehint_hint(fh, alloc, 0, ranges, ARRAY_SIZE(ranges),
-                              status);
+        qfreehint_fill(FREE_START, window, 0xa5);
+        qfreehint_fill(end - GRANULE, GRANULE, 0xa5);
+        qfreehint_hint(fh, alloc, 0, ranges, ARRAY_SIZE(ranges), status);
         g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_DISCARDED);
         g_assert_cmphex(status[1], ==, bad[i].status);
         g_assert_cmphex(status[2], ==, VIRTIO_FREEHINT_S_DISCARDED);
-        g_assert_cmpuint(get_count("rejected", "ranges") - rejected, ==, 1);
+        g_assert_cmpuint(count_rejected(bad[i].kind) - rejected, ==, 1);
 
-        g_assert_true(is_filled(FREE_START, good - FREE_START, 0xa5));
-        g_assert_true(is_filled(good, GRANULE, 0));
-        g_assert_true(is_filled(good + GRANULE, 2 * MiB, 0xa5));
-        g_assert_true(is_filled(good + 4 * MiB, GRANULE, 0));
-        g_assert_true(is_filled(good + 6 * MiB, 2 * MiB, 0xa5));
-        g_assert_true(is_filled(end - GRANULE, GRANULE, 0xa5));
+        g_assert_true(qfreehint_is_filled(FREE_START, good - FREE_START, 0xa5));
+        g_assert_true(qfreehint_is_filled(good, GRANULE, 0));
+        g_assert_true(qfreehint_is_filled(good + GRANULE, 2 * MiB, 0xa5));
+        g_assert_true(qfreehint_is_filled(good + 4 * MiB, GRANULE, 0));
+        g_assert_true(qfreehint_is_filled(good + 6 * MiB, 2 * MiB, 0xa5));
+        g_assert_true(qfreehint_is_filled(end - GRANULE, GRANULE, 0xa5));
     }
-    assert_identity();
+    qfreehint_assert_identity();
 }
 
 /* How a message is split into descriptors has no meaning. */
@@ -388,19 +261,19 @@ static void test_framing(void *obj, void *data, QGuestAllocator *alloc)
     int i;
 
     for (i = 0; i < ARRAY_SIZE(steps); i++) {
-        QFreehintHint hint = qvirtio_freehint_prepare(fh, alloc, &hdr, ranges,
-                                                      ARRAY_SIZE(ranges));
+        QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, ranges,
+                                               ARRAY_SIZE(ranges));
 
-        fill(FREE_START, GRANULE, 0xa5);
-        qvirtio_freehint_submit_split(fh, &hint, readable, writable, steps[i]);
-        qvirtio_freehint_wait(fh, &hint);
-        g_assert_cmpuint(qvirtio_freehint_ack(&hint).result, ==,
+        qfreehint_fill(FREE_START, GRANULE, 0xa5);
+        qfreehint_submit_split(fh, &hint, readable, writable, steps[i]);
+        qfreehint_wait(fh, &hint);
+        g_assert_cmpuint(qfreehint_ack(&hint).result, ==,
                          VIRTIO_FREEHINT_R_DONE);
-        g_assert_cmphex(qvirtio_freehint_status(&hint, 0), ==,
+        g_assert_cmphex(qfreehint_status(&hint, 0), ==,
                         VIRTIO_FREEHINT_S_DISCARDED);
-        g_assert_cmphex(qvirtio_freehint_status(&hint, 1), ==,
+        g_assert_cmphex(qfreehint_status(&hint, 1), ==,
                         VIRTIO_FREEHINT_S_MISALIGNED);
-        g_assert_true(is_filled(FREE_START, GRANULE, 0));
+        g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
     }
 }
 
@@ -416,40 +289,32 @@ static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
     };
     const QFreehintRange range = { FREE_START, GRANULE };
     QVirtioFreehint *fh = obj;
-    uint64_t unsupported = get_stat("unsupported");
-    uint64_t hinted = get_count("hinted", "ranges");
+    uint64_t unsupported = qfreehint_stat("unsupported");
+    uint64_t hinted = qfreehint_count("hinted", "ranges");
     int i;
 
-    fill(FREE_START, GRANULE, 0xa5);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
     for (i = 0; i < ARRAY_SIZE(hdrs); i++) {
-        QFreehintHint hint = qvirtio_freehint_prepare(fh, alloc, &hdrs[i],
-                                                      &range, 1);
+        QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdrs[i],
+                                               &range, 1);
         struct virtio_freehint_ack ack;
 
-        qvirtio_freehint_submit(fh, &hint);
-        qvirtio_freehint_wait(fh, &hint);
-        ack = qvirtio_freehint_ack(&hint);
+        qfreehint_submit(fh, &hint);
+        qfreehint_wait(fh, &hint);
+        ack = qfreehint_ack(&hint);
         g_assert_cmpuint(ack.result, ==, VIRTIO_FREEHINT_R_UNSUPPORTED);
         g_assert_cmpuint(ack.nstatus, ==, 0);
-        g_assert_cmpuint(ack.rehint_epoch, ==, CONFIG(fh, rehint_epoch));
+        g_assert_cmpuint(ack.rehint_epoch, ==,
+                         QFREEHINT_CONFIG(fh, rehint_epoch));
         /* Beyond the used length nothing was written. */
-        g_assert_cmphex(qvirtio_freehint_status(&hint, 0), ==, 0xee);
+        g_assert_cmphex(qfreehint_status(&hint, 0), ==, 0xee);
     }
-    g_assert_cmpuint(get_stat("unsupported") - unsupported, ==,
+    g_assert_cmpuint(qfreehint_stat("unsupported") - unsupported, ==,
                      ARRAY_SIZE(hdrs));
-    g_assert_cmpuint(get_count("hinted", "ranges"), ==, hinted);
-    g_assert_true(is_filled(FREE_START, GRANULE, 0xa5));
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+    g_assert_cmpuint(qfreehint_count("hinted", "ranges"), ==, hinted);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-}
-
-static void restart(QVirtioFreehint *fh, QGuestAllocator *alloc)
-{
-    qvirtio_reset(fh->vdev);
-    qvirtqueue_cleanup(fh->vdev->bus, fh->vq, alloc);
-    qvirtio_set_acknowledge(fh->vdev);
-    qvirtio_set_driver(fh->vdev);
-    qvirtio_freehint_start(fh, alloc);
 }
 
 static void await_needs_reset(QVirtioFreehint *fh)
@@ -497,28 +362,28 @@ static void test_malformed(void *obj, void *data, QGuestAllocator *alloc)
     for (i = 0; i <= MAX_RANGES; i++) {
         ranges[i] = (QFreehintRange) { FREE_START, GRANULE };
     }
-    fill(FREE_START, GRANULE, 0xa5);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
     for (i = 0; i < ARRAY_SIZE(bad); i++) {
         const struct virtio_freehint_hdr hdr = {
             .type = bad[i].type,
             .nranges = bad[i].nranges,
         };
-        uint64_t malformed = get_stat("malformed");
+        uint64_t malformed = qfreehint_stat("malformed");
         QFreehintHint hint;
 
         g_test_message("%s", bad[i].what);
-        hint = qvirtio_freehint_prepare(fh, alloc, &hdr, ranges,
-                                        MIN(bad[i].nranges, MAX_RANGES + 1));
-        qvirtio_freehint_submit_split(fh, &hint, bad[i].readable,
-                                      bad[i].writable, UINT32_MAX);
+        hint = qfreehint_prepare(fh, alloc, &hdr, ranges,
+                                 MIN(bad[i].nranges, MAX_RANGES + 1));
+        qfreehint_submit_split(fh, &hint, bad[i].readable,
+                               bad[i].writable, UINT32_MAX);
         await_needs_reset(fh);
-        g_assert_false(qvirtio_freehint_poll(fh, NULL, NULL));
-        g_assert_cmpuint(get_stat("malformed") - malformed, ==, 1);
-        restart(fh, alloc);
+        g_assert_false(qfreehint_poll(fh, NULL, NULL));
+        g_assert_cmpuint(qfreehint_stat("malformed") - malformed, ==, 1);
+        qfreehint_restart(fh, alloc);
     }
-    g_assert_true(is_filled(FREE_START, GRANULE, 0xa5));
-    assert_identity();
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+    qfreehint_assert_identity();
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
@@ -532,66 +397,57 @@ static void test_max_ranges(void *obj, void *data, QGuestAllocator *alloc)
     for (i = 0; i < MAX_RANGES; i++) {
         ranges[i] = (QFreehintRange) { FREE_START + i % 16 * GRANULE, GRANULE };
     }
-    fill(FREE_START, 16 * GRANULE, 0xa5);
-    qvirtio_freehint_hint(fh, alloc, 0, ranges, MAX_RANGES, status);
+    qfreehint_fill(FREE_START, 16 * GRANULE, 0xa5);
+    qfreehint_hint(fh, alloc, 0, ranges, MAX_RANGES, status);
     for (i = 0; i < MAX_RANGES; i++) {
         /* On a busy machine the last ones may come too late. */
         if (i < 16 || status[i] != VIRTIO_FREEHINT_S_THROTTLED) {
             g_assert_cmphex(status[i], ==, VIRTIO_FREEHINT_S_DISCARDED);
         }
     }
-    g_assert_true(is_filled(FREE_START, 16 * GRANULE, 0));
-    assert_identity();
+    g_assert_true(qfreehint_is_filled(FREE_START, 16 * GRANULE, 0));
+    qfreehint_assert_identity();
 }
 
 /* Off: declined, memory untouched, the driver is told. On: the epoch moves. */
 static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
-    uint32_t epoch = CONFIG(fh, rehint_epoch);
-    uint64_t declined = get_count("declined", "bytes");
-    uint64_t calls = get_stat("discard-calls");
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    uint64_t declined = qfreehint_count("declined", "bytes");
+    uint64_t calls = qfreehint_stat("discard-calls");
 
     /* Reading the interrupt status clears it. */
     qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
-    set_enabled(false);
+    qfreehint_set_enabled(false);
     qvirtio_wait_config_isr(fh->vdev, CONFIG_TIMEOUT_US);
-    g_assert_cmpuint(CONFIG(fh, state), ==, VIRTIO_FREEHINT_STATE_DISABLED);
-    g_assert_cmpuint(CONFIG(fh, reason), ==, VIRTIO_FREEHINT_REASON_OPERATOR);
-    assert_state("disabled", "operator");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, state), ==,
+                     VIRTIO_FREEHINT_STATE_DISABLED);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
+                     VIRTIO_FREEHINT_REASON_OPERATOR);
+    qfreehint_assert_state("disabled", "operator");
 
-    fill(FREE_START, GRANULE, 0xa5);
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DECLINED);
     /* What is wrong is wrong in any state. */
-    g_assert_cmphex(hint_one(fh, alloc, 0, 1 * TiB, GRANULE), ==,
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, 1 * TiB, GRANULE), ==,
                     VIRTIO_FREEHINT_S_UNMAPPED);
-    g_assert_true(is_filled(FREE_START, GRANULE, 0xa5));
-    g_assert_cmpuint(get_count("declined", "bytes") - declined, ==, GRANULE);
-    g_assert_cmpuint(get_stat("discard-calls"), ==, calls);
-    g_assert_cmpuint(CONFIG(fh, rehint_epoch), ==, epoch);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+    g_assert_cmpuint(qfreehint_count("declined", "bytes") - declined, ==,
+                     GRANULE);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
 
     qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
-    set_enabled(true);
+    qfreehint_set_enabled(true);
     qvirtio_wait_config_isr(fh->vdev, CONFIG_TIMEOUT_US);
-    g_assert_cmpuint(CONFIG(fh, state), ==, VIRTIO_FREEHINT_STATE_ACTIVE);
-    g_assert_cmpuint(CONFIG(fh, rehint_epoch), !=, epoch);
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, state), ==,
+                     VIRTIO_FREEHINT_STATE_ACTIVE);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, epoch);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    assert_identity();
-}
-
-static void set_prop(const char *path, const char *prop, bool value)
-{
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
-                             " 'arguments': { 'path': %s, 'property': %s,"
-                             " 'value': %i } }", path, prop, value);
-}
-
-static void *setup_veto(GString *cmd_line, void *arg)
-{
-    g_string_append(cmd_line, " -device discard-testdev,id=veto0");
-    return arg;
+    qfreehint_assert_identity();
 }
 
 /* A party that disables discards is a veto, and names are told. */
@@ -602,266 +458,35 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
     int i;
 
     for (i = 0; i < ARRAY_SIZE(props); i++) {
-        uint32_t epoch = CONFIG(fh, rehint_epoch);
+        uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
 
-        set_prop("veto0", props[i], true);
-        fill(FREE_START, GRANULE, 0xa5);
-        g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+        qfreehint_set_prop("veto0", props[i], true);
+        qfreehint_fill(FREE_START, GRANULE, 0xa5);
+        g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START,
+                                           GRANULE), ==,
                         VIRTIO_FREEHINT_S_DECLINED);
-        g_assert_true(is_filled(FREE_START, GRANULE, 0xa5));
-        assert_state("vetoed", "pinned");
-        g_assert_cmpuint(CONFIG(fh, state), ==, VIRTIO_FREEHINT_STATE_VETOED);
-        g_assert_cmpuint(CONFIG(fh, reason), ==,
+        g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+        qfreehint_assert_state("vetoed", "pinned");
+        g_assert_cmpuint(QFREEHINT_CONFIG(fh, state), ==,
+                         VIRTIO_FREEHINT_STATE_VETOED);
+        g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
                          VIRTIO_FREEHINT_REASON_PINNED);
 
         /* The operator comes first, and the veto stays. */
-        set_enabled(false);
-        assert_state("disabled", "operator");
-        set_enabled(true);
-        assert_state("vetoed", "pinned");
+        qfreehint_set_enabled(false);
+        qfreehint_assert_state("disabled", "operator");
+        qfreehint_set_enabled(true);
+        qfreehint_assert_state("vetoed", "pinned");
 
-        g_assert_cmpuint(CONFIG(fh, rehint_epoch), ==, epoch);
-        set_prop("veto0", props[i], false);
-        assert_state("active", "none");
-        g_assert_cmpuint(CONFIG(fh, rehint_epoch), !=, epoch);
-        g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+        g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
+        qfreehint_set_prop("veto0", props[i], false);
+        qfreehint_assert_state("active", "none");
+        g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, epoch);
+        g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START,
+                                           GRANULE), ==,
                         VIRTIO_FREEHINT_S_DISCARDED);
     }
-    assert_identity();
-}
-
-/*
- * Send a hint for a granule, and return while it is being discarded. All tests
- * of the drain rule go on like this: do what has to drain, use the memory, and
- * see that it is not discarded later.
- */
-static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
-                                     QGuestAllocator *alloc)
-{
-    const QFreehintRange ranges[] = {
-        { FREE_START, GRANULE },
-        { FREE_START + GRANULE, GRANULE },
-    };
-    const struct virtio_freehint_hdr hdr = {
-        .type = VIRTIO_FREEHINT_T_HINT,
-        .nranges = ARRAY_SIZE(ranges),
-    };
-    QFreehintHint hint = qvirtio_freehint_prepare(fh, alloc, &hdr, ranges,
-                                                  ARRAY_SIZE(ranges));
-
-    fill(FREE_START, 2 * GRANULE, 0xa5);
-    qvirtio_freehint_submit(fh, &hint);
-    g_usleep(SLICE_DELAY_MS * 1000 / 3);
-    g_assert_cmpuint(get_count("in-flight", "ranges"), ==, 2);
-    return hint;
-}
-
-static void assert_drained(void)
-{
-    fill(FREE_START, 2 * GRANULE, 0x5a);
-    g_usleep(3 * SLICE_DELAY_MS * 1000);
-    g_assert_true(is_filled(FREE_START, 2 * GRANULE, 0x5a));
-    g_assert_cmpuint(get_count("in-flight", "ranges"), ==, 0);
-    assert_identity();
-}
-
-/* The range in progress was waited for, the other one was not begun. */
-static void assert_answered(QVirtioFreehint *fh, QFreehintHint *hint)
-{
-    uint32_t head, len;
-
-    g_assert_true(qvirtio_freehint_poll(fh, &head, &len));
-    g_assert_cmpuint(head, ==, hint->head);
-    g_assert_cmpuint(qvirtio_freehint_ack(hint).result, ==,
-                     VIRTIO_FREEHINT_R_DONE);
-    g_assert_cmphex(qvirtio_freehint_status(hint, 0), ==,
-                    VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_cmphex(qvirtio_freehint_status(hint, 1), ==,
-                    VIRTIO_FREEHINT_S_DECLINED);
-}
-
-static void test_drain_disable(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-
-    set_enabled(false);
-    assert_answered(fh, &hint);
-    assert_drained();
-    set_enabled(true);
-}
-
-static void test_drain_veto(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-
-    set_prop("veto0", "disabled", true);
-    assert_drained();
-    assert_answered(fh, &hint);
-    set_prop("veto0", "disabled", false);
-}
-
-/* On for less time than anybody looks: what was declined is asked for again. */
-static void test_veto_flap(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-    struct virtio_freehint_ack ack;
-
-    set_prop("veto0", "disabled", true);
-    set_prop("veto0", "disabled", false);
-    qvirtio_freehint_wait(fh, &hint);
-    ack = qvirtio_freehint_ack(&hint);
-    if (qvirtio_freehint_status(&hint, 1) == VIRTIO_FREEHINT_S_DECLINED) {
-        assert_state("active", "none");
-        g_assert_cmpuint(CONFIG(fh, rehint_epoch), !=, ack.rehint_epoch);
-    }
-}
-
-static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-    struct virtio_freehint_ack ack;
-
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'stop' }");
-    assert_answered(fh, &hint);
-    assert_drained();
-
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
-    /* The declined range will be hinted again. */
-    ack = qvirtio_freehint_ack(&hint);
-    g_assert_cmpuint(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
-                     VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_cmpuint(CONFIG(fh, rehint_epoch), !=, ack.rehint_epoch);
-}
-
-/* The driver has given up its buffers: they are not written to any more. */
-static void assert_forgotten(QFreehintHint *hint)
-{
-    g_assert_cmphex(qvirtio_freehint_ack(hint).result, ==, 0xeeee);
-    g_assert_cmphex(qvirtio_freehint_status(hint, 0), ==, 0xee);
-}
-
-static void test_drain_reset(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-
-    qvirtio_reset(fh->vdev);
-    assert_drained();
-    assert_forgotten(&hint);
-    restart(fh, alloc);
-    g_assert_cmphex(hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
-                    VIRTIO_FREEHINT_S_DISCARDED);
-}
-
-static void test_drain_queue_reset(void *obj, void *data,
-                                   QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-
-    g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_RING_RESET));
-    fh->vdev->bus->queue_select(fh->vdev, VIRTIO_FREEHINT_VQ_HINT);
-    qpci_io_writew(fh->pci->pdev, fh->pci->bar, fh->pci->common_cfg_offset +
-                   offsetof(struct virtio_pci_modern_common_cfg, queue_reset),
-                   1);
-    assert_drained();
-    assert_forgotten(&hint);
-    restart(fh, alloc);
-}
-
-static void test_drain_driver_ok(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-    uint8_t status = fh->vdev->bus->get_status(fh->vdev);
-
-    fh->vdev->bus->set_status(fh->vdev, status & ~VIRTIO_CONFIG_S_DRIVER_OK);
-    assert_drained();
-    assert_forgotten(&hint);
-    restart(fh, alloc);
-}
-
-/* All that a kernel does which starts another one. */
-static void test_drain_bus_master(void *obj, void *data,
-                                  QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
-    uint16_t command = qpci_config_readw(fh->pci->pdev, PCI_COMMAND);
-
-    qpci_config_writew(fh->pci->pdev, PCI_COMMAND,
-                       command & ~PCI_COMMAND_MASTER);
-    assert_drained();
-    assert_forgotten(&hint);
-    qpci_config_writew(fh->pci->pdev, PCI_COMMAND, command);
-    restart(fh, alloc);
-}
-
-static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
-{
-    QVirtioFreehint *fh = obj;
-    QTestState *qts = fh->pci->pdev->bus->qts;
-    QDict *rsp;
-
-    if (fh->pci->pdev->bus->not_hotpluggable) {
-        g_test_skip("pci bus does not support hotplug");
-        return;
-    }
-    start_slow_hint(fh, alloc);
-    qtest_qmp_assert_success(qts, "{ 'execute': 'device_del',"
-                             " 'arguments': { 'id': 'fh0' } }");
-    /* The guest ejects slot 4. */
-    qtest_outl(qts, 0xae08, 1 << 4);
-    fill(FREE_START, 2 * GRANULE, 0x5a);
-    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
-    g_usleep(3 * SLICE_DELAY_MS * 1000);
-    g_assert_true(is_filled(FREE_START, 2 * GRANULE, 0x5a));
-    rsp = qmp("{ 'execute': 'query-freehint' }");
-    g_assert_true(qlist_empty(qdict_get_qlist(rsp, "return")));
-    qobject_unref(rsp);
-    /* The next test needs the device again. */
-    qos_invalidate_command_line();
-}
-
-/* Nothing waits for longer than the protocol allows, however slow the host. */
-static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
-{
-    const QFreehintRange ranges[] = {
-        { FREE_START, RAM_SIZE - FREE_START },
-        { FREE_START, RAM_SIZE - FREE_START },
-    };
-    const struct virtio_freehint_hdr hdr = {
-        .type = VIRTIO_FREEHINT_T_HINT,
-        .nranges = ARRAY_SIZE(ranges),
-    };
-    QVirtioFreehint *fh = obj;
-    struct virtio_freehint_ack ack;
-    QFreehintHint hints[4];
-    gint64 us = 0;
-    int i;
-
-    for (i = 0; i < ARRAY_SIZE(hints); i++) {
-        hints[i] = qvirtio_freehint_prepare(fh, alloc, &hdr, ranges,
-                                            ARRAY_SIZE(ranges));
-    }
-    for (i = 0; i < ARRAY_SIZE(hints); i++) {
-        qvirtio_freehint_submit(fh, &hints[i]);
-    }
-    for (i = 0; i < ARRAY_SIZE(hints); i++) {
-        us += qvirtio_freehint_wait(fh, &hints[i]);
-        ack = qvirtio_freehint_ack(&hints[i]);
-        g_assert_cmphex(qvirtio_freehint_status(&hints[i], 1), ==,
-                        VIRTIO_FREEHINT_S_THROTTLED);
-        g_assert_cmpuint(ack.retry_after_ms, >, 0);
-    }
-    g_assert_cmpint(us, <, 1000 * 1000);
-    g_assert_cmpuint(get_count("throttled", "ranges"), >=,
-                     ARRAY_SIZE(hints));
-    assert_identity();
+    qfreehint_assert_identity();
 }
 
 /* Random hints, some while the device is off, never lose count. */
@@ -892,14 +517,14 @@ static void test_identity(void *obj, void *data, QGuestAllocator *alloc)
                 break;
             }
         }
-        qvirtio_freehint_hint(fh, alloc, i & 1, ranges, n, status);
+        qfreehint_hint(fh, alloc, i & 1, ranges, n, status);
         if (!g_test_rand_int_range(0, 20)) {
             enabled = !enabled;
-            set_enabled(enabled);
+            qfreehint_set_enabled(enabled);
         }
-        assert_identity();
+        qfreehint_assert_identity();
     }
-    set_enabled(true);
+    qfreehint_set_enabled(true);
 }
 
 static void assert_qmp_error(QDict *rsp, const char *klass, const char *part)
@@ -922,16 +547,16 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
                              " 'arguments': { 'id': 'fh0', 'delay-ms': 250,"
                              " 'min-age-ms': 60000 } }");
     qvirtio_wait_config_isr(fh->vdev, CONFIG_TIMEOUT_US);
-    g_assert_cmpuint(CONFIG(fh, delay_ms), ==, 250);
-    g_assert_cmpuint(CONFIG(fh, min_age_ms), ==, 60000);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 250);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, min_age_ms), ==, 60000);
 
     /* All or nothing. */
     assert_qmp_error(qmp("{ 'execute': 'freehint-set', 'arguments': {"
                          " 'id': 'fh0', 'delay-ms': 1, 'min-age-ms': 60001,"
                          " 'enabled': false } }"), "GenericError",
                      "60001");
-    g_assert_cmpuint(CONFIG(fh, delay_ms), ==, 250);
-    assert_state("active", "none");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 250);
+    qfreehint_assert_state("active", "none");
 
     /* By QOM path, and through properties of the PCI function. */
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
@@ -943,11 +568,11 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
     assert_qmp_error(qmp("{ 'execute': 'qom-set', 'arguments': {"
                          " 'path': 'fh0', 'property': 'min-age-ms',"
                          " 'value': 60001 } }"), "GenericError", "60001");
-    g_assert_cmpuint(CONFIG(fh, delay_ms), ==, 0);
-    g_assert_cmpuint(CONFIG(fh, min_age_ms), ==, 100);
-    set_prop("fh0", "enabled", false);
-    assert_state("disabled", "operator");
-    set_prop("fh0", "enabled", true);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, min_age_ms), ==, 100);
+    qfreehint_set_prop("fh0", "enabled", false);
+    qfreehint_assert_state("disabled", "operator");
+    qfreehint_set_prop("fh0", "enabled", true);
 
     assert_qmp_error(qmp("{ 'execute': 'freehint-set', 'arguments': {"
                          " 'id': 'nobody', 'enabled': false } }"),
@@ -961,7 +586,7 @@ static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
 {
     QDict *event, *event_data;
 
-    set_enabled(false);
+    qfreehint_set_enabled(false);
     event = qtest_qmp_eventwait_ref(global_qtest, "FREEHINT_STATE_CHANGED");
     event_data = qdict_get_qdict(event, "data");
     g_assert_cmpstr(qdict_get_str(event_data, "id"), ==, "fh0");
@@ -970,7 +595,7 @@ static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(event);
 
     /* Limited to one per second, of the virtual clock under qtest. */
-    set_enabled(true);
+    qfreehint_set_enabled(true);
     qtest_clock_step(global_qtest, NANOSECONDS_PER_SECOND);
     event = qtest_qmp_eventwait_ref(global_qtest, "FREEHINT_STATE_CHANGED");
     event_data = qdict_get_qdict(event, "data");
@@ -983,17 +608,12 @@ static void test_second_device(void *obj, void *data, QGuestAllocator *alloc)
     assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
                          " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
                          " 'addr': '5' } }"), "GenericError", "at most one");
-    assert_state("active", "none");
+    qfreehint_assert_state("active", "none");
 }
 
 static void register_virtio_freehint_test(void)
 {
-    QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
-    QOSGraphTestOptions veto = { .before = setup_veto };
-    QOSGraphTestOptions slow_veto = {
-        .edge.extra_device_opts = SLOW_OPTS,
-        .before = setup_veto,
-    };
+    QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
 
     qos_add_test("config", "virtio-freehint", test_config, NULL);
     qos_add_test("driver-status", "virtio-freehint", test_driver_status, NULL);
@@ -1012,20 +632,6 @@ static void register_virtio_freehint_test(void)
     qos_add_test("second-device", "virtio-freehint", test_second_device, NULL);
     qos_add_test("veto", "virtio-freehint", test_veto, &veto);
 
-    qos_add_test("drain/disable", "virtio-freehint", test_drain_disable,
-                 &slow);
-    qos_add_test("drain/stop", "virtio-freehint", test_drain_stop, &slow);
-    qos_add_test("drain/reset", "virtio-freehint", test_drain_reset, &slow);
-    qos_add_test("drain/queue-reset", "virtio-freehint",
-                 test_drain_queue_reset, &slow);
-    qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
-                 &slow);
-    qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,
-                 &slow);
-    qos_add_test("drain/unplug", "virtio-freehint", test_drain_unplug, &slow);
-    qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);
-    qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
-    qos_add_test("bound", "virtio-freehint", test_bound, &slow);
 }
 
 libqos_init(register_virtio_freehint_test);

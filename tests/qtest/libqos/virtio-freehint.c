@@ -7,14 +7,17 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qemu/module.h"
+#include "qemu/units.h"
 #include "../libqtest-single.h"
 #include "virtio-freehint.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
 static QGuestAllocator *alloc;
 
-void qvirtio_freehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
+void qfreehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
 {
     uint64_t features = qvirtio_get_features(fh->vdev);
 
@@ -37,11 +40,10 @@ static size_t writable_size(uint32_t nranges)
     return sizeof(struct virtio_freehint_ack) + nranges;
 }
 
-QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
-                                       QGuestAllocator *t_alloc,
-                                       const struct virtio_freehint_hdr *hdr,
-                                       const QFreehintRange *ranges,
-                                       uint32_t nranges)
+QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                                const struct virtio_freehint_hdr *hdr,
+                                const QFreehintRange *ranges,
+                                uint32_t nranges)
 {
     const struct virtio_freehint_hdr le_hdr = {
         .type = cpu_to_le16(hdr->type),
@@ -86,9 +88,9 @@ static uint32_t add_part(QVirtioFreehint *fh, uint64_t addr, uint32_t size,
     return head;
 }
 
-void qvirtio_freehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
-                                   uint32_t readable, uint32_t writable,
-                                   uint32_t step)
+void qfreehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
+                            uint32_t readable, uint32_t writable,
+                            uint32_t step)
 {
     const uint32_t needed = DIV_ROUND_UP(readable, step) +
                             DIV_ROUND_UP(writable, step);
@@ -103,34 +105,34 @@ void qvirtio_freehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
     qvirtqueue_kick(global_qtest, fh->vdev, fh->vq, hint->head);
 }
 
-void qvirtio_freehint_submit(QVirtioFreehint *fh, QFreehintHint *hint)
+void qfreehint_submit(QVirtioFreehint *fh, QFreehintHint *hint)
 {
-    qvirtio_freehint_submit_split(fh, hint, readable_size(hint->nranges),
-                                  writable_size(hint->nranges), UINT32_MAX);
+    qfreehint_submit_split(fh, hint, readable_size(hint->nranges),
+                           writable_size(hint->nranges), UINT32_MAX);
 }
 
-bool qvirtio_freehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len)
+bool qfreehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len)
 {
     return qvirtqueue_get_buf(global_qtest, fh->vq, head, len);
 }
 
-gint64 qvirtio_freehint_wait(QVirtioFreehint *fh, QFreehintHint *hint)
+gint64 qfreehint_wait(QVirtioFreehint *fh, QFreehintHint *hint)
 {
     gint64 start = g_get_monotonic_time();
     struct virtio_freehint_ack ack;
     uint32_t head, len;
 
-    while (!qvirtio_freehint_poll(fh, &head, &len)) {
+    while (!qfreehint_poll(fh, &head, &len)) {
         g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
         g_usleep(1000);
     }
     g_assert_cmpuint(head, ==, hint->head);
-    ack = qvirtio_freehint_ack(hint);
+    ack = qfreehint_ack(hint);
     g_assert_cmpuint(len, ==, writable_size(ack.nstatus));
     return g_get_monotonic_time() - start;
 }
 
-struct virtio_freehint_ack qvirtio_freehint_ack(const QFreehintHint *hint)
+struct virtio_freehint_ack qfreehint_ack(const QFreehintHint *hint)
 {
     struct virtio_freehint_ack ack;
 
@@ -143,16 +145,15 @@ struct virtio_freehint_ack qvirtio_freehint_ack(const QFreehintHint *hint)
     return ack;
 }
 
-uint8_t qvirtio_freehint_status(const QFreehintHint *hint, uint32_t index)
+uint8_t qfreehint_status(const QFreehintHint *hint, uint32_t index)
 {
     return qtest_readb(global_qtest, hint->writable +
                        sizeof(struct virtio_freehint_ack) + index);
 }
 
-void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
-                           uint16_t flags,
-                           const QFreehintRange *ranges,
-                           uint32_t nranges, uint8_t *status)
+void qfreehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                    uint16_t flags, const QFreehintRange *ranges,
+                    uint32_t nranges, uint8_t *status)
 {
     const struct virtio_freehint_hdr hdr = {
         .type = VIRTIO_FREEHINT_T_HINT,
@@ -164,18 +165,161 @@ void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
     QFreehintHint hint;
     uint32_t i;
 
-    hint = qvirtio_freehint_prepare(fh, t_alloc, &hdr, ranges, nranges);
-    qvirtio_freehint_submit(fh, &hint);
-    qvirtio_freehint_wait(fh, &hint);
-    ack = qvirtio_freehint_ack(&hint);
+    hint = qfreehint_prepare(fh, t_alloc, &hdr, ranges, nranges);
+    qfreehint_submit(fh, &hint);
+    qfreehint_wait(fh, &hint);
+    ack = qfreehint_ack(&hint);
     g_assert_cmpuint(ack.result, ==, VIRTIO_FREEHINT_R_DONE);
     g_assert_cmpuint(ack.reserved, ==, 0);
     g_assert_cmpuint(ack.nstatus, ==, nranges);
     for (i = 0; i < nranges; i++) {
-        status[i] = qvirtio_freehint_status(&hint, i);
+        status[i] = qfreehint_status(&hint, i);
     }
     guest_free(t_alloc, hint.readable);
     guest_free(t_alloc, hint.writable);
+}
+
+void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern)
+{
+    qtest_memset(global_qtest, addr, pattern, len);
+}
+
+/* In chunks, since libqtest takes quadratic time for what it reads at once. */
+bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
+{
+    uint8_t data[16 * KiB];
+    uint64_t offset;
+
+    for (offset = 0; offset < len; offset += sizeof(data)) {
+        qtest_bufread(global_qtest, addr + offset, data, sizeof(data));
+        /* All bytes are the first one, and that is the pattern. */
+        if (data[0] != pattern || memcmp(data, data + 1, sizeof(data) - 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+QDict *qfreehint_query(void)
+{
+    QDict *rsp = qmp("{ 'execute': 'query-freehint' }");
+    QList *devices = qdict_get_qlist(rsp, "return");
+    QDict *device;
+
+    g_assert_cmpuint(qlist_size(devices), ==, 1);
+    device = qobject_to(QDict, qlist_pop(devices));
+    qobject_unref(rsp);
+    return device;
+}
+
+void qfreehint_assert_state(const char *state, const char *reason)
+{
+    QDict *device = qfreehint_query();
+
+    g_assert_cmpstr(qdict_get_str(device, "state"), ==, state);
+    g_assert_cmpstr(qdict_get_str(device, "reason"), ==, reason);
+    qobject_unref(device);
+}
+
+/* All the "bytes" or "ranges" in a counter and the ones that it consists of. */
+static uint64_t sum_counts(const QDict *dict, const char *unit)
+{
+    const QDictEntry *entry;
+    uint64_t sum = 0;
+
+    for (entry = qdict_first(dict); entry; entry = qdict_next(dict, entry)) {
+        const char *key = qdict_entry_key(entry);
+        const QDict *child = qobject_to(QDict, qdict_entry_value(entry));
+
+        if (child) {
+            sum += sum_counts(child, unit);
+        } else if (!strcmp(key, unit)) {
+            sum += qdict_get_int(dict, key);
+        }
+    }
+    return sum;
+}
+
+uint64_t qfreehint_count(const char *name, const char *unit)
+{
+    QDict *device = qfreehint_query();
+    QDict *stats = qdict_get_qdict(device, "stats");
+    uint64_t sum = sum_counts(qdict_get_qdict(stats, name), unit);
+
+    qobject_unref(device);
+    return sum;
+}
+
+uint64_t qfreehint_stat(const char *name)
+{
+    QDict *device = qfreehint_query();
+    uint64_t value = qdict_get_int(qdict_get_qdict(device, "stats"), name);
+
+    qobject_unref(device);
+    return value;
+}
+
+void qfreehint_assert_identity(void)
+{
+    static const char *const units[] = { "ranges", "bytes" };
+    static const char *const fates[] = {
+        "discarded", "declined", "throttled", "rejected", "failed",
+        "in-flight",
+    };
+    QDict *device = qfreehint_query();
+    QDict *stats = qdict_get_qdict(device, "stats");
+    int i, j;
+
+    for (i = 0; i < ARRAY_SIZE(units); i++) {
+        uint64_t sum = 0;
+
+        for (j = 0; j < ARRAY_SIZE(fates); j++) {
+            sum += sum_counts(qdict_get_qdict(stats, fates[j]), units[i]);
+        }
+        g_assert_cmpuint(sum, ==,
+                         sum_counts(qdict_get_qdict(stats, "hinted"),
+                                    units[i]));
+    }
+    qobject_unref(device);
+}
+
+void qfreehint_set_enabled(bool enabled)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
+                             " 'arguments': { 'id': 'fh0', 'enabled': %i } }",
+                             enabled);
+}
+
+void qfreehint_set_prop(const char *path, const char *prop, bool value)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                             " 'arguments': { 'path': %s, 'property': %s,"
+                             " 'value': %i } }", path, prop, value);
+}
+
+void *qfreehint_setup_veto(GString *cmd_line, void *arg)
+{
+    g_string_append(cmd_line, " -device discard-testdev,id=veto0");
+    return arg;
+}
+
+uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                           uint16_t flags, uint64_t addr, uint64_t len)
+{
+    const QFreehintRange range = { .addr = addr, .len = len };
+    uint8_t status;
+
+    qfreehint_hint(fh, t_alloc, flags, &range, 1, &status);
+    return status;
+}
+
+void qfreehint_restart(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
+{
+    qvirtio_reset(fh->vdev);
+    qvirtqueue_cleanup(fh->vdev->bus, fh->vq, t_alloc);
+    qvirtio_set_acknowledge(fh->vdev);
+    qvirtio_set_driver(fh->vdev);
+    qfreehint_start(fh, t_alloc);
 }
 
 static void *qvirtio_freehint_pci_get_driver(void *object,
@@ -210,7 +354,13 @@ static void qvirtio_freehint_pci_start_hw(QOSGraphObject *obj)
     QVirtioFreehintPCI *fh_pci = (QVirtioFreehintPCI *)obj;
 
     qvirtio_pci_start_hw(&fh_pci->pci_vdev.obj);
-    qvirtio_freehint_start(&fh_pci->freehint, alloc);
+    qfreehint_start(&fh_pci->freehint, alloc);
+}
+
+void qfreehint_init(QVirtioFreehint *fh, QVirtioPCIDevice *pci)
+{
+    fh->vdev = &pci->vdev;
+    fh->pci = pci;
 }
 
 static void *virtio_freehint_pci_create(void *pci_bus,
@@ -220,8 +370,7 @@ static void *virtio_freehint_pci_create(void *pci_bus,
     QOSGraphObject *obj = &fh_pci->pci_vdev.obj;
 
     virtio_pci_init(&fh_pci->pci_vdev, pci_bus, addr);
-    fh_pci->freehint.vdev = &fh_pci->pci_vdev.vdev;
-    fh_pci->freehint.pci = &fh_pci->pci_vdev;
+    qfreehint_init(&fh_pci->freehint, &fh_pci->pci_vdev);
     alloc = t_alloc;
 
     obj->get_driver = qvirtio_freehint_pci_get_driver;

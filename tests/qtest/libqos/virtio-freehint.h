@@ -1,6 +1,9 @@
 /*
  * libqos driver for virtio-freehint-pci
  *
+ * The functions without a device work on the one with ID "fh0" in the QEMU
+ * that global_qtest stands for.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -10,6 +13,7 @@
 #include "qgraph.h"
 #include "virtio.h"
 #include "virtio-pci.h"
+#include "qobject/qdict.h"
 #include "standard-headers/linux/virtio_freehint.h"
 
 typedef struct QVirtioFreehint {
@@ -26,7 +30,7 @@ typedef struct QVirtioFreehintPCI {
 /* In host byte order. */
 typedef struct virtio_freehint_range QFreehintRange;
 
-/* A hint that the device has, or is about to get. */
+/* A message that the device has, or is about to get. */
 typedef struct QFreehintHint {
     uint64_t readable;
     uint64_t writable;
@@ -34,44 +38,82 @@ typedef struct QFreehintHint {
     uint32_t head;
 } QFreehintHint;
 
-/* Negotiate, set up the queue and set DRIVER_OK: also after a reset. */
-void qvirtio_freehint_start(QVirtioFreehint *fh, QGuestAllocator *alloc);
+void qfreehint_init(QVirtioFreehint *fh, QVirtioPCIDevice *pci);
+
+/* Negotiate, set up the queue and set DRIVER_OK. */
+void qfreehint_start(QVirtioFreehint *fh, QGuestAllocator *alloc);
+
+/* Reset the device, and start it again. */
+void qfreehint_restart(QVirtioFreehint *fh, QGuestAllocator *alloc);
+
+/* A 32-bit field of config space. */
+#define QFREEHINT_CONFIG(fh, field) \
+    qvirtio_config_readl((fh)->vdev, \
+                         offsetof(struct virtio_freehint_config, field))
 
 /*
- * Put a message into guest memory. Header and ranges are written as given, in
- * host byte order.
+ * Put a message into guest memory. Header and ranges are in host byte order;
+ * the header is written as it is, whatever @nranges says.
  */
-QFreehintHint qvirtio_freehint_prepare(QVirtioFreehint *fh,
-                                       QGuestAllocator *alloc,
-                                       const struct virtio_freehint_hdr *hdr,
-                                       const QFreehintRange *ranges,
-                                       uint32_t nranges);
+QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                                const struct virtio_freehint_hdr *hdr,
+                                const QFreehintRange *ranges,
+                                uint32_t nranges);
 
-/* Make a hint available in as few descriptors as possible, and notify. */
-void qvirtio_freehint_submit(QVirtioFreehint *fh, QFreehintHint *hint);
+/* Make a message available in as few descriptors as possible, and notify. */
+void qfreehint_submit(QVirtioFreehint *fh, QFreehintHint *hint);
 
 /*
  * Make a message available whose parts are split into descriptors of at most
  * @step bytes, @readable and @writable bytes in all, and notify.
  */
-void qvirtio_freehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
-                                   uint32_t readable, uint32_t writable,
-                                   uint32_t step);
+void qfreehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
+                            uint32_t readable, uint32_t writable,
+                            uint32_t step);
 
-/* Wait for the hint; returns how long it was in us. */
-gint64 qvirtio_freehint_wait(QVirtioFreehint *fh, QFreehintHint *hint);
+/* Wait until the message is used; returns how long that took, in us. */
+gint64 qfreehint_wait(QVirtioFreehint *fh, QFreehintHint *hint);
 
 /* Whether the device has used a buffer that has not been waited for. */
-bool qvirtio_freehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len);
+bool qfreehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len);
 
-/* The answer to a hint that has been waited for. */
-struct virtio_freehint_ack qvirtio_freehint_ack(const QFreehintHint *hint);
-uint8_t qvirtio_freehint_status(const QFreehintHint *hint, uint32_t index);
+/* What is now in the writable part of a message. */
+struct virtio_freehint_ack qfreehint_ack(const QFreehintHint *hint);
+uint8_t qfreehint_status(const QFreehintHint *hint, uint32_t index);
 
 /* One hint from start to end; the statuses are copied out. */
-void qvirtio_freehint_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
-                           uint16_t flags,
-                           const QFreehintRange *ranges,
-                           uint32_t nranges, uint8_t *status);
+void qfreehint_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                    uint16_t flags, const QFreehintRange *ranges,
+                    uint32_t nranges, uint8_t *status);
+
+/* The same for a single range; returns its status. */
+uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                           uint16_t flags, uint64_t addr, uint64_t len);
+
+/* Guest memory; @len is a multiple of 16 KiB. */
+void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
+bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
+
+/* The device's entry in the answer to query-freehint: the caller's. */
+QDict *qfreehint_query(void);
+void qfreehint_assert_state(const char *state, const char *reason);
+
+/*
+ * A counter of ranges from "stats", in "ranges" or "bytes"; for "declined" and
+ * "rejected" the sum of all kinds.
+ */
+uint64_t qfreehint_count(const char *name, const char *unit);
+
+/* Any other counter from "stats". */
+uint64_t qfreehint_stat(const char *name);
+
+/* What became of all ranges adds up, in both units. */
+void qfreehint_assert_identity(void);
+
+void qfreehint_set_enabled(bool enabled);
+void qfreehint_set_prop(const char *path, const char *prop, bool value);
+
+/* For QOSGraphTestOptions.before: "veto0", which can disable discards. */
+void *qfreehint_setup_veto(GString *cmd_line, void *arg);
 
 #endif

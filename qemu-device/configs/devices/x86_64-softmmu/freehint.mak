@@ -26,7 +26,6 @@ CONFIG_VGA_PCI=y
 # Vetoes
 CONFIG_VFIO_PCI=y
 CONFIG_VTD=y
-CONFIG_E1000E_PCI_EXPRESS=y
 
 # Devices that the generic tests of QEMU expect
 CONFIG_TEST_DEVICES=y

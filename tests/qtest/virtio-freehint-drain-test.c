@@ -1,0 +1,416 @@
+/*
+ * QTest test cases for virtio-freehint: discards that take their time
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "libqtest-single.h"
+#include "libqos/pci.h"
+#include "libqos/qgraph.h"
+#include "libqos/virtio-freehint.h"
+#include "hw/pci/pci_regs.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "standard-headers/linux/virtio_config.h"
+#include "standard-headers/linux/virtio_pci.h"
+
+#define GRANULE (2 * MiB)
+
+/* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
+#define RAM_SIZE (128 * MiB)
+#define FREE_START (64 * MiB)
+
+/*
+ * Long enough to do something while a discard is in progress, even on a busy
+ * machine; not so long that messages are throttled.
+ */
+#define SLICE_DELAY_MS 300
+#define SLOW_OPTS "x-slice-delay-ms=300"
+
+#define TIMEOUT_US (30 * 1000 * 1000)
+
+/*
+ * Send a hint for a granule, and return while it is being discarded. All tests
+ * of the drain rule go on like this: do what has to drain, use the memory, and
+ * see that it is not discarded later.
+ */
+static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
+                                     QGuestAllocator *alloc)
+{
+    const QFreehintRange ranges[] = {
+        { FREE_START, GRANULE },
+        { FREE_START + GRANULE, GRANULE },
+    };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = ARRAY_SIZE(ranges),
+    };
+    QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, ranges,
+                                           ARRAY_SIZE(ranges));
+
+    qfreehint_fill(FREE_START, 2 * GRANULE, 0xa5);
+    qfreehint_submit(fh, &hint);
+    g_usleep(SLICE_DELAY_MS * 1000 / 3);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 2);
+    return hint;
+}
+
+static void assert_drained(void)
+{
+    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
+    qfreehint_assert_identity();
+}
+
+/* The range in progress was waited for, the other one was not begun. */
+static void assert_answered(QVirtioFreehint *fh, QFreehintHint *hint)
+{
+    uint32_t head, len;
+
+    g_assert_true(qfreehint_poll(fh, &head, &len));
+    g_assert_cmpuint(head, ==, hint->head);
+    g_assert_cmpuint(qfreehint_ack(hint).result, ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    g_assert_cmphex(qfreehint_status(hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(qfreehint_status(hint, 1), ==,
+                    VIRTIO_FREEHINT_S_DECLINED);
+}
+
+static void test_drain_disable(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    qfreehint_set_enabled(false);
+    assert_answered(fh, &hint);
+    assert_drained();
+    qfreehint_set_enabled(true);
+}
+
+static void test_drain_veto(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    qfreehint_set_prop("veto0", "disabled", true);
+    assert_drained();
+    assert_answered(fh, &hint);
+    qfreehint_set_prop("veto0", "disabled", false);
+}
+
+/* On for less time than anybody looks: what was declined is asked for again. */
+static void test_veto_flap(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+    struct virtio_freehint_ack ack;
+
+    qfreehint_set_prop("veto0", "disabled", true);
+    qfreehint_set_prop("veto0", "disabled", false);
+    qfreehint_wait(fh, &hint);
+    ack = qfreehint_ack(&hint);
+    if (qfreehint_status(&hint, 1) == VIRTIO_FREEHINT_S_DECLINED) {
+        qfreehint_assert_state("active", "none");
+        g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=,
+                         ack.rehint_epoch);
+    }
+}
+
+static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+    struct virtio_freehint_ack ack;
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'stop' }");
+    assert_answered(fh, &hint);
+    assert_drained();
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
+    /* The declined range will be hinted again. */
+    ack = qfreehint_ack(&hint);
+    g_assert_cmpuint(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                     VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, ack.rehint_epoch);
+}
+
+/* The driver has given up its buffers: they are not written to any more. */
+static void assert_forgotten(QFreehintHint *hint)
+{
+    g_assert_cmphex(qfreehint_ack(hint).result, ==, 0xeeee);
+    g_assert_cmphex(qfreehint_status(hint, 0), ==, 0xee);
+}
+
+static void test_drain_reset(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    qvirtio_reset(fh->vdev);
+    assert_drained();
+    assert_forgotten(&hint);
+    qfreehint_restart(fh, alloc);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+}
+
+static void test_drain_queue_reset(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_RING_RESET));
+    fh->vdev->bus->queue_select(fh->vdev, VIRTIO_FREEHINT_VQ_HINT);
+    qpci_io_writew(fh->pci->pdev, fh->pci->bar, fh->pci->common_cfg_offset +
+                   offsetof(struct virtio_pci_modern_common_cfg, queue_reset),
+                   1);
+    assert_drained();
+    assert_forgotten(&hint);
+    qfreehint_restart(fh, alloc);
+}
+
+static void test_drain_driver_ok(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+    uint8_t status = fh->vdev->bus->get_status(fh->vdev);
+
+    fh->vdev->bus->set_status(fh->vdev, status & ~VIRTIO_CONFIG_S_DRIVER_OK);
+    assert_drained();
+    assert_forgotten(&hint);
+    qfreehint_restart(fh, alloc);
+}
+
+/* All that a kernel does which starts another one. */
+static void test_drain_bus_master(void *obj, void *data,
+                                  QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+    uint16_t command = qpci_config_readw(fh->pci->pdev, PCI_COMMAND);
+
+    qpci_config_writew(fh->pci->pdev, PCI_COMMAND,
+                       command & ~PCI_COMMAND_MASTER);
+    assert_drained();
+    assert_forgotten(&hint);
+    qpci_config_writew(fh->pci->pdev, PCI_COMMAND, command);
+    qfreehint_restart(fh, alloc);
+}
+
+static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QTestState *qts = fh->pci->pdev->bus->qts;
+    QDict *rsp;
+
+    if (fh->pci->pdev->bus->not_hotpluggable) {
+        g_test_skip("pci bus does not support hotplug");
+        return;
+    }
+    start_slow_hint(fh, alloc);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'device_del',"
+                             " 'arguments': { 'id': 'fh0' } }");
+    /* The guest ejects slot 4. */
+    qtest_outl(qts, 0xae08, 1 << 4);
+    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    rsp = qmp("{ 'execute': 'query-freehint' }");
+    g_assert_true(qlist_empty(qdict_get_qlist(rsp, "return")));
+    qobject_unref(rsp);
+    /* The next test needs the device again. */
+    qos_invalidate_command_line();
+}
+
+/* Nothing waits for longer than the protocol allows, however slow the host. */
+static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const QFreehintRange ranges[] = {
+        { FREE_START, RAM_SIZE - FREE_START },
+        { FREE_START, RAM_SIZE - FREE_START },
+    };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = ARRAY_SIZE(ranges),
+    };
+    QVirtioFreehint *fh = obj;
+    struct virtio_freehint_ack ack;
+    QFreehintHint hints[4];
+    gint64 us = 0;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(hints); i++) {
+        hints[i] = qfreehint_prepare(fh, alloc, &hdr, ranges,
+                                     ARRAY_SIZE(ranges));
+    }
+    for (i = 0; i < ARRAY_SIZE(hints); i++) {
+        qfreehint_submit(fh, &hints[i]);
+    }
+    for (i = 0; i < ARRAY_SIZE(hints); i++) {
+        us += qfreehint_wait(fh, &hints[i]);
+        ack = qfreehint_ack(&hints[i]);
+        g_assert_cmphex(qfreehint_status(&hints[i], 1), ==,
+                        VIRTIO_FREEHINT_S_THROTTLED);
+        g_assert_cmpuint(ack.retry_after_ms, >, 0);
+    }
+    g_assert_cmpint(us, <, 1000 * 1000);
+    g_assert_cmpuint(qfreehint_count("throttled", "ranges"), >=,
+                     ARRAY_SIZE(hints));
+    qfreehint_assert_identity();
+}
+
+static char *migration_socket(void)
+{
+    return g_strdup_printf("unix:%s/qtest-freehint-%d.migration",
+                           g_get_tmp_dir(), getpid());
+}
+
+static void migrate(const char *uri)
+{
+    gint64 start = g_get_monotonic_time();
+    bool completed = false;
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
+                             " 'arguments': { 'uri': %s } }", uri);
+    while (!completed) {
+        QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
+        const char *status = qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                           "status");
+
+        g_assert_cmpstr(status, !=, "failed");
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        completed = !strcmp(status, "completed");
+        qobject_unref(rsp);
+    }
+}
+
+static uint64_t get_device_int(const char *name)
+{
+    QDict *device = qfreehint_query();
+    uint64_t value = qdict_get_int(device, name);
+
+    qobject_unref(device);
+    return value;
+}
+
+/*
+ * A hint is answered before the VM leaves. On the other side is what the driver
+ * was told, with a new epoch; settings and counters are that side's own.
+ */
+static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = migration_socket();
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    QTestState *from = global_qtest, *to;
+    QFreehintHint hint;
+    QDict *device;
+
+    qpci_io_writel(fh->pci->pdev, fh->pci->bar, fh->pci->device_cfg_offset +
+                   offsetof(struct virtio_freehint_config, driver_status),
+                   VIRTIO_FREEHINT_DRIVER_ACTIVE);
+    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0,"
+                     "enabled=off,delay-ms=7 -incoming %s", uri);
+    hint = start_slow_hint(fh, alloc);
+    migrate(uri);
+
+    global_qtest = to;
+    qtest_qmp_eventwait(to, "RESUME");
+    g_assert_cmpuint(qfreehint_ack(&hint).result, ==, VIRTIO_FREEHINT_R_DONE);
+    g_assert_cmpuint(qfreehint_ack(&hint).nstatus, ==, 2);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+
+    device = qfreehint_query();
+    g_assert_cmpstr(qdict_get_str(device, "driver-status"), ==, "active");
+    g_assert_cmpstr(qdict_get_str(device, "state"), ==, "disabled");
+    g_assert_cmpuint(qdict_get_int(device, "delay-ms"), ==, 7);
+    /* It has to differ from all that the driver has seen. */
+    g_assert_cmpuint(qdict_get_int(device, "rehint-epoch"), !=, epoch);
+    g_assert_cmpuint(qdict_get_int(device, "rehint-epoch"), !=,
+                     qfreehint_ack(&hint).rehint_epoch);
+    qobject_unref(device);
+    g_assert_cmpuint(qfreehint_count("hinted", "ranges"), ==, 0);
+    qtest_quit(to);
+
+    global_qtest = from;
+    qos_invalidate_command_line();
+}
+
+/* The driver takes the granule for a constant: a smaller one adopts it. */
+static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = migration_socket();
+    QTestState *from = global_qtest, *to;
+
+    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
+    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0"
+                     " -incoming %s", uri);
+    migrate(uri);
+    global_qtest = to;
+    qtest_qmp_eventwait(to, "RESUME");
+    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
+    qtest_quit(to);
+
+    global_qtest = from;
+    qos_invalidate_command_line();
+}
+
+/* With a larger one it could not keep what the driver was told. */
+static void test_migrate_large_granule(void *obj, void *data,
+                                       QGuestAllocator *alloc)
+{
+    g_autofree char *uri = migration_socket();
+    QTestState *to;
+
+    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0,"
+                     "x-granule=8M -incoming %s", uri);
+    qtest_set_expected_status(to, EXIT_FAILURE);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
+                             " 'arguments': { 'uri': %s } }", uri);
+    qtest_wait_qemu(to);
+    qtest_quit(to);
+    qos_invalidate_command_line();
+}
+
+static void register_virtio_freehint_drain_test(void)
+{
+    QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
+    QOSGraphTestOptions granule = {
+        .edge.extra_device_opts = "x-granule=4M",
+    };
+    QOSGraphTestOptions slow_veto = {
+        .edge.extra_device_opts = SLOW_OPTS,
+        .before = qfreehint_setup_veto,
+    };
+
+    qos_add_test("drain/disable", "virtio-freehint", test_drain_disable,
+                 &slow);
+    qos_add_test("drain/stop", "virtio-freehint", test_drain_stop, &slow);
+    qos_add_test("drain/reset", "virtio-freehint", test_drain_reset, &slow);
+    qos_add_test("drain/queue-reset", "virtio-freehint",
+                 test_drain_queue_reset, &slow);
+    qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
+                 &slow);
+    qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,
+                 &slow);
+    qos_add_test("drain/unplug", "virtio-freehint", test_drain_unplug, &slow);
+    qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);
+    qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
+    qos_add_test("bound", "virtio-freehint", test_bound, &slow);
+    qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);
+    qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
+                 &granule);
+    qos_add_test("migrate/large-granule", "virtio-freehint",
+                 test_migrate_large_granule, &granule);
+}
+
+libqos_init(register_virtio_freehint_drain_test);

@@ -1,0 +1,495 @@
+/*
+ * QTest test cases for virtio-freehint: kinds of memory
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "qemu/memfd.h"
+#include "qemu/units.h"
+#include "libqtest-single.h"
+#include "libqos/libqos-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio-freehint.h"
+#include "hw/pci-host/q35.h"
+#include "qobject/qdict.h"
+
+#define GRANULE (2 * MiB)
+
+/* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
+#define RAM_SIZE (128 * MiB)
+#define FREE_START (64 * MiB)
+
+#define DEVICE "virtio-freehint-pci,addr=04.0,id=fh0"
+
+typedef struct VM {
+    QOSState *qs;
+    QVirtioPCIDevice *pci;
+    QVirtioFreehint fh;
+} VM;
+
+static G_GNUC_PRINTF(1, 2) VM *vm_start(const char *fmt, ...)
+{
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(4, 0) };
+    VM *vm = g_new0(VM, 1);
+    va_list ap;
+
+    va_start(ap, fmt);
+    vm->qs = qtest_pc_vboot(fmt, ap);
+    va_end(ap);
+    global_qtest = vm->qs->qts;
+
+    vm->pci = virtio_pci_new(vm->qs->pcibus, &addr);
+    g_assert_nonnull(vm->pci);
+    qvirtio_pci_device_enable(vm->pci);
+    qvirtio_start_device(&vm->pci->vdev);
+    qfreehint_init(&vm->fh, vm->pci);
+    qfreehint_start(&vm->fh, &vm->qs->alloc);
+    return vm;
+}
+
+static void vm_stop(VM *vm)
+{
+    qfreehint_assert_identity();
+    qvirtqueue_cleanup(vm->fh.vdev->bus, vm->fh.vq, &vm->qs->alloc);
+    qvirtio_pci_device_disable(vm->pci);
+    g_free(vm->pci->pdev);
+    g_free(vm->pci);
+    qtest_shutdown(vm->qs);
+    g_free(vm);
+}
+
+static uint8_t hint(VM *vm, uint16_t flags, uint64_t addr, uint64_t len)
+{
+    return qfreehint_hint_one(&vm->fh, &vm->qs->alloc, flags, addr, len);
+}
+
+/* Hint memory that has to stay as it is. */
+static void assert_refused(VM *vm, uint16_t flags, uint64_t addr,
+                           uint64_t len, uint8_t status)
+{
+    qfreehint_fill(addr, len, 0xa5);
+    g_assert_cmphex(hint(vm, flags, addr, len), ==, status);
+    g_assert_true(qfreehint_is_filled(addr, len, 0xa5));
+}
+
+static void assert_discarded(VM *vm, uint16_t flags, uint64_t addr,
+                             uint64_t len)
+{
+    qfreehint_fill(addr, len, flags & VIRTIO_FREEHINT_HINT_F_ZERO ? 0 : 0xa5);
+    g_assert_cmphex(hint(vm, flags, addr, len), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(addr, len, 0));
+}
+
+/* Backings of the machine's RAM */
+
+/* How much memory the host has for QEMU, in bytes. */
+static uint64_t resident(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/statm",
+                                            qtest_pid(global_qtest));
+    g_autofree char *statm = NULL;
+    uint64_t size, pages;
+
+    g_assert_true(g_file_get_contents(path, &statm, NULL, NULL));
+    g_assert_cmpint(sscanf(statm, "%" SCNu64 " %" SCNu64, &size, &pages), ==,
+                    2);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+static const char *const good_backings[] = {
+    "memory-backend-ram",
+    "memory-backend-ram,share=on",
+    "memory-backend-memfd,share=on",
+    "memory-backend-memfd,share=off",
+};
+
+/* The content is gone, and the host has that much less to keep. */
+static void test_backing(const void *opaque)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    const char *backing = opaque;
+    uint64_t before;
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object %s,id=mem0,size=128M", backing);
+
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    assert_discarded(vm, VIRTIO_FREEHINT_HINT_F_ZERO, FREE_START, GRANULE);
+
+    qfreehint_fill(FREE_START, len, 0xa5);
+    before = resident();
+    g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    /* QEMU may have needed some memory for itself. */
+    g_assert_cmpuint(before - resident(), >=, len - GRANULE);
+    vm_stop(vm);
+}
+
+typedef struct File {
+    char *path;
+    int fd;
+} File;
+
+/* A file of the size of the machine's RAM, filled where it will be hinted. */
+static File file_create(void)
+{
+    g_autofree uint8_t *data = g_malloc(GRANULE);
+    File file;
+
+    file.fd = g_file_open_tmp("qtest-freehint-XXXXXX", &file.path, NULL);
+    g_assert_cmpint(file.fd, >=, 0);
+    g_assert_cmpint(ftruncate(file.fd, RAM_SIZE), ==, 0);
+    memset(data, 0xa5, GRANULE);
+    g_assert_cmpint(pwrite(file.fd, data, GRANULE, FREE_START), ==, GRANULE);
+    return file;
+}
+
+static bool file_is_filled(const File *file, uint8_t pattern)
+{
+    g_autofree uint8_t *data = g_malloc(GRANULE);
+
+    g_assert_cmpint(pread(file->fd, data, GRANULE, FREE_START), ==, GRANULE);
+    return data[0] == pattern && !memcmp(data, data + 1, GRANULE - 1);
+}
+
+static void file_remove(File *file)
+{
+    unlink(file->path);
+    g_free(file->path);
+    close(file->fd);
+}
+
+/* A named file keeps its content, also under a private mapping. */
+static void test_file(const void *opaque)
+{
+    const char *share = opaque;
+    File file = file_create();
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-file,id=mem0,size=128M,"
+                      "mem-path=%s,share=%s", file.path, share);
+
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    g_assert_true(file_is_filled(&file, 0xa5));
+    vm_stop(vm);
+    file_remove(&file);
+}
+
+/* Unless the operator says so; but then zero cannot be promised. */
+static void test_file_allowed(const void *opaque)
+{
+    const char *share = opaque;
+    File file = file_create();
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      ",discard-file-backed=on"
+                      " -object memory-backend-file,id=mem0,size=128M,"
+                      "mem-path=%s,share=%s", file.path, share);
+
+    g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_ZERO, FREE_START, GRANULE),
+                    ==, VIRTIO_FREEHINT_S_BACKING);
+    g_assert_true(file_is_filled(&file, 0xa5));
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    g_assert_true(file_is_filled(&file, 0));
+    vm_stop(vm);
+    file_remove(&file);
+}
+
+static void test_prealloc(void)
+{
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-ram,id=mem0,size=128M,"
+                      "prealloc=on");
+
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    vm_stop(vm);
+
+    vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                  ",discard-reserved=on"
+                  " -object memory-backend-ram,id=mem0,size=128M,prealloc=on");
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
+}
+
+/*
+ * A file whose mapping can be written, but which can no longer be punched: the
+ * host fails, the memory is left alone, until the operator wants it tried
+ * again.
+ */
+static void test_host_failure(void)
+{
+    g_autofree char *path = NULL;
+    int fd = memfd_create("qtest-freehint", MFD_ALLOW_SEALING);
+    VM *vm;
+
+    if (fd < 0) {
+        g_test_skip("no memfd");
+        return;
+    }
+    g_assert_cmpint(ftruncate(fd, RAM_SIZE), ==, 0);
+    path = g_strdup_printf("/proc/%d/fd/%d", getpid(), fd);
+    vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                  ",discard-file-backed=on"
+                  " -object memory-backend-file,id=mem0,size=128M,share=on,"
+                  "mem-path=%s", path);
+
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    g_assert_cmpint(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), ==, 0);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    qfreehint_set_enabled(false);
+    qfreehint_set_enabled(true);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 2);
+    vm_stop(vm);
+    close(fd);
+}
+
+/* A range over two nodes is discarded, unless one of them is not to be. */
+static void test_numa(void)
+{
+    const uint64_t border = 96 * MiB;
+    File file;
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                      " -object memory-backend-ram,id=mem0,size=96M"
+                      " -object memory-backend-memfd,id=mem1,size=32M"
+                      " -numa node,memdev=mem0 -numa node,memdev=mem1");
+
+    assert_discarded(vm, 0, border - GRANULE, 2 * GRANULE);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
+    vm_stop(vm);
+
+    file = file_create();
+    vm = vm_start("-M q35 -nodefaults -m 224M -device " DEVICE
+                  " -object memory-backend-ram,id=mem0,size=96M"
+                  " -object memory-backend-file,id=mem1,size=128M,share=on,"
+                  "mem-path=%s"
+                  " -numa node,memdev=mem0 -numa node,memdev=mem1", file.path);
+    assert_refused(vm, 0, border - GRANULE, 2 * GRANULE,
+                   VIRTIO_FREEHINT_S_BACKING);
+    assert_discarded(vm, 0, border - GRANULE, GRANULE);
+    vm_stop(vm);
+    file_remove(&file);
+}
+
+static void test_granule(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",x-granule=64K");
+
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    g_assert_cmphex(hint(vm, 0, FREE_START + 64 * KiB, 64 * KiB), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START, 64 * KiB, 0xa5));
+    g_assert_true(qfreehint_is_filled(FREE_START + 64 * KiB, 64 * KiB, 0));
+    g_assert_true(qfreehint_is_filled(FREE_START + 128 * KiB, 64 * KiB, 0xa5));
+    g_assert_cmphex(hint(vm, 0, FREE_START + 4096, 64 * KiB), ==,
+                    VIRTIO_FREEHINT_S_MISALIGNED);
+    vm_stop(vm);
+}
+
+/* Memory that is not the machine's own RAM */
+
+static uint64_t get_address(const char *id, const char *prop)
+{
+    QDict *rsp = qmp("{ 'execute': 'qom-get',"
+                     " 'arguments': { 'path': %s, 'property': %s } }", id,
+                     prop);
+    uint64_t addr = qdict_get_int(rsp, "return");
+
+    qobject_unref(rsp);
+    return addr;
+}
+
+static void test_dimm(void)
+{
+    VM *vm = vm_start("-M q35,nvdimm=on -nodefaults -m 128M,slots=4,maxmem=1G"
+                      " -device " DEVICE
+                      " -object memory-backend-ram,id=mem1,size=64M"
+                      " -device pc-dimm,id=dimm0,memdev=mem1"
+                      " -object memory-backend-ram,id=mem2,size=64M"
+                      " -device nvdimm,id=nvdimm0,memdev=mem2");
+
+    assert_discarded(vm, 0, get_address("dimm0", "addr"), GRANULE);
+    assert_refused(vm, 0, get_address("nvdimm0", "addr"), GRANULE,
+                   VIRTIO_FREEHINT_S_EXCLUDED);
+    vm_stop(vm);
+}
+
+/* A DIMM that comes later is known at once. */
+static void test_dimm_hotplug(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
+                      " -device " DEVICE
+                      " -object memory-backend-ram,id=mem1,size=64M");
+    uint64_t addr = 4 * GiB;
+
+    g_assert_cmphex(hint(vm, 0, addr, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_UNMAPPED);
+    qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
+                         "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
+                         (int64_t)addr);
+    assert_discarded(vm, 0, addr, GRANULE);
+    vm_stop(vm);
+}
+
+/* Nothing of it is plugged. */
+static void test_virtio_mem(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
+                      " -device " DEVICE
+                      " -object memory-backend-ram,id=mem1,size=64M"
+                      " -device virtio-mem-pci,id=vmem0,memdev=mem1,"
+                      "requested-size=0");
+
+    g_assert_cmphex(hint(vm, 0, get_address("vmem0", "memaddr"), GRANULE), ==,
+                    VIRTIO_FREEHINT_S_EXCLUDED);
+    vm_stop(vm);
+}
+
+static void test_virtio_pmem(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
+                      " -device " DEVICE
+                      " -object memory-backend-ram,id=mem1,size=64M,share=on"
+                      " -device virtio-pmem-pci,id=pmem0,memdev=mem1");
+
+    assert_refused(vm, 0, get_address("pmem0", "memaddr"), GRANULE,
+                   VIRTIO_FREEHINT_S_EXCLUDED);
+    vm_stop(vm);
+}
+
+static void test_pci_ram(VM *vm, int slot, int bar)
+{
+    QPCIDevice *dev = qpci_device_find(vm->qs->pcibus, QPCI_DEVFN(slot, 0));
+    QPCIBar qbar;
+
+    g_assert_nonnull(dev);
+    qpci_device_enable(dev);
+    qbar = qpci_iomap(dev, bar, NULL);
+    assert_refused(vm, 0, qbar.addr, GRANULE, VIRTIO_FREEHINT_S_EXCLUDED);
+    qpci_iounmap(dev, qbar);
+    g_free(dev);
+}
+
+static void test_vram(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE
+                      " -device VGA,addr=05.0,romfile=");
+
+    test_pci_ram(vm, 5, 0);
+    vm_stop(vm);
+}
+
+static void test_ivshmem(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE
+                      " -object memory-backend-ram,id=mem1,size=4M,share=on"
+                      " -device ivshmem-plain,addr=05.0,memdev=mem1");
+
+    test_pci_ram(vm, 5, 2);
+    vm_stop(vm);
+}
+
+/* What system management mode has taken is RAM to nobody else. */
+static void test_smram(void)
+{
+    const uint64_t tseg = RAM_SIZE - 8 * MiB;
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE);
+    QPCIDevice *mch = qpci_device_find(vm->qs->pcibus, QPCI_DEVFN(0, 0));
+
+    qfreehint_fill(tseg, GRANULE, 0xa5);
+    qpci_config_writeb(mch, MCH_HOST_BRIDGE_ESMRAMC,
+                       MCH_HOST_BRIDGE_ESMRAMC_T_EN |
+                       MCH_HOST_BRIDGE_ESMRAMC_TSEG_SZ_8MB);
+    qpci_config_writeb(mch, MCH_HOST_BRIDGE_SMRAM,
+                       MCH_HOST_BRIDGE_SMRAM_G_SMRAME);
+    g_assert_cmphex(hint(vm, 0, tseg, GRANULE), ==, VIRTIO_FREEHINT_S_NOT_RAM);
+    qpci_config_writeb(mch, MCH_HOST_BRIDGE_ESMRAMC, 0);
+    g_assert_true(qfreehint_is_filled(tseg, GRANULE, 0xa5));
+    g_free(mch);
+    vm_stop(vm);
+}
+
+/* Vetoes that come with the command line */
+
+/* More than QEMU has, without touching it. */
+static bool can_lock_memory(void)
+{
+    const size_t size = 4 * GiB;
+    void *mem = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
+                     MAP_NORESERVE, -1, 0);
+    bool locked;
+
+    g_assert(mem != MAP_FAILED);
+    locked = !mlock2(mem, size, MLOCK_ONFAULT);
+    munmap(mem, size);
+    return locked;
+}
+
+static void test_mlock(void)
+{
+    VM *vm;
+
+    if (!can_lock_memory()) {
+        g_test_skip("memory cannot be locked, see RLIMIT_MEMLOCK");
+        return;
+    }
+    vm = vm_start("-M q35 -nodefaults -overcommit mem-lock=on-fault -device "
+                  DEVICE);
+    qfreehint_assert_state("vetoed", "locked");
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
+    vm_stop(vm);
+}
+
+static void test_start_disabled(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",enabled=off,"
+                      "delay-ms=5,min-age-ms=20");
+
+    qfreehint_assert_state("disabled", "operator");
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, delay_ms), ==, 5);
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, min_age_ms), ==, 20);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
+    vm_stop(vm);
+}
+
+static void add_backing_tests(void)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(good_backings); i++) {
+        g_autofree char *path = g_strdup_printf("virtio-freehint/backing/%s",
+                                                good_backings[i]);
+
+        qtest_add_data_func(path, good_backings[i], test_backing);
+    }
+    qtest_add_data_func("virtio-freehint/backing/file/shared", "on",
+                        test_file);
+    qtest_add_data_func("virtio-freehint/backing/file/private", "off",
+                        test_file);
+    qtest_add_data_func("virtio-freehint/backing/file/shared-allowed", "on",
+                        test_file_allowed);
+    qtest_add_data_func("virtio-freehint/backing/file/private-allowed", "off",
+                        test_file_allowed);
+    qtest_add_func("virtio-freehint/backing/prealloc", test_prealloc);
+    qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
+    qtest_add_func("virtio-freehint/backing/numa", test_numa);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add_backing_tests();
+    qtest_add_func("virtio-freehint/granule", test_granule);
+    qtest_add_func("virtio-freehint/dimm", test_dimm);
+    qtest_add_func("virtio-freehint/dimm-hotplug", test_dimm_hotplug);
+    qtest_add_func("virtio-freehint/virtio-mem", test_virtio_mem);
+    qtest_add_func("virtio-freehint/virtio-pmem", test_virtio_pmem);
+    qtest_add_func("virtio-freehint/vram", test_vram);
+    qtest_add_func("virtio-freehint/ivshmem", test_ivshmem);
+    qtest_add_func("virtio-freehint/smram", test_smram);
+    qtest_add_func("virtio-freehint/mlock", test_mlock);
+    qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
+    return g_test_run();
+}
