@@ -52,7 +52,7 @@ static unsigned long at(unsigned long granule)
  */
 
 #define UNIT_ORDER	(G - 1)
-#define UNITS		((FAKE_END - FAKE_START) >> UNIT_ORDER)
+#define UNITS		(FAKE_SECTIONS * PAGES_PER_SECTION >> UNIT_ORDER)
 #define NO_BLOCK	(-1)
 
 static unsigned long unit(unsigned long pfn)
