@@ -29,7 +29,9 @@ typedef struct VM {
     QVirtioFreehint fh;
 } VM;
 
-static G_GNUC_PRINTF(1, 2) VM *vm_start(const char *fmt, ...)
+static VM *vm_start(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+
+static VM *vm_start(const char *fmt, ...)
 {
     QPCIAddress addr = { .devfn = QPCI_DEVFN(4, 0) };
     VM *vm = g_new0(VM, 1);
@@ -96,7 +98,7 @@ static uint64_t resident(void)
     g_assert_true(g_file_get_contents(path, &statm, NULL, NULL));
     g_assert_cmpint(sscanf(statm, "%" SCNu64 " %" SCNu64, &size, &pages), ==,
                     2);
-    return pages * sysconf(_SC_PAGESIZE);
+    return pages * qemu_real_host_page_size();
 }
 
 static const char *const good_backings[] = {

@@ -15,6 +15,7 @@
 #include "hw/pci/pci_regs.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qstring.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_pci.h"
 
@@ -450,15 +451,37 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* A party that disables discards is a veto, and names are told. */
+/* The device that is known to disable discards, or NULL. */
+static char *get_pinning_device(void)
+{
+    QDict *device = qfreehint_query();
+    QList *vetoes = qdict_get_qlist(device, "vetoes");
+    QDict *veto = qobject_to(QDict, qlist_peek(vetoes));
+    QList *paths = qdict_get_qlist(veto, "qom-paths");
+    char *path = NULL;
+
+    g_assert_cmpuint(qlist_size(vetoes), ==, 1);
+    g_assert_cmpstr(qdict_get_str(veto, "reason"), ==, "pinned");
+    if (paths) {
+        g_assert_cmpuint(qlist_size(paths), ==, 1);
+        path = g_strdup(qstring_get_str(qobject_to(QString,
+                                                   qlist_peek(paths))));
+    }
+    qobject_unref(device);
+    return path;
+}
+
+/* A party that disables discards is a veto; a device is named. */
 static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const char *const props[] = { "disabled", "uncoordinated-disabled" };
+    static const char *const paths[] = { "/machine/peripheral/veto0", NULL };
     QVirtioFreehint *fh = obj;
     int i;
 
     for (i = 0; i < ARRAY_SIZE(props); i++) {
         uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+        g_autofree char *path = NULL;
 
         qfreehint_set_prop("veto0", props[i], true);
         qfreehint_fill(FREE_START, GRANULE, 0xa5);
@@ -471,6 +494,9 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
                          VIRTIO_FREEHINT_STATE_VETOED);
         g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
                          VIRTIO_FREEHINT_REASON_PINNED);
+
+        path = get_pinning_device();
+        g_assert_cmpstr(path, ==, paths[i]);
 
         /* The operator comes first, and the veto stays. */
         qfreehint_set_enabled(false);
@@ -582,6 +608,13 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_nonnull(strstr(info, "fh0: active"));
 }
 
+/* No other test's events, and no other test's limit. */
+static void *setup_own_qemu(GString *cmd_line, void *arg)
+{
+    g_string_append(cmd_line, " -name events");
+    return arg;
+}
+
 static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
 {
     QDict *event, *event_data;
@@ -603,8 +636,17 @@ static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(event);
 }
 
-static void test_second_device(void *obj, void *data, QGuestAllocator *alloc)
+static void test_refused_devices(void *obj, void *data,
+                                 QGuestAllocator *alloc)
 {
+    assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
+                         " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
+                         " 'addr': '5', 'iommu_platform': 'on' } }"),
+                     "GenericError", "iommu_platform");
+    assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
+                         " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
+                         " 'addr': '5', 'min-age-ms': 60001 } }"),
+                     "GenericError", "60001");
     assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
                          " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
                          " 'addr': '5' } }"), "GenericError", "at most one");
@@ -613,6 +655,7 @@ static void test_second_device(void *obj, void *data, QGuestAllocator *alloc)
 
 static void register_virtio_freehint_test(void)
 {
+    QOSGraphTestOptions own = { .before = setup_own_qemu };
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
 
     qos_add_test("config", "virtio-freehint", test_config, NULL);
@@ -628,8 +671,9 @@ static void register_virtio_freehint_test(void)
     qos_add_test("disable", "virtio-freehint", test_disable, NULL);
     qos_add_test("identity", "virtio-freehint", test_identity, NULL);
     qos_add_test("qmp", "virtio-freehint", test_qmp, NULL);
-    qos_add_test("state-event", "virtio-freehint", test_state_event, NULL);
-    qos_add_test("second-device", "virtio-freehint", test_second_device, NULL);
+    qos_add_test("state-event", "virtio-freehint", test_state_event, &own);
+    qos_add_test("refused-devices", "virtio-freehint", test_refused_devices,
+                 NULL);
     qos_add_test("veto", "virtio-freehint", test_veto, &veto);
 
 }

@@ -50,6 +50,12 @@ static void discard_testdev_set_disabled(Object *obj, bool value,
                  ram_block_discard_disable, errp);
 }
 
+/* As VFIO devices have it: whether this one leaves discards alone. */
+static bool discard_testdev_get_allowed(Object *obj, Error **errp)
+{
+    return !DISCARD_TESTDEV(obj)->disabled;
+}
+
 static bool discard_testdev_get_uncoordinated(Object *obj, Error **errp)
 {
     return DISCARD_TESTDEV(obj)->uncoordinated_disabled;
@@ -80,6 +86,11 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                    discard_testdev_set_disabled);
     object_class_property_set_description(klass, "disabled",
                                           "disable all discards");
+    object_class_property_add_bool(klass, "x-balloon-allowed",
+                                   discard_testdev_get_allowed, NULL);
+    object_class_property_set_description(klass, "x-balloon-allowed",
+                                          "whether it leaves discards alone,"
+                                          " named as for VFIO");
     object_class_property_add_bool(klass, "uncoordinated-disabled",
                                    discard_testdev_get_uncoordinated,
                                    discard_testdev_set_uncoordinated);
