@@ -267,6 +267,61 @@ static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
+static void await_active(QVirtioFreehint *fh)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (QFREEHINT_CONFIG(fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
+/*
+ * A background snapshot is a veto from before it protects memory until it is
+ * over, whoever may be looking.
+ */
+static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint;
+    QDict *rsp;
+
+    rsp = qmp("{ 'execute': 'migrate-set-capabilities', 'arguments': {"
+              " 'capabilities': [ { 'capability': 'background-snapshot',"
+              " 'state': true } ] } }");
+    if (qdict_haskey(rsp, "error")) {
+        g_test_skip("no userfaultfd with write protection");
+        qobject_unref(rsp);
+        return;
+    }
+    qobject_unref(rsp);
+    /* Something that takes a minute to save. */
+    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                             " 'migrate-set-parameters', 'arguments': {"
+                             " 'max-bandwidth': 1048576 } }");
+    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+
+    hint = start_slow_hint(fh, alloc);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
+                             " 'arguments': { 'uri':"
+                             " 'exec:cat > /dev/null' } }");
+    assert_answered(fh, &hint);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
+                     VIRTIO_FREEHINT_REASON_MIGRATION);
+    qfreehint_assert_state("vetoed", "migration");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 32 * MiB,
+                                       GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DECLINED);
+    g_assert_true(qfreehint_is_filled(FREE_START + 32 * MiB, GRANULE, 0xa5));
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate_cancel' }");
+    await_active(fh);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=,
+                     qfreehint_ack(&hint).rehint_epoch);
+    qos_invalidate_command_line();
+}
+
 static char *migration_socket(void)
 {
     return g_strdup_printf("unix:%s/qtest-freehint-%d.migration",
@@ -406,6 +461,7 @@ static void register_virtio_freehint_drain_test(void)
     qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
     qos_add_test("bound", "virtio-freehint", test_bound, &slow);
+    qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot, &slow);
     qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);
     qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
                  &granule);
