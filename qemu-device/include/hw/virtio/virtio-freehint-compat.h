@@ -1,8 +1,8 @@
 /*
  * Virtio free memory hint device: differences between versions of QEMU
  *
- * The only place that knows of them. Written against 10.0; 10.2 moved headers
- * and made class data constant.
+ * The only place that knows of them. 10.1 moved headers and made class data
+ * constant.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,7 +10,7 @@
 #ifndef HW_VIRTIO_FREEHINT_COMPAT_H
 #define HW_VIRTIO_FREEHINT_COMPAT_H
 
-#if __has_include("system/memory.h")
+#if QEMU_VERSION_MAJOR * 100 + QEMU_VERSION_MINOR >= 1001
 #include "system/address-spaces.h"
 #include "system/memory.h"
 #include "system/ramblock.h"
