@@ -182,6 +182,8 @@ void fh_drop(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 void fh_mark_recent(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 bool fh_test(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 	     enum fh_plane plane);
+bool fh_any(struct fh_zone *fz, unsigned long pfn, unsigned long end,
+	    enum fh_plane plane);
 unsigned long fh_next(struct fh_zone *fz, enum fh_plane plane,
 		      unsigned long pfn);
 void fh_wipe_chunk(struct fh_zone *fz, unsigned long sec);

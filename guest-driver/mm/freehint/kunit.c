@@ -137,13 +137,17 @@ static int fake_take_block(struct fh_zone *fz, unsigned long pfn,
 		return -EBUSY;
 	order = min_t(int, order, high);
 	fake_carve(fake, head, high, pfn, order);
+	atomic_long_sub(BIT(order), &fake->zone.vm_stat[NR_FREE_PAGES]);
 	return order;
 }
 
 static void fake_give_block(struct fh_zone *fz, unsigned long pfn,
 			    unsigned int order)
 {
-	fake_free(kunit_get_current_test()->priv, pfn, order);
+	struct fake *fake = kunit_get_current_test()->priv;
+
+	atomic_long_add(BIT(order), &fake->zone.vm_stat[NR_FREE_PAGES]);
+	fake_free(fake, pfn, order);
 }
 
 /*
@@ -400,6 +404,27 @@ static void test_wipe_spares_in_flight(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_YOUNG], 0);
 	answer(fake, FREEHINT_DISCARDED, true);
 	EXPECT_STATE(test, 4, FH_AGED);
+}
+
+/* Those who wait for a range see what is in flight in it, and nothing else. */
+static void test_any_in_flight(struct kunit *test)
+{
+	const unsigned long last = PAGES_PER_SECTION / GPAGES - 1;
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+
+	free_granules(fake, last + 3, 1);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+
+	spin_lock_irq(&fake->zone.lock);
+	KUNIT_EXPECT_FALSE(test, fh_any(fz, at(0), at(last + 3), FH_INFLIGHT));
+	KUNIT_EXPECT_TRUE(test, fh_any(fz, at(0), at(last + 3) + 1, FH_INFLIGHT));
+	KUNIT_EXPECT_TRUE(test, fh_any(fz, at(last + 4) - 1, at(last + 4), FH_INFLIGHT));
+	KUNIT_EXPECT_FALSE(test, fh_any(fz, at(last + 4), FAKE_END + 1, FH_INFLIGHT));
+	KUNIT_EXPECT_FALSE(test, fh_any(fz, 0, at(0), FH_INFLIGHT));
+	spin_unlock_irq(&fake->zone.lock);
+	answer(fake, FREEHINT_DISCARDED, false);
 }
 
 /* Sections that are not tracked, below, above and gone, are no trouble. */
@@ -1016,6 +1041,7 @@ static struct kunit_case freehint_cases[] = {
 	KUNIT_CASE(test_verdict_never),
 	KUNIT_CASE(test_held_is_not_hinted),
 	KUNIT_CASE(test_wipe_spares_in_flight),
+	KUNIT_CASE(test_any_in_flight),
 	KUNIT_CASE(test_untracked),
 	KUNIT_CASE(test_map_grows),
 	KUNIT_CASE(test_coalesce),

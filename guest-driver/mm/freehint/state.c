@@ -326,6 +326,35 @@ unsigned long fh_next(struct fh_zone *fz, enum fh_plane plane,
 }
 
 /**
+ * fh_any - is any granule of a range in a state
+ * @fz: the zone
+ * @pfn: first page
+ * @end: one past the last page
+ * @plane: the state
+ */
+bool fh_any(struct fh_zone *fz, unsigned long pfn, unsigned long end,
+	    enum fh_plane plane)
+{
+	const struct fh_map *map = fz->map;
+
+	lockdep_assert_held(&fz->zone->lock);
+
+	while (pfn < end && fz->nr[plane]) {
+		unsigned long sec = pfn_to_section_nr(pfn) - map->first;
+		unsigned long start = pfn & ~PAGE_SECTION_MASK;
+		unsigned long stop = min(end - pfn + start, PAGES_PER_SECTION);
+		unsigned int nr = DIV_ROUND_UP(stop, fh_granule_pages(fz));
+
+		if (sec < map->nr && map->chunk[sec] &&
+		    find_next_bit(fh_word(fz, map->chunk[sec], plane, 0), nr,
+				  start >> fz->order) < nr)
+			return true;
+		pfn += PAGES_PER_SECTION - start;
+	}
+	return false;
+}
+
+/**
  * fh_wipe_chunk - forget all about the free granules of a section
  * @fz: the zone
  * @sec: index of the section in the map

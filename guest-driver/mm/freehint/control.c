@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: who wants what, and what follows from it.
+ *
+ * The engine runs while a device is registered and nothing speaks against it.
+ * Only then is the static key on, so that a guest without the device, or with a
+ * device that wants nothing, pays nothing. All is decided under one mutex, which
+ * the engine's thread never takes.
+ */
+#define pr_fmt(fmt) "freehint: " fmt
+
+#include <linux/cleanup.h>
+#include <linux/errno.h>
+#include <linux/export.h>
+#include <linux/freehint.h>
+#include <linux/init.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+
+#include "../page_reporting.h"
+#include "engine.h"
+#include "hooks.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/freehint.h>
+
+/* The guest's own bounds, whatever the device asks for. */
+static unsigned int min_age_floor_ms = 20;
+module_param(min_age_floor_ms, uint, 0644);
+MODULE_PARM_DESC(min_age_floor_ms, "Memory stays free for at least this long before it is hinted");
+
+static unsigned int min_age_ceiling_ms = 60000;
+module_param(min_age_ceiling_ms, uint, 0644);
+MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
+
+module_param_named(timeout_ms, fh_timeout_ms, uint, 0644);
+MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
+
+module_param_named(drain, fh_drain_allowed, bool, 0644);
+MODULE_PARM_DESC(drain, "Drain a zone's per-CPU lists once after much memory was freed");
+
+/* A granule this small would cost more in state and calls than it gives. */
+#define FH_MIN_GRANULE		max(PAGE_SIZE, SZ_64K)
+
+DEFINE_STATIC_KEY_FALSE(freehint_key);
+unsigned int freehint_order __read_mostly = NR_PAGE_ORDERS;
+
+struct fh_engine fh_engine = {
+	.lock = __MUTEX_INITIALIZER(fh_engine.lock),
+	.idle = LIST_HEAD_INIT(fh_engine.idle),
+	.flight = LIST_HEAD_INIT(fh_engine.flight),
+	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(fh_engine.wait),
+	.allowed = true,
+};
+
+static void fh_stop_submitting(struct fh_engine *e)
+{
+	WRITE_ONCE(e->running, false);
+	kthread_cancel_delayed_work_sync(&e->tick);
+	/* A pump that has seen running is over after this. */
+	kthread_flush_work(&e->reap);
+}
+
+static void fh_start(struct fh_engine *e)
+{
+	struct fh_zone *fz;
+
+	freehint_order = e->order;
+	static_branch_enable(&freehint_key);
+	for_each_fh_zone(fz)
+		fh_resync(fz);
+	WRITE_ONCE(e->running, true);
+	fh_next_period(e, fh_period(e));
+}
+
+static void fh_stop(struct fh_engine *e)
+{
+	fh_stop_submitting(e);
+	if (!e->broken && !fh_wait_in_flight(e, fh_timeout_ms)) {
+		e->stats.timeouts++;
+		pr_warn("no answer in %u ms while stopping, resetting the device\n",
+			fh_timeout_ms);
+		fh_reset_device(e);
+	}
+	kthread_flush_worker(e->worker);
+	static_branch_disable(&freehint_key);
+}
+
+/* Why not to hint, in order of precedence. */
+static enum freehint_status fh_verdict(const struct fh_engine *e)
+{
+	if (e->broken)
+		return FREEHINT_BROKEN;
+	if (e->order > MAX_PAGE_ORDER)
+		return FREEHINT_GRANULE;
+	if (page_poisoning_enabled())
+		return FREEHINT_POISONING;
+	if (debug_pagealloc_enabled() || debug_guardpage_enabled() ||
+	    IS_ENABLED(CONFIG_KMSAN))
+		return FREEHINT_DEBUGGING;
+	if (page_reporting_registered())
+		return FREEHINT_OTHER_REPORTER;
+	if (!e->allowed)
+		return FREEHINT_OFF;
+	if (!e->active)
+		return FREEHINT_WAITING;
+	return FREEHINT_ACTIVE;
+}
+
+static const char * const fh_refusals[FREEHINT_NR_STATUSES] = {
+	[FREEHINT_POISONING] = "free pages are poisoned (page_poisoning)",
+	[FREEHINT_DEBUGGING] = "free pages are guarded by a debugging facility",
+	[FREEHINT_OTHER_REPORTER] = "free page reporting has a device already",
+	[FREEHINT_GRANULE] = "the device's granule exceeds the largest free block",
+};
+
+static void fh_update(struct fh_engine *e)
+{
+	enum freehint_status status;
+
+	lockdep_assert_held(&e->lock);
+
+	if (!e->dev)
+		return;
+	status = fh_verdict(e);
+	if (e->running && status != FREEHINT_ACTIVE)
+		fh_stop(e);
+	else if (!e->running && status == FREEHINT_ACTIVE)
+		fh_start(e);
+
+	/* Stopping may have broken it. */
+	status = fh_verdict(e);
+	if (status == e->status)
+		return;
+	WRITE_ONCE(e->status, status);
+	if (fh_refusals[status])
+		pr_warn("not hinting: %s\n", fh_refusals[status]);
+	e->dev->ops->status(e->dev, status);
+}
+
+static void fh_recover(struct work_struct *work)
+{
+	struct fh_engine *e = container_of(work, struct fh_engine, recover);
+
+	guard(mutex)(&e->lock);
+	if (!e->dev || e->broken)
+		return;
+	/* It has answered after all. */
+	if (!e->give_up && !atomic_long_read(&e->in_flight))
+		return;
+	fh_stop_submitting(e);
+	fh_reset_device(e);
+	static_branch_disable(&freehint_key);
+	fh_update(e);
+}
+
+/**
+ * freehint_broken - the driver has given up on the device
+ * @dev: the device
+ *
+ * Resets it and takes back what is in flight, soon. Context: any that may not
+ * hold the engine's mutex.
+ */
+void freehint_broken(struct freehint_dev *dev)
+{
+	WRITE_ONCE(fh_engine.give_up, true);
+	schedule_work(&fh_engine.recover);
+}
+EXPORT_SYMBOL_GPL(freehint_broken);
+
+/**
+ * freehint_set_active - the device wants hints, or does not
+ * @dev: the device
+ * @active: it does
+ *
+ * When this returns with @active false, nothing is in flight and nothing will be.
+ * Context: process context; bounded by the timeout and a reset.
+ */
+void freehint_set_active(struct freehint_dev *dev, bool active)
+{
+	guard(mutex)(&fh_engine.lock);
+	fh_engine.active = active;
+	fh_update(&fh_engine);
+}
+EXPORT_SYMBOL_GPL(freehint_set_active);
+
+/**
+ * freehint_set_allowed - the guest's administrator allows hints, or does not
+ * @dev: the device
+ * @allowed: they do
+ *
+ * Context: as freehint_set_active().
+ */
+void freehint_set_allowed(struct freehint_dev *dev, bool allowed)
+{
+	guard(mutex)(&fh_engine.lock);
+	fh_engine.allowed = allowed;
+	fh_update(&fh_engine);
+}
+EXPORT_SYMBOL_GPL(freehint_set_allowed);
+
+/**
+ * freehint_allowed - does the guest's administrator allow hints
+ * @dev: the device
+ */
+bool freehint_allowed(struct freehint_dev *dev)
+{
+	return READ_ONCE(fh_engine.allowed);
+}
+EXPORT_SYMBOL_GPL(freehint_allowed);
+
+/**
+ * freehint_set_pace - how often and how soon the device wants hints
+ * @dev: the device
+ * @delay_ms: least time between two rounds of hints
+ * @min_age_ms: least time that memory is free before it is hinted
+ *
+ * The guest's bounds apply to both. Context: process context.
+ */
+void freehint_set_pace(struct freehint_dev *dev, unsigned int delay_ms,
+		       unsigned int min_age_ms)
+{
+	struct fh_engine *e = &fh_engine;
+	unsigned int floor = READ_ONCE(min_age_floor_ms);
+	unsigned int ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
+
+	guard(mutex)(&e->lock);
+	WRITE_ONCE(e->delay_ms, min(delay_ms, ceiling));
+	fh_pace_bounds(&e->pace, clamp(min_age_ms, floor, ceiling),
+		       jiffies_to_msecs(FH_WINDOW));
+}
+EXPORT_SYMBOL_GPL(freehint_set_pace);
+
+/**
+ * freehint_rehint - earlier answers of the device do not hold any more
+ * @dev: the device
+ *
+ * Everything free becomes pending again, what was discarded as well as what was
+ * refused. Context: process context.
+ */
+void freehint_rehint(struct freehint_dev *dev)
+{
+	struct fh_engine *e = &fh_engine;
+	struct fh_zone *fz;
+
+	guard(mutex)(&e->lock);
+	if (!e->running)
+		return;
+	for_each_fh_zone(fz)
+		fh_resync(fz);
+	fh_next_period(e, fh_period(e));
+}
+EXPORT_SYMBOL_GPL(freehint_rehint);
+
+/**
+ * freehint_reporter_changed - free page reporting got or lost its device
+ *
+ * A guest needs one of the two: each would undo what the other knows.
+ * Context: process context.
+ */
+void freehint_reporter_changed(void)
+{
+	guard(mutex)(&fh_engine.lock);
+	fh_update(&fh_engine);
+}
+
+/**
+ * freehint_status - what the engine does
+ * @dev: the device
+ */
+enum freehint_status freehint_status(struct freehint_dev *dev)
+{
+	return READ_ONCE(fh_engine.status);
+}
+EXPORT_SYMBOL_GPL(freehint_status);
+
+static void fh_free_hints(struct fh_engine *e)
+{
+	struct freehint_hint *hint, *next;
+
+	list_for_each_entry_safe(hint, next, &e->idle, list) {
+		list_del(&hint->list);
+		kfree(hint);
+	}
+}
+
+static int fh_alloc_hints(struct fh_engine *e)
+{
+	struct freehint_hint *hint;
+	unsigned int slot;
+
+	for (slot = 0; slot < e->dev->nr_hints; slot++) {
+		hint = kzalloc(struct_size(hint, ranges, e->dev->max_ranges),
+			       GFP_KERNEL);
+		if (!hint) {
+			fh_free_hints(e);
+			return -ENOMEM;
+		}
+		hint->slot = slot;
+		hint->max_ranges = e->dev->max_ranges;
+		list_add_tail(&hint->list, &e->idle);
+	}
+	return 0;
+}
+
+static int fh_set_up(struct fh_engine *e)
+{
+	int ret;
+
+	ret = fh_alloc_hints(e);
+	if (ret)
+		return ret;
+
+	e->worker = kthread_create_worker(0, "kfreehintd");
+	if (IS_ERR(e->worker)) {
+		ret = PTR_ERR(e->worker);
+		goto free_hints;
+	}
+
+	/* A granule that no free list has leaves nothing to keep track of. */
+	if (e->order <= MAX_PAGE_ORDER) {
+		ret = fh_storage_create(e->order, &e->kick);
+		if (ret)
+			goto destroy_worker;
+	}
+	return 0;
+
+destroy_worker:
+	kthread_destroy_worker(e->worker);
+free_hints:
+	fh_free_hints(e);
+	return ret;
+}
+
+static void fh_tear_down(struct fh_engine *e)
+{
+	if (e->order <= MAX_PAGE_ORDER)
+		fh_storage_destroy();
+	/* No hook kicks any more; what was kicked finds nothing to do. */
+	irq_work_sync(&e->kick);
+	kthread_cancel_delayed_work_sync(&e->tick);
+	kthread_cancel_delayed_work_sync(&e->watch);
+	kthread_destroy_worker(e->worker);
+	fh_free_hints(e);
+}
+
+/**
+ * freehint_register - a device takes hints from now on
+ * @dev: the device; its driver has called freehint_set_pace() and
+ *	freehint_set_active() before memory is hinted to it
+ *
+ * One device a guest. That the guest cannot hint now, or ever, is no error but a
+ * status: the device shall know why it gets nothing.
+ *
+ * Context: process context.
+ * Return: 0; -EBUSY if there is a device already; -EINVAL; -ENOMEM.
+ */
+int freehint_register(struct freehint_dev *dev)
+{
+	struct fh_engine *e = &fh_engine;
+	int ret;
+
+	if (!is_power_of_2(dev->granule) || !dev->max_ranges || !dev->nr_hints)
+		return -EINVAL;
+
+	guard(mutex)(&e->lock);
+	if (e->dev)
+		return -EBUSY;
+
+	e->dev = dev;
+	e->order = ilog2(max_t(u64, dev->granule, FH_MIN_GRANULE)) - PAGE_SHIFT;
+	e->active = false;
+	e->broken = false;
+	e->give_up = false;
+	e->status = FREEHINT_NR_STATUSES;
+	e->round = false;
+	e->pause_until = jiffies;
+	e->pace = (struct fh_pace) { .since = jiffies };
+	e->stats = (struct freehint_stats) { };
+
+	ret = fh_set_up(e);
+	if (ret) {
+		e->dev = NULL;
+		return ret;
+	}
+	fh_update(e);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(freehint_register);
+
+/**
+ * freehint_unregister - a device takes no more hints
+ * @dev: the device
+ *
+ * When this returns, nothing is in flight, or it is accounted for as leaked, and
+ * no operation of the driver runs or will be called.
+ *
+ * Context: process context; bounded by the timeout and a reset.
+ */
+void freehint_unregister(struct freehint_dev *dev)
+{
+	struct fh_engine *e = &fh_engine;
+
+	mutex_lock(&e->lock);
+	if (e->dev != dev) {
+		mutex_unlock(&e->lock);
+		return;
+	}
+	e->active = false;
+	if (e->running)
+		fh_stop(e);
+	fh_tear_down(e);
+	e->dev = NULL;
+	mutex_unlock(&e->lock);
+
+	/* Finds no device. */
+	cancel_work_sync(&e->recover);
+}
+EXPORT_SYMBOL_GPL(freehint_unregister);
+
+static int __init fh_init(void)
+{
+	struct fh_engine *e = &fh_engine;
+
+	kthread_init_delayed_work(&e->tick, fh_tick);
+	kthread_init_delayed_work(&e->watch, fh_overdue);
+	kthread_init_work(&e->reap, fh_reap);
+	kthread_init_work(&e->abort, fh_abort);
+	init_irq_work(&e->kick, fh_kick);
+	INIT_WORK(&e->recover, fh_recover);
+	fh_debug_init();
+	return fh_flight_init();
+}
+subsys_initcall(fh_init);

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: periods and rounds.
+ *
+ * Time goes in periods. At the end of each, a round hints what has aged; when the
+ * round is over, what was young has aged. So memory is hinted after one to two
+ * periods. A guest in which nothing is freed has no periods, and is not woken up.
+ *
+ * All of this but fh_kick() runs in the engine's thread.
+ */
+#include <linux/jiffies.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+
+#include "engine.h"
+
+bool fh_drain_allowed = true;
+
+/**
+ * fh_period - the length of a period, in jiffies
+ * @e: the engine
+ */
+unsigned long fh_period(struct fh_engine *e)
+{
+	unsigned int ms = max(e->pace.age_ms, READ_ONCE(e->delay_ms));
+
+	return max(msecs_to_jiffies(ms), 1UL);
+}
+
+/**
+ * fh_next_period - let a period end
+ * @e: the engine
+ * @delay: in this many jiffies, whatever was planned before
+ */
+void fh_next_period(struct fh_engine *e, unsigned long delay)
+{
+	if (READ_ONCE(e->running))
+		kthread_mod_delayed_work(e->worker, &e->tick, delay);
+}
+
+static bool fh_hint_zone(struct fh_engine *e, struct fh_zone *fz)
+{
+	struct freehint_hint *hint;
+
+	hint = list_first_entry_or_null(&e->idle, struct freehint_hint, list);
+	if (!hint)
+		return false;
+
+	fz->guarded = false;
+	if (!fh_fill(fz, hint) || fh_submit(e, hint))
+		return false;
+	fz->progress = true;
+	return true;
+}
+
+/* One hint a zone in turn, so that a large zone does not starve the others. */
+static bool fh_hint_zones(struct fh_engine *e)
+{
+	bool sent = false;
+	struct fh_zone *fz;
+
+	for_each_fh_zone(fz)
+		sent |= fh_hint_zone(e, fz);
+	return sent;
+}
+
+static bool fh_may_submit(struct fh_engine *e)
+{
+	return READ_ONCE(e->running) &&
+	       time_after_eq(jiffies, READ_ONCE(e->pause_until));
+}
+
+/*
+ * The zone's part in the round is over. Whether it needs another one by itself
+ * is decided in the lock hold that makes the hooks speak up again.
+ */
+static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
+{
+	unsigned long sec = 0, flags;
+	unsigned long waiting;
+	bool more;
+
+	/* What comes in from here on is seen below. */
+	waiting = data_race(fz->nr[FH_YOUNG]);
+	do {
+		spin_lock_irqsave(&fz->zone->lock, flags);
+		more = fh_promote_some(fz, &sec);
+		spin_unlock_irqrestore(&fz->zone->lock, flags);
+		cond_resched();
+	} while (more);
+
+	spin_lock_irqsave(&fz->zone->lock, flags);
+	fz->busy = waiting || fz->nr[FH_YOUNG] || fz->burst >= FH_BURST ||
+		   (fz->nr[FH_AGED] && (fz->progress || !fh_may_submit(e)));
+	more = fz->busy;
+	if (!fz->progress)
+		fz->settling = false;
+	spin_unlock_irqrestore(&fz->zone->lock, flags);
+
+	e->stats.guard_stops += fz->guarded;
+	return more;
+}
+
+static void fh_end_round(struct fh_engine *e)
+{
+	unsigned long delay = fh_period(e);
+	long pause = e->pause_until - jiffies;
+	struct fh_zone *fz;
+	bool busy = false;
+
+	e->round = false;
+	for_each_fh_zone(fz)
+		busy |= fh_zone_end_round(e, fz);
+	if (busy)
+		fh_next_period(e, max_t(long, delay, pause));
+}
+
+/**
+ * fh_pump - go on with the round: submit what can be, end it if that was all
+ * @e: the engine
+ */
+void fh_pump(struct fh_engine *e)
+{
+	bool sent = false;
+
+	while (fh_may_submit(e) && fh_hint_zones(e))
+		sent = true;
+	if (sent)
+		e->dev->ops->kick(e->dev);
+	fh_watch(e);
+	if (list_empty(&e->flight))
+		fh_end_round(e);
+}
+
+/* What happened in the period that ends, and what was learned in it. */
+static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
+{
+	bool rotate, all, quiet, more = true;
+	unsigned long sec = 0, flags;
+
+	spin_lock_irqsave(&fz->zone->lock, flags);
+	reuse->hinted += fz->reuse.hinted;
+	reuse->reused += fz->reuse.reused;
+	reuse->spared += fz->reuse.spared;
+	fz->reuse = (struct fh_reuse) { };
+
+	rotate = time_after_eq(jiffies, fz->window_end);
+	all = time_after_eq(jiffies, fz->window_end + FH_WINDOW);
+	quiet = fz->burst >= FH_BURST && fz->freed + fz->taken < FH_BURST;
+	spin_unlock_irqrestore(&fz->zone->lock, flags);
+
+	while (rotate && more) {
+		spin_lock_irqsave(&fz->zone->lock, flags);
+		more = fh_rotate_some(fz, &sec, all);
+		if (!more)
+			fz->window_end = jiffies + FH_WINDOW;
+		spin_unlock_irqrestore(&fz->zone->lock, flags);
+		cond_resched();
+	}
+
+	if (quiet && READ_ONCE(fh_drain_allowed)) {
+		fh_drain_pcp(fz);
+		fh_engine.stats.pcp_drains++;
+	}
+
+	spin_lock_irqsave(&fz->zone->lock, flags);
+	if (quiet)
+		fz->burst = 0;
+	fz->freed = 0;
+	fz->taken = 0;
+	spin_unlock_irqrestore(&fz->zone->lock, flags);
+
+	fz->cursor = 0;
+	fz->progress = false;
+	fz->guarded = false;
+}
+
+/* A period has ended. */
+void fh_tick(struct kthread_work *work)
+{
+	struct fh_engine *e = &fh_engine;
+	struct fh_reuse reuse = { };
+	struct fh_zone *fz;
+
+	if (!READ_ONCE(e->running))
+		return;
+	if (e->round) {
+		/* The device is slower than we are; it will catch up. */
+		fh_next_period(e, fh_period(e));
+		return;
+	}
+
+	for_each_fh_zone(fz)
+		fh_zone_end_period(fz, &reuse);
+	fh_pace_judge(&e->pace, &reuse, jiffies);
+
+	e->round = true;
+	fh_pump(e);
+}
+
+/* A zone that was idle has something to do. In the irq_work's context. */
+void fh_kick(struct irq_work *work)
+{
+	struct fh_engine *e = &fh_engine;
+
+	/* Must not pull in a tick that is due already, hence not _mod_. */
+	if (READ_ONCE(e->running))
+		kthread_queue_delayed_work(e->worker, &e->tick, fh_period(e));
+}
+

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: counters and gauges.
+ */
+#include <linux/cleanup.h>
+#include <linux/export.h>
+#include <linux/freehint.h>
+#include <linux/mm.h>
+#include <linux/vmstat.h>
+
+#include "engine.h"
+
+static void fh_count_zone(const struct fh_zone *fz, struct freehint_stats *stats)
+{
+	unsigned long granules = 0, free;
+	unsigned int order;
+
+	for (order = fz->order; order < NR_PAGE_ORDERS; order++)
+		/* A gauge need not be exact. */
+		granules += data_race(fz->zone->free_area[order].nr_free)
+			    << (order - fz->order);
+	free = zone_page_state(fz->zone, NR_FREE_PAGES);
+	stats->stuck_bytes += fh_bytes(free - min(free, granules << fz->order));
+
+	stats->pending_bytes += fh_bytes((fz->nr[FH_YOUNG] + fz->nr[FH_AGED]) << fz->order);
+	stats->discarded_bytes += fh_bytes(fz->nr[FH_HINTED] << fz->order);
+	stats->refused_bytes += fh_bytes(fz->nr[FH_HELD] << fz->order);
+	stats->excluded_bytes += fh_bytes(fz->nr[FH_NEVER] << fz->order);
+	stats->reused_bytes += fh_bytes(fz->reused_total << fz->order);
+	stats->stale_granules += fz->stale;
+}
+
+/**
+ * freehint_get_stats - counters and gauges
+ * @dev: the device
+ * @stats: filled; each figure for itself is right, taken together they may be a
+ *	moment apart
+ *
+ * Context: process context.
+ */
+void freehint_get_stats(struct freehint_dev *dev, struct freehint_stats *stats)
+{
+	struct fh_engine *e = &fh_engine;
+	struct fh_zone *fz;
+
+	guard(mutex)(&e->lock);
+	*stats = e->stats;
+	stats->in_flight_bytes = fh_bytes(atomic_long_read(&e->in_flight));
+	stats->age_ms = e->pace.age_ms;
+	stats->granule = PAGE_SIZE << e->order;
+	for_each_fh_zone(fz)
+		fh_count_zone(fz, stats);
+}
+EXPORT_SYMBOL_GPL(freehint_get_stats);
