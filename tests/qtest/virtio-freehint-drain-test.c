@@ -93,15 +93,72 @@ static void test_drain_disable(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_set_enabled(true);
 }
 
+/* What the test device writes, and where, when it has disabled discards. */
+#define DMA_BYTE 0xd7
+#define DMA_ADDR (FREE_START + 64 * KiB)
+#define DMA_LEN 4096
+
+static const char *const disable_props[] = {
+    "disabled", "uncoordinated-disabled",
+};
+
+static void *setup_dma(GString *cmd_line, void *arg)
+{
+    g_string_append_printf(cmd_line, " -device discard-testdev,id=veto0,"
+                           "dma-addr=%" PRIu64, (uint64_t)DMA_ADDR);
+    return arg;
+}
+
+/*
+ * Memory stays as it is from the very moment that discards have been disabled,
+ * not just from when somebody could have noticed.
+ */
+static void disable_discards_and_write(const char *prop)
+{
+    qfreehint_set_prop("veto0", prop, true);
+    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_assert_true(qfreehint_is_filled(DMA_ADDR, DMA_LEN, DMA_BYTE));
+}
+
+/* A discard that has begun is waited for. */
 static void test_drain_veto(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
-    QFreehintHint hint = start_slow_hint(fh, alloc);
+    int i;
 
-    qfreehint_set_prop("veto0", "disabled", true);
-    assert_drained();
-    assert_answered(fh, &hint);
-    qfreehint_set_prop("veto0", "disabled", false);
+    for (i = 0; i < ARRAY_SIZE(disable_props); i++) {
+        QFreehintHint hint = start_slow_hint(fh, alloc);
+
+        disable_discards_and_write(disable_props[i]);
+        assert_answered(fh, &hint);
+        assert_drained();
+        qfreehint_set_prop("veto0", disable_props[i], false);
+    }
+}
+
+/* One that has not begun, although its worker runs, does not begin. */
+static void test_veto_before_start(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(disable_props); i++) {
+        QFreehintHint hint = start_slow_hint(fh, alloc);
+
+        disable_discards_and_write(disable_props[i]);
+        qfreehint_wait(fh, &hint);
+        g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                        VIRTIO_FREEHINT_S_DECLINED);
+        g_assert_cmphex(qfreehint_status(&hint, 1), ==,
+                        VIRTIO_FREEHINT_S_DECLINED);
+        g_assert_true(qfreehint_is_filled(FREE_START, DMA_ADDR - FREE_START,
+                                          0xa5));
+        g_assert_true(qfreehint_is_filled(FREE_START + GRANULE, GRANULE,
+                                          0xa5));
+        g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
+        qfreehint_set_prop("veto0", disable_props[i], false);
+    }
 }
 
 /* On for less time than anybody looks: what was declined is asked for again. */
@@ -444,7 +501,11 @@ static void register_virtio_freehint_drain_test(void)
     };
     QOSGraphTestOptions slow_veto = {
         .edge.extra_device_opts = SLOW_OPTS,
-        .before = qfreehint_setup_veto,
+        .before = setup_dma,
+    };
+    QOSGraphTestOptions slow_start = {
+        .edge.extra_device_opts = "x-slice-start-delay-ms=300",
+        .before = setup_dma,
     };
 
     qos_add_test("drain/disable", "virtio-freehint", test_drain_disable,
@@ -459,6 +520,8 @@ static void register_virtio_freehint_drain_test(void)
                  &slow);
     qos_add_test("drain/unplug", "virtio-freehint", test_drain_unplug, &slow);
     qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);
+    qos_add_test("drain/veto-before-start", "virtio-freehint",
+                 test_veto_before_start, &slow_start);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
     qos_add_test("bound", "virtio-freehint", test_bound, &slow);
     qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot, &slow);

@@ -1,14 +1,16 @@
 /*
  * Test device that disables discards of RAM
  *
- * Does what, e.g., VFIO does with the discard API, and nothing else, so that
- * the effect on other devices can be tested without hardware.
+ * Does what, e.g., VFIO does with the discard API, so that the effect on other
+ * devices can be tested without hardware. That includes to rely on memory to
+ * stay where it is from the moment that discards are disabled: if told to, it
+ * writes to a page then, in place of a device that does DMA.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "hw/qdev-core.h"
+#include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "qapi/error.h"
 #include "qemu/module.h"
@@ -17,16 +19,32 @@
 #define TYPE_DISCARD_TESTDEV "discard-testdev"
 OBJECT_DECLARE_SIMPLE_TYPE(DiscardTestdev, DISCARD_TESTDEV)
 
+#define DISCARD_TESTDEV_DMA_BYTE 0xd7
+
 struct DiscardTestdev {
     DeviceState parent_obj;
 
     /* Which of the disable counters this device holds. */
     bool disabled;
     bool uncoordinated_disabled;
+    /* Guest-physical address of the page to write to, 0 for none. */
+    uint64_t dma_addr;
 };
 
-static void set_disabled(bool *held, bool value, int (*disable)(bool state),
-                         Error **errp)
+static void write_page(uint64_t addr, Error **errp)
+{
+    uint8_t page[4096];
+
+    memset(page, DISCARD_TESTDEV_DMA_BYTE, sizeof(page));
+    if (address_space_write(&address_space_memory, addr,
+                            MEMTXATTRS_UNSPECIFIED, page, sizeof(page)) !=
+        MEMTX_OK) {
+        error_setg(errp, "cannot write to 0x%" PRIx64, addr);
+    }
+}
+
+static void set_disabled(DiscardTestdev *dev, bool *held, bool value,
+                         int (*disable)(bool state), Error **errp)
 {
     if (*held == value) {
         return;
@@ -36,6 +54,9 @@ static void set_disabled(bool *held, bool value, int (*disable)(bool state),
         return;
     }
     *held = value;
+    if (value && dev->dma_addr) {
+        write_page(dev->dma_addr, errp);
+    }
 }
 
 static bool discard_testdev_get_disabled(Object *obj, Error **errp)
@@ -46,8 +67,9 @@ static bool discard_testdev_get_disabled(Object *obj, Error **errp)
 static void discard_testdev_set_disabled(Object *obj, bool value,
                                          Error **errp)
 {
-    set_disabled(&DISCARD_TESTDEV(obj)->disabled, value,
-                 ram_block_discard_disable, errp);
+    DiscardTestdev *dev = DISCARD_TESTDEV(obj);
+
+    set_disabled(dev, &dev->disabled, value, ram_block_discard_disable, errp);
 }
 
 /* As VFIO devices have it: whether this one leaves discards alone. */
@@ -64,7 +86,9 @@ static bool discard_testdev_get_uncoordinated(Object *obj, Error **errp)
 static void discard_testdev_set_uncoordinated(Object *obj, bool value,
                                               Error **errp)
 {
-    set_disabled(&DISCARD_TESTDEV(obj)->uncoordinated_disabled, value,
+    DiscardTestdev *dev = DISCARD_TESTDEV(obj);
+
+    set_disabled(dev, &dev->uncoordinated_disabled, value,
                  ram_block_uncoordinated_discard_disable, errp);
 }
 
@@ -74,11 +98,16 @@ static void discard_testdev_finalize(Object *obj)
     discard_testdev_set_uncoordinated(obj, false, &error_abort);
 }
 
+static const Property discard_testdev_properties[] = {
+    DEFINE_PROP_UINT64("dma-addr", DiscardTestdev, dma_addr, 0),
+};
+
 static void discard_testdev_class_init(ObjectClass *klass,
                                        VirtIOFreehintClassData *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
 
+    device_class_set_props(dc, discard_testdev_properties);
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
     dc->desc = "disables discards of RAM, for tests";
     object_class_property_add_bool(klass, "disabled",

@@ -50,6 +50,7 @@ struct VirtIOFreehintSlice {
     VirtIOFreehint *fh;
     /* Set once. */
     VirtIOFreehintPart part;
+    uint32_t start_delay_ms;
     uint32_t delay_ms;
 
     QemuMutex lock;
@@ -61,21 +62,27 @@ struct VirtIOFreehintSlice {
     int64_t ns;
 };
 
+static void delay(uint32_t ms)
+{
+    if (ms) {
+        g_usleep(ms * 1000ull);
+    }
+}
+
 static void slice_discard(VirtIOFreehintSlice *slice)
 {
     const VirtIOFreehintPart *part = &slice->part;
     const char *name = qemu_ram_get_idstr(part->rb);
     int64_t start;
 
+    delay(slice->start_delay_ms);
     if (!ram_block_discard_begin()) {
         slice->ret = VIRTIO_FREEHINT_VETOED;
         return;
     }
     trace_virtio_freehint_slice_begin(name, part->offset, part->len);
     start = get_clock();
-    if (slice->delay_ms) {
-        g_usleep(slice->delay_ms * 1000);
-    }
+    delay(slice->delay_ms);
     slice->ret = ram_block_discard_range(part->rb, part->offset, part->len);
     slice->ns = get_clock() - start;
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
@@ -171,6 +178,7 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
     slice->part = *part;
     slice->part.len = MIN(part->len, MAX(fh->slice_size,
                                          qemu_ram_pagesize(part->rb)));
+    slice->start_delay_ms = fh->slice_start_delay_ms;
     slice->delay_ms = fh->slice_delay_ms;
     slice->phase = SLICE_QUEUED;
     qemu_mutex_init(&slice->lock);

@@ -276,7 +276,10 @@ static const struct {
     { "assume-vhost-user-safe",
       "discard in spite of vhost-user devices: none of them pins memory" },
     { "x-granule", "unit of hints, in bytes; 0: chosen by the device" },
-    { "x-slice-delay-ms", "time to wait before each discard, in ms" },
+    { "x-slice-start-delay-ms",
+      "time to wait before a slice is begun, in ms" },
+    { "x-slice-delay-ms",
+      "time to wait before a slice that was begun is discarded, in ms" },
 };
 
 static void add_descriptions(ObjectClass *klass)
@@ -316,7 +319,9 @@ static const Property virtio_freehint_properties[] = {
     DEFINE_PROP_BOOL("assume-vhost-user-safe", VirtIOFreehint,
                      assume_vhost_user_safe, false),
     DEFINE_PROP_SIZE("x-granule", VirtIOFreehint, granule_prop, 0),
-    /* For tests: makes it likely that a slice is in progress. */
+    /* For tests: make it likely that a slice is about to begin, or has. */
+    DEFINE_PROP_UINT32("x-slice-start-delay-ms", VirtIOFreehint,
+                       slice_start_delay_ms, 0),
     DEFINE_PROP_UINT32("x-slice-delay-ms", VirtIOFreehint, slice_delay_ms, 0),
 };
 

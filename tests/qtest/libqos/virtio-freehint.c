@@ -188,14 +188,17 @@ void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern)
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
 {
     uint8_t data[16 * KiB];
-    uint64_t offset;
 
-    for (offset = 0; offset < len; offset += sizeof(data)) {
-        qtest_bufread(global_qtest, addr + offset, data, sizeof(data));
+    while (len) {
+        const size_t size = MIN(len, sizeof(data));
+
+        qtest_bufread(global_qtest, addr, data, size);
         /* All bytes are the first one, and that is the pattern. */
-        if (data[0] != pattern || memcmp(data, data + 1, sizeof(data) - 1)) {
+        if (data[0] != pattern || memcmp(data, data + 1, size - 1)) {
             return false;
         }
+        addr += size;
+        len -= size;
     }
     return true;
 }

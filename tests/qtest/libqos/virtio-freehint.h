@@ -90,7 +90,7 @@ void qfreehint_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
 uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
                            uint16_t flags, uint64_t addr, uint64_t len);
 
-/* Guest memory; @len is a multiple of 16 KiB. */
+/* Guest memory */
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 

@@ -90,6 +90,7 @@ struct VirtIOFreehint {
     bool discard_reserved;
     bool assume_vhost_user_safe;
     uint64_t granule_prop;
+    uint32_t slice_start_delay_ms;
     uint32_t slice_delay_ms;
 
     /* Shown to the driver in config space. */
