@@ -21,6 +21,8 @@
 #define RAM_SIZE (128 * MiB)
 #define FREE_START (64 * MiB)
 
+#define TIMEOUT_US (10 * 1000 * 1000)
+
 #define DEVICE "virtio-freehint-pci,addr=04.0,id=fh0"
 
 typedef struct VM {
@@ -324,6 +326,8 @@ static void test_dimm_hotplug(void)
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
                       " -device " DEVICE
                       " -object memory-backend-ram,id=mem1,size=64M");
+    gint64 start = g_get_monotonic_time();
+    uint32_t epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
     uint64_t addr = 4 * GiB;
 
     g_assert_cmphex(hint(vm, 0, addr, GRANULE), ==,
@@ -332,6 +336,11 @@ static void test_dimm_hotplug(void)
                          "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                          (int64_t)addr);
     assert_discarded(vm, 0, addr, GRANULE);
+    /* What was refused before may be RAM by now. */
+    while (QFREEHINT_CONFIG(&vm->fh, rehint_epoch) == epoch) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
     vm_stop(vm);
 }
 

@@ -31,7 +31,8 @@
 /*
  * The largest block that any Linux guest keeps on its free lists (arm64 with
  * 64 KiB pages). Memory with larger pages does not raise the granule, which
- * would make the device useless for the rest of memory; it is not discarded.
+ * would make the device useless for the rest of memory; of that, only ranges of
+ * whole pages are discarded.
  */
 #define VIRTIO_FREEHINT_MAX_GRANULE (512 * MiB)
 

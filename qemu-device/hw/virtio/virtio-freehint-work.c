@@ -161,7 +161,9 @@ void virtio_freehint_bh(void *opaque)
         advance_hint(fh);
         steps--;
     }
-    if (!takes || !steps) {
+    /* The next turn moves the epoch, if this one has made that necessary. */
+    if (!takes || !steps ||
+        (fh->epoch_owed && fh->state == VIRTIO_FREEHINT_STATE_ACTIVE)) {
         qemu_bh_schedule(fh->bh);
     }
 }
