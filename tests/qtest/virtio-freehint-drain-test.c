@@ -23,12 +23,12 @@
 #define RAM_SIZE (128 * MiB)
 #define FREE_START (64 * MiB)
 
-/*
- * Long enough to do something while a discard is in progress, even on a busy
- * machine; not so long that messages are throttled.
- */
-#define SLICE_DELAY_MS 300
-#define SLOW_OPTS "x-slice-delay-ms=300"
+/* Long enough to do something meanwhile, even on a busy machine. */
+#define SLOW_OPTS "x-slice-delay-ms=600"
+
+/* How long it takes until a discard is in progress, and until it is not. */
+#define BEGIN_US (150 * 1000)
+#define END_US (900 * 1000)
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
@@ -53,7 +53,7 @@ static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
 
     qfreehint_fill(FREE_START, 2 * GRANULE, 0xa5);
     qfreehint_submit(fh, &hint);
-    g_usleep(SLICE_DELAY_MS * 1000 / 3);
+    g_usleep(BEGIN_US);
     g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 2);
     return hint;
 }
@@ -61,7 +61,7 @@ static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
 static void assert_drained(void)
 {
     qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
-    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_usleep(END_US);
     g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
     g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
     qfreehint_assert_identity();
@@ -116,7 +116,7 @@ static void *setup_dma(GString *cmd_line, void *arg)
 static void disable_discards_and_write(const char *prop)
 {
     qfreehint_set_prop("veto0", prop, true);
-    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_usleep(END_US);
     g_assert_true(qfreehint_is_filled(DMA_ADDR, DMA_LEN, DMA_BYTE));
 }
 
@@ -278,7 +278,7 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
     qtest_outl(qts, 0xae08, 1 << 4);
     qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
     qtest_qmp_eventwait(qts, "DEVICE_DELETED");
-    g_usleep(3 * SLICE_DELAY_MS * 1000);
+    g_usleep(END_US);
     g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
     rsp = qmp("{ 'execute': 'query-freehint' }");
     g_assert_true(qlist_empty(qdict_get_qlist(rsp, "return")));
@@ -496,6 +496,10 @@ static void test_migrate_large_granule(void *obj, void *data,
 static void register_virtio_freehint_drain_test(void)
 {
     QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
+    /* Messages have to be answered in a second. */
+    QOSGraphTestOptions bound = {
+        .edge.extra_device_opts = "x-slice-delay-ms=200",
+    };
     QOSGraphTestOptions granule = {
         .edge.extra_device_opts = "x-granule=4M",
     };
@@ -504,7 +508,7 @@ static void register_virtio_freehint_drain_test(void)
         .before = setup_dma,
     };
     QOSGraphTestOptions slow_start = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms=300",
+        .edge.extra_device_opts = "x-slice-start-delay-ms=600",
         .before = setup_dma,
     };
 
@@ -523,7 +527,7 @@ static void register_virtio_freehint_drain_test(void)
     qos_add_test("drain/veto-before-start", "virtio-freehint",
                  test_veto_before_start, &slow_start);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
-    qos_add_test("bound", "virtio-freehint", test_bound, &slow);
+    qos_add_test("bound", "virtio-freehint", test_bound, &bound);
     qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot, &slow);
     qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);
     qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
