@@ -24,11 +24,11 @@
 #define FREE_START (64 * MiB)
 
 /* Long enough to do something meanwhile, even on a busy machine. */
-#define SLOW_OPTS "x-slice-delay-ms=600"
+#define SLOW_OPTS "x-slice-delay-ms=1000"
 
 /* How long it takes until a discard is in progress, and until it is not. */
 #define BEGIN_US (150 * 1000)
-#define END_US (900 * 1000)
+#define END_US (1200 * 1000)
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
@@ -508,7 +508,7 @@ static void register_virtio_freehint_drain_test(void)
         .before = setup_dma,
     };
     QOSGraphTestOptions slow_start = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms=600",
+        .edge.extra_device_opts = "x-slice-start-delay-ms=1000",
         .before = setup_dma,
     };
 

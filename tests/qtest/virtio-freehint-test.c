@@ -418,6 +418,13 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
     uint64_t declined = qfreehint_count("declined", "bytes");
     uint64_t calls = qfreehint_stat("discard-calls");
 
+    /* The guest may have given up hinting, even if nothing was declined. */
+    qfreehint_set_enabled(false);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
+    qfreehint_set_enabled(true);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, epoch);
+    epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+
     /* Reading the interrupt status clears it. */
     qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
     qfreehint_set_enabled(false);
