@@ -648,8 +648,8 @@ static void test_refused_devices(void *obj, void *data,
 {
     assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
                          " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
-                         " 'addr': '5', 'iommu_platform': 'on' } }"),
-                     "GenericError", "iommu_platform");
+                         " 'addr': '5', 'iommu_platform': true } }"),
+                     "GenericError", "does not support iommu_platform");
     assert_qmp_error(qmp("{ 'execute': 'device_add', 'arguments': {"
                          " 'driver': 'virtio-freehint-pci', 'id': 'fh1',"
                          " 'addr': '5', 'min-age-ms': 60001 } }"),
