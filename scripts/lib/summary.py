@@ -10,6 +10,7 @@ something passed.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import re
 import sys
@@ -24,6 +25,10 @@ RESULT = re.compile(
 SKIP_ALL = re.compile(r"^1\.\.0\s*#\s*skip\w*:?\s*(?P<reason>.*)$", re.I)
 
 
+# How much of what a failed case said is shown; the end tells most.
+SHOWN_LINES = 12
+
+
 @dataclasses.dataclass
 class Counts:
     passed: int = 0
@@ -31,7 +36,8 @@ class Counts:
     skipped: list[str] = dataclasses.field(default_factory=list)
 
 
-def count_line(counts: Counts, program: str, line: str) -> None:
+def count_line(counts: Counts, program: str, line: str) -> bool:
+    """Count a line of TAP; whether it tells of a failure."""
     if match := SKIP_ALL.match(line):
         counts.skipped.append(f"{program}: {match['reason']}")
     elif match := RESULT.match(line):
@@ -40,15 +46,24 @@ def count_line(counts: Counts, program: str, line: str) -> None:
             counts.skipped.append(f"{case}: {match['reason'] or 'no reason given'}")
         elif match["bad"] and not match["directive"]:
             counts.failed.append(case)
+            return True
         else:
             counts.passed += 1
+    return False
+
+
+def is_diagnostic(line: str) -> bool:
+    return line.startswith("#")
 
 
 def count_program(counts: Counts, record: dict[str, Any]) -> None:
     program = record["name"].split("/")[-1].strip()
     before = len(counts.failed)
-    for line in (record.get("stdout") or "").splitlines():
-        count_line(counts, program, line)
+    lines = (record.get("stdout") or "").splitlines()
+    for index, line in enumerate(lines):
+        if count_line(counts, program, line):
+            said = list(itertools.takewhile(is_diagnostic, lines[index + 1 :]))
+            counts.failed[-1] += "".join(f"\n  {x}" for x in said[-SHOWN_LINES:])
     # It may have crashed or been too slow without a word about any case.
     verdict = record["result"]
     if verdict not in ("OK", "SKIP", "EXPECTEDFAIL") and len(counts.failed) == before:

@@ -17,9 +17,9 @@ class TapReport:
 
     def failed(self, name: str, details: str = "") -> None:
         self._failed += 1
-        for line in details.splitlines():
-            print(f"# {line}")
         self._print("not ok", name)
+        for line in details.splitlines():
+            print(f"# {line}", flush=True)
 
     def skipped(self, name: str, reason: str) -> None:
         self._print("ok", f"{name} # SKIP {reason}")

@@ -238,8 +238,13 @@ class FreehintVM:
 
     def __enter__(self) -> "FreehintVM":
         host_end, guest_end = self._ends
-        self.machine.launch()
-        guest_end.close()
+        try:
+            self.machine.launch()
+        except BaseException:
+            host_end.close()
+            raise
+        finally:
+            guest_end.close()
         self.agent = GuestAgent(host_end)
         pid = self.machine.get_pid()
         assert pid is not None
