@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,10 +18,10 @@ from freehint_vm import MIB, FreehintVM, GuestError, Sample  # noqa: E402
 
 MEMORY_MIB = 1536
 MEMHOG = "memhog 1g"
-TICK = 0.25
+TICK_IN_USE, TICK_AFTER = 0.5, 0.25
 BAR_WIDTH = 36
 # How long to look at what comes back: reporting takes its time.
-WATCH = {"freehint": 5.0, "balloon": 35.0}
+WATCH = {"freehint": 3.0, "balloon": 33.0}
 TITLES = {"freehint": "virtio-freehint", "balloon": "balloon free page reporting"}
 FULL, EMPTY = ("█", "·") if (sys.stdout.encoding or "").startswith("utf") else "#."
 
@@ -35,9 +36,10 @@ class Outcome:
     second: int
     after: int
     lag90: float | None
-    info: dict[str, Any] | None
     samples: list[Sample]
     ended: float
+    # query-freehint's answer before and after, where there is the device.
+    answers: list[dict[str, Any]]
 
 
 def mib(size: int | None) -> str:
@@ -85,9 +87,10 @@ def run(reporter: str) -> Outcome:
         view = LiveView(vm)
         view.tick()
         before = vm.memory.now().rss
+        answers = ask(vm)
         view.note(f"the guest runs {MEMHOG}")
         memhog = vm.start(MEMHOG)
-        while not memhog.done.wait(TICK):
+        while not memhog.done.wait(TICK_IN_USE):
             view.tick()
         result = vm.finish(memhog)
         if result.status:
@@ -95,10 +98,13 @@ def run(reporter: str) -> Outcome:
         view.note("memhog has ended, its memory is free")
         while time.monotonic() < result.ended + WATCH[reporter]:
             view.tick()
-            time.sleep(TICK)
-        info = vm.query() if reporter == "freehint" else None
+            time.sleep(TICK_AFTER)
         during = vm.memory.since(result.started)
-        return summarize(reporter, before, during, result.ended, info)
+        return summarize(reporter, before, during, result.ended, answers + ask(vm))
+
+
+def ask(vm: FreehintVM) -> list[dict[str, Any]]:
+    return [vm.query()] if vm.reporter == "freehint" else []
 
 
 def summarize(
@@ -106,7 +112,7 @@ def summarize(
     before: int,
     during: list[Sample],
     ended: float,
-    info: dict[str, Any] | None,
+    answers: list[dict[str, Any]],
 ) -> Outcome:
     peak = max(sample.rss for sample in during)
     limit = peak - 0.9 * (peak - before)
@@ -120,17 +126,18 @@ def summarize(
         second=second,
         after=since[-1].rss,
         lag90=next(lags, None),
-        info=info,
         samples=since,
         ended=ended,
+        answers=answers,
     )
 
 
 def calls(outcome: Outcome) -> str:
-    if outcome.info is None:
+    if not outcome.answers:
         return "not counted there"
-    stats = outcome.info["stats"]
-    return f"{stats['discard-calls']}, for {stats['hints']} hints"
+    before, after = (answer["stats"] for answer in outcome.answers)
+    used, hints = (after[n] - before[n] for n in ("discard-calls", "hints"))
+    return f"{used}, for {hints} hints"
 
 
 def lag90(outcome: Outcome) -> str:
@@ -147,7 +154,7 @@ def print_summary(outcomes: list[Outcome]) -> None:
         "1 s after memhog's end": [mib(o.second).strip() for o in outcomes],
         "at the end": [mib(o.after).strip() for o in outcomes],
         "90 % back after": [lag90(o) for o in outcomes],
-        "discard calls since boot": [calls(o) for o in outcomes],
+        "discard calls": [calls(o) for o in outcomes],
     }
     print("\nQEMU's memory on the host")
     for title, cells in rows.items():
@@ -167,6 +174,13 @@ def print_comparison(outcomes: list[Outcome]) -> None:
         print(f"  {moment:6} s  " + "".join(f"{cell:30}" for cell in cells).rstrip())
 
 
+def answer_text(answer: dict[str, Any]) -> str:
+    """JSON, with each pair of counts on one line."""
+    text = json.dumps(answer, indent=2, sort_keys=True)
+    pair = r'\{\s+("bytes": \d+),\s+("ranges": \d+)\s+\}'
+    return re.sub(pair, r"{ \1, \2 }", text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compare", action="store_true")
@@ -175,8 +189,8 @@ def main() -> None:
     if args.compare:
         print_comparison(outcomes)
     print_summary(outcomes)
-    print("\nThe device's own account, query-freehint:")
-    print(json.dumps(outcomes[0].info, indent=2))
+    print("\nThe device's own account since boot, query-freehint:")
+    print(answer_text(outcomes[0].answers[-1]))
 
 
 if __name__ == "__main__":
