@@ -41,7 +41,7 @@ enum freehint_verdict {
  * @FREEHINT_POISONING: free pages carry a pattern that the allocator checks
  * @FREEHINT_DEBUGGING: free pages are unmapped, guarded or shadowed
  * @FREEHINT_OTHER_REPORTER: free page reporting has a device already
- * @FREEHINT_GRANULE: the device's granule is no block that the allocator tracks
+ * @FREEHINT_GRANULE: the device's granule is larger than a pageblock
  * @FREEHINT_BROKEN: the device did not answer, or the driver gave up on it
  */
 enum freehint_status {

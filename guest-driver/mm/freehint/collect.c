@@ -77,21 +77,19 @@ static unsigned long fh_free_granules(struct fh_zone *fz)
 /* How many granules may be taken now? Racy, as all watermark checks are. */
 static long fh_allowance(struct fh_zone *fz)
 {
-	long spare = fh_headroom(fz->zone) >> fz->order;
+	long headroom = fh_headroom(fz->zone) >> fz->order;
 	long listed = fh_free_granules(fz);
 	long in_flight, share;
 
 	/* Only this thread changes it. */
 	in_flight = data_race(fz->nr[FH_INFLIGHT]);
 
-	/* Never the last granules of the zone, nor more than half of them. */
-	spare = min3(spare, listed - FH_ZONE_RESERVE, (listed - in_flight) / 2);
-	if (spare <= 0)
-		return 0;
+	share = (headroom + in_flight) / FH_INFLIGHT_SHARE;
+	share = clamp(share, 1L, max_t(long, FH_MAX_INFLIGHT >> fz->order, 1));
 
-	share = max((spare + in_flight) / FH_INFLIGHT_SHARE, 1L);
-	share = min(share, max_t(long, FH_MAX_INFLIGHT >> fz->order, 1));
-	return min(spare, share - in_flight);
+	/* The zone keeps some, and at least half of what it has. */
+	return min(min3(headroom, share - in_flight, listed - FH_ZONE_RESERVE),
+		   (listed - in_flight) / 2);
 }
 
 /**
@@ -227,11 +225,6 @@ void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 	}
 	__freehint_give(fz->zone, pfn_to_page(pfn), order);
 	trace_freehint_give(pfn, order);
-
-	/* Its pageblocks may have become unlike ones meanwhile. */
-	if (fz->order > pageblock_order &&
-	    !fh_find_buddy(fz->zone, pfn, fz->order))
-		fh_note_taken(fz, pfn, order);
 }
 
 /* Granules that one lock hold of a resync looks at. */
@@ -295,6 +288,7 @@ void fh_resync(struct fh_zone *fz)
 	fz->busy = true;
 	fz->settling = true;
 	fz->burst = 0;
+	fz->freed = 0;
 	fz->reuse = (struct fh_reuse) { };
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 }

@@ -89,12 +89,21 @@ static void fh_stop(struct fh_engine *e)
 	static_branch_disable(&freehint_key);
 }
 
+/*
+ * A pageblock can be isolated, and so taken apart from its buddy, without a hook
+ * being told. A granule must not be torn by that.
+ */
+static bool fh_granule_fits(const struct fh_engine *e)
+{
+	return e->order <= pageblock_order;
+}
+
 /* Why not to hint, in order of precedence. */
 static enum freehint_status fh_verdict(const struct fh_engine *e)
 {
 	if (e->broken)
 		return FREEHINT_BROKEN;
-	if (e->order > MAX_PAGE_ORDER)
+	if (!fh_granule_fits(e))
 		return FREEHINT_GRANULE;
 	if (page_poisoning_enabled())
 		return FREEHINT_POISONING;
@@ -114,7 +123,7 @@ static const char * const fh_refusals[FREEHINT_NR_STATUSES] = {
 	[FREEHINT_POISONING] = "free pages are poisoned (page_poisoning)",
 	[FREEHINT_DEBUGGING] = "free pages are guarded by a debugging facility",
 	[FREEHINT_OTHER_REPORTER] = "free page reporting has a device already",
-	[FREEHINT_GRANULE] = "the device's granule exceeds the largest free block",
+	[FREEHINT_GRANULE] = "the device's granule is larger than a pageblock",
 };
 
 static void fh_update(struct fh_engine *e)
@@ -320,8 +329,7 @@ static int fh_set_up(struct fh_engine *e)
 		goto free_hints;
 	}
 
-	/* A granule that no free list has leaves nothing to keep track of. */
-	if (e->order <= MAX_PAGE_ORDER) {
+	if (fh_granule_fits(e)) {
 		ret = fh_storage_create(e->order, &e->kick);
 		if (ret)
 			goto destroy_worker;
@@ -337,7 +345,7 @@ free_hints:
 
 static void fh_tear_down(struct fh_engine *e)
 {
-	if (e->order <= MAX_PAGE_ORDER)
+	if (fh_granule_fits(e))
 		fh_storage_destroy();
 	/* No hook kicks any more; what was kicked finds nothing to do. */
 	irq_work_sync(&e->kick);

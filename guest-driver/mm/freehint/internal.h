@@ -110,7 +110,8 @@ struct fh_reuse {
 
 /**
  * struct fh_zone - what the engine knows of a zone
- * @zone: the zone; its lock protects everything here but the last three members
+ * @zone: the zone; its lock protects everything here but what is the
+ *	worker's
  * @order: the granule, as an order of pages
  * @words: longs a plane
  * @map: the chunks
@@ -127,6 +128,7 @@ struct fh_reuse {
  * @stale: granules that turned out not to be free
  * @window_end: jiffies; FRESH becomes RECENT then
  * @walking: the running promotion came across something
+ * @put_off: the worker's: rounds in a row that this zone sat out, or 0
  * @cursor: the worker's: first pfn that this round has not looked at
  * @progress: the worker's: something was hinted in this round
  * @guarded: the worker's: the watermark guard ended this round early
@@ -150,6 +152,7 @@ struct fh_zone {
 	u64 stale;
 	unsigned long window_end;
 
+	unsigned int put_off;
 	unsigned long cursor;
 	bool progress;
 	bool guarded;

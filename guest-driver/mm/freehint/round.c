@@ -17,6 +17,9 @@
 
 bool fh_drain_allowed = true;
 
+/* A zone sits out at most this many rounds because it is in a burst. */
+#define FH_MAX_PUT_OFF	3
+
 /**
  * fh_period - the length of a period, in jiffies
  * @e: the engine
@@ -47,6 +50,8 @@ static bool fh_hint_zone(struct fh_engine *e, struct fh_zone *fz)
 	if (!hint)
 		return false;
 
+	if (fz->put_off)
+		return false;
 	fz->guarded = false;
 	if (!fh_fill(fz, hint) || fh_submit(e, hint))
 		return false;
@@ -92,6 +97,7 @@ static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
 	fz->busy = waiting || fz->nr[FH_YOUNG] || fz->burst >= FH_BURST ||
+		   fz->put_off ||
 		   (fz->nr[FH_AGED] && (fz->progress || !fh_may_submit(e)));
 	more = fz->busy;
 	if (!fz->progress)
@@ -133,6 +139,18 @@ void fh_pump(struct fh_engine *e)
 		fh_end_round(e);
 }
 
+/*
+ * While much is being freed, what comes next is likely to be next to what is
+ * there: a little later both make one range, and fewer messages.
+ */
+static void fh_put_off(struct fh_zone *fz)
+{
+	if (fz->freed >= FH_BURST && fz->put_off < FH_MAX_PUT_OFF)
+		fz->put_off++;
+	else
+		fz->put_off = 0;
+}
+
 /* What happened in the period that ends, and what was learned in it. */
 static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 {
@@ -167,6 +185,7 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	spin_lock_irqsave(&fz->zone->lock, flags);
 	if (quiet)
 		fz->burst = 0;
+	fh_put_off(fz);
 	fz->freed = 0;
 	fz->taken = 0;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
