@@ -3,7 +3,7 @@
 
 import unittest
 
-from freehint_vm import MIB, FreehintVM
+from freehint_vm import DEVICE_ID, MIB, FreehintVM
 
 
 class ContentTest(unittest.TestCase):
@@ -23,6 +23,23 @@ class ContentTest(unittest.TestCase):
 
     def test_ten_cycles_of_huge_pages_lose_no_byte(self) -> None:
         self.check_churn("-m 256 -t")
+
+    def test_slow_discards_lose_no_byte(self) -> None:
+        """The guest wants memory back while the host is still at it.
+
+        A page that came back before its hint was used would be lost here: each
+        slice waits for longer than the guest does.
+        """
+        slow = ("-global", "virtio-freehint-device.x-slice-delay-ms=40")
+        with FreehintVM(cpus=2, extra_args=slow) as vm:
+            vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
+            vm.settle()
+            before = vm.query()["stats"]["discarded"]["bytes"]
+            result = vm.run("churn -n 30 -m 256 -p 60", timeout=300)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+            self.assertGreater(discarded, 256 * MIB)
 
 
 if __name__ == "__main__":
