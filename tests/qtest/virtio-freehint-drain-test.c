@@ -24,15 +24,15 @@
 #define FREE_START (64 * MiB)
 
 /* Long enough to do something meanwhile, even on a busy machine. */
-#define SLOW_OPTS "x-slice-delay-ms=1000"
+#define SLOW_OPTS "x-slice-delay-ms=1200"
 
 /*
  * From the hint on: when the discard is in progress, until when that can still
  * be relied on, and when it is over.
  */
-#define BEGIN_US (150 * 1000)
-#define LATEST_US (400 * 1000)
-#define END_US (1200 * 1000)
+#define BEGIN_US (300 * 1000)
+#define LATEST_US (700 * 1000)
+#define END_US (1400 * 1000)
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
@@ -529,7 +529,7 @@ static void register_virtio_freehint_drain_test(void)
         .before = setup_dma,
     };
     QOSGraphTestOptions slow_start = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms=1000",
+        .edge.extra_device_opts = "x-slice-start-delay-ms=1200",
         .before = setup_dma,
     };
 
