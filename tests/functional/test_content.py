@@ -16,7 +16,7 @@ class ContentTest(unittest.TestCase):
             self.assertIn(" 0 bytes lost", result.output)
             # It would prove nothing if the memory had not been away meanwhile.
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
-            self.assertGreater(discarded, 10 * 128 * MIB)
+            self.assertGreater(discarded, 10 * 64 * MIB)
 
     def test_ten_cycles_lose_no_byte(self) -> None:
         self.check_churn("-m 256")

@@ -78,7 +78,7 @@ class ControlTest(unittest.TestCase):
             self.assertEqual(vm.finish(churn).status, 0)
             info = vm.query()
             self.assert_adds_up(info)
-            self.assertGreater(info["stats"]["discarded"]["bytes"], 3 * 128 * MIB)
+            self.assertGreater(info["stats"]["discarded"]["bytes"], 3 * 64 * MIB)
             self.assertEqual(total(info["stats"]["rejected"], "ranges"), 0)
             self.assertEqual(info["stats"]["malformed"], 0)
 
