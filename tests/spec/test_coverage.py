@@ -26,7 +26,7 @@ def _sources(folder: str, pattern: str) -> str:
 
 def qtests() -> set[str]:
     source = _sources("tests/qtest", "*.c")
-    names = re.findall(r"\b(?:qos_add_test|qtest_add_func|add_test)\(\s*\"([^\"]+)\"", source)
+    names = re.findall(r"\b(?:qos_add_test|qtest_add_(?:data_)?func)\(\s*\"([^\"]+)\"", source)
     return {f"qtest/{name}" for name in names}
 
 
