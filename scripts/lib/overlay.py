@@ -32,7 +32,7 @@ BUILD_PRODUCTS = (
     "/include/generated",
     "/arch/*/include/generated",
     "*.o",
-    "*.cmd",
+    ".*.cmd",
 )
 
 
