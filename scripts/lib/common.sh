@@ -106,7 +106,11 @@ parse_arguments() {
     while (($#)); do
         case $1 in
         -h | --help) show_help; exit ;;
-        --src) USER_SOURCE=$(realpath -e "${2:?$usage}") || exit 1; shift 2 ;;
+        --src)
+            [ -d "${2:?$usage}" ] || die "there is no directory $2 to take the source from"
+            USER_SOURCE=$(realpath "$2")
+            shift 2
+            ;;
         --stamp) STAMP=$(realpath -m "${2:?$usage}"); shift 2 ;;
         -*) die "unknown option $1; $usage" ;;
         *) break ;;
