@@ -53,7 +53,6 @@ struct fh_engine fh_engine = {
 	.idle = LIST_HEAD_INIT(fh_engine.idle),
 	.flight = LIST_HEAD_INIT(fh_engine.flight),
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(fh_engine.wait),
-	.allowed = true,
 };
 
 static void fh_stop_submitting(struct fh_engine *e)
@@ -381,6 +380,7 @@ int freehint_register(struct freehint_dev *dev)
 	e->dev = dev;
 	e->order = ilog2(max_t(u64, dev->granule, FH_MIN_GRANULE)) - PAGE_SHIFT;
 	e->active = false;
+	e->allowed = true;
 	e->broken = false;
 	e->give_up = false;
 	e->status = FREEHINT_NR_STATUSES;

@@ -48,6 +48,15 @@ void fh_watch(struct fh_engine *e)
 	kthread_mod_delayed_work(e->worker, &e->watch, max(left, 1L));
 }
 
+/* Whoever asks for the longest pause gets it; racing ones get about that. */
+static void fh_pause(struct fh_engine *e, unsigned long delay)
+{
+	unsigned long until = jiffies + delay;
+
+	if (time_after(until, READ_ONCE(e->pause_until)))
+		WRITE_ONCE(e->pause_until, until);
+}
+
 static void fh_hint_done(struct fh_engine *e, struct freehint_hint *hint)
 {
 	list_move(&hint->list, &e->idle);
@@ -139,7 +148,7 @@ void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 	fh_give_back(hint, stale);
 	fh_hint_done(e, hint);
 	if (retry_ms)
-		WRITE_ONCE(e->pause_until, jiffies + msecs_to_jiffies(retry_ms));
+		fh_pause(e, msecs_to_jiffies(retry_ms));
 }
 EXPORT_SYMBOL_GPL(freehint_complete);
 
@@ -255,7 +264,7 @@ static int fh_oom_notify(struct notifier_block *nb, unsigned long unused,
 
 	if (!READ_ONCE(e->running))
 		return NOTIFY_DONE;
-	WRITE_ONCE(e->pause_until, jiffies + FH_OOM_PAUSE);
+	fh_pause(e, FH_OOM_PAUSE);
 	if (before && fh_wait_in_flight(e, FH_WAIT_MS))
 		*(unsigned long *)freed += before;
 	return NOTIFY_OK;

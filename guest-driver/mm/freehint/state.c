@@ -134,6 +134,8 @@ unsigned int fh_note_free(struct fh_zone *fz, unsigned long pfn,
 		unsigned int word = span.word + i;
 		unsigned long new = span.mask & ~fh_known(fz, &span, word);
 
+		/* Free, and in the hands of the device: the one thing that must not be. */
+		VM_WARN_ON_ONCE(*fh_word(fz, span.chunk, FH_INFLIGHT, word) & span.mask);
 		added += fh_set_bits(fz, span.chunk, FH_YOUNG, word, new);
 	}
 	if (added)

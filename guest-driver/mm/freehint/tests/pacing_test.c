@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: unit tests, reuse and pace.
+ */
+#include <kunit/test.h>
+
+#include "fake.h"
+
+static void hint_and_reuse(struct kunit *test, unsigned long granule)
+{
+	struct fake *fake = test->priv;
+
+	fake->fz->reuse = (struct fh_reuse) { };
+	free_granules(fake, granule, 1);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	answer(fake, FREEHINT_DISCARDED, false);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.hinted, 1);
+}
+
+static void test_reuse_window(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	rotate(fake, true);
+	hint_and_reuse(test, 4);
+	alloc_pages_at(fake, at(4), G - 1);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+
+	/* In the next window it still counts, in the one after it does not. */
+	hint_and_reuse(test, 6);
+	hint_and_reuse(test, 8);
+	rotate(fake, false);
+	alloc_pages_at(fake, at(6), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	rotate(fake, false);
+	alloc_pages_at(fake, at(8), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+}
+
+/* The worker may be asleep while windows end. */
+static void test_reuse_window_asleep(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	rotate(fake, true);
+	hint_and_reuse(test, 4);
+	fake->fz->window_end = jiffies - FH_WINDOW / 2;
+	alloc_pages_at(fake, at(4), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+
+	hint_and_reuse(test, 6);
+	fake->fz->window_end = jiffies - FH_WINDOW;
+	alloc_pages_at(fake, at(6), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 0);
+}
+
+static void test_pace_bounds(struct kunit *test)
+{
+	struct fh_pace pace = { };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
+	fh_pace_bounds(&pace, 20, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
+	fh_pace_bounds(&pace, 8000, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 8000);
+	fh_pace_bounds(&pace, 20, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
+}
+
+/* A guest that wants everything back is left alone longer, up to a limit. */
+static void test_pace_backs_off(struct kunit *test)
+{
+	const struct fh_reuse hot = { .hinted = 256, .reused = 200 };
+	struct fh_pace pace = { };
+	unsigned int age = 100;
+
+	fh_pace_bounds(&pace, 100, 5000);
+	while (age < 5000) {
+		age = min(2 * age, 5000U);
+		fh_pace_judge(&pace, &hot, 0);
+		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
+	}
+	fh_pace_judge(&pace, &hot, 0);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
+}
+
+/* Evidence adds up over calls until there is enough of it. */
+static void test_pace_needs_evidence(struct kunit *test)
+{
+	const struct fh_reuse some = { .hinted = FH_BURST / 2, .reused = FH_BURST / 2 };
+	struct fh_pace pace = { };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &some, 0);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
+	fh_pace_judge(&pace, &some, 0);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
+}
+
+static void test_pace_speeds_up(struct kunit *test)
+{
+	const struct fh_reuse none = { };
+	struct fh_pace pace = { .age_ms = 3200 };
+	unsigned long now = 0;
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &none, now + FH_WINDOW - 1);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
+	now += FH_WINDOW;
+	fh_pace_judge(&pace, &none, now);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 1600);
+	/* Two windows slept through. */
+	now += 2 * FH_WINDOW;
+	fh_pace_judge(&pace, &none, now);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
+	now += 1000 * FH_WINDOW;
+	fh_pace_judge(&pace, &none, now);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
+}
+
+/* An age that spares a loop its memory stays, although nothing is reused. */
+static void test_pace_holds(struct kunit *test)
+{
+	const struct fh_reuse spared = { .spared = 256 };
+	struct fh_pace pace = { .age_ms = 3200 };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &spared, FH_WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
+}
+
+static struct kunit_case freehint_pacing_cases[] = {
+	KUNIT_CASE(test_reuse_window),
+	KUNIT_CASE(test_reuse_window_asleep),
+	KUNIT_CASE(test_pace_bounds),
+	KUNIT_CASE(test_pace_backs_off),
+	KUNIT_CASE(test_pace_needs_evidence),
+	KUNIT_CASE(test_pace_speeds_up),
+	KUNIT_CASE(test_pace_holds),
+	{ }
+};
+
+static struct kunit_suite freehint_pacing_suite = {
+	.name = "freehint_pacing",
+	.init = fake_init,
+	.exit = fake_exit,
+	.test_cases = freehint_pacing_cases,
+};
+
+kunit_test_suite(freehint_pacing_suite);
