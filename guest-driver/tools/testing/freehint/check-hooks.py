@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+LICENCE = "# SPDX-License-Identifier: GPL-2.0"
 PRIMITIVES = (
     "__add_to_free_list",
     "add_to_free_list",
@@ -87,13 +88,14 @@ def main() -> int:
     known = Path(__file__).with_name(f"hooks-{version(args.tree)}.txt")
     found = call_sites(args.tree)
     if args.write:
-        known.write_text("\n".join(found) + "\n", encoding="utf-8")
+        known.write_text("\n".join([LICENCE, *found]) + "\n", encoding="utf-8")
         return 0
     if not known.exists():
         print(f"error: there is no {known.name}: look at each place, then --write it")
         return 2
 
-    expected = known.read_text(encoding="utf-8").splitlines()
+    lines = known.read_text(encoding="utf-8").splitlines()
+    expected = [line for line in lines if not line.startswith("#")]
     for line in found:
         if line not in expected:
             print(f"not in {known.name}: {line}")
