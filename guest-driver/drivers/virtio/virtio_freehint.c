@@ -13,7 +13,8 @@
 #include <linux/freehint.h>
 #include <linux/log2.h>
 #include <linux/module.h>
-#include <linux/mutex.h>
+#include <linux/notifier.h>
+#include <linux/reboot.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 #include <linux/sysfs.h>
@@ -71,6 +72,7 @@ struct vfh_msg {
  * @reset_work: resets the device, however long it takes
  * @reset_done: it has
  * @was_reset: the device is not to be talked to any more
+ * @reboot_nb: for the end of this kernel
  */
 struct virtio_freehint {
 	struct virtio_device *vdev;
@@ -86,6 +88,8 @@ struct virtio_freehint {
 	struct work_struct reset_work;
 	struct completion reset_done;
 	bool was_reset;
+
+	struct notifier_block reboot_nb;
 };
 
 static struct virtio_freehint *to_vfh(struct freehint_dev *dev)
@@ -610,6 +614,33 @@ static int vfh_read_limits(struct virtio_freehint *fh)
 	return 0;
 }
 
+/*
+ * Nothing is in flight after this, and the device writes nothing any more. If it
+ * does not even confirm a reset, this waits for it, as there is no way to take
+ * the rings from under it.
+ */
+static void vfh_quiesce(struct virtio_freehint *fh)
+{
+	vfh_config_enable(fh, false);
+	freehint_set_active(&fh->dev, false);
+	flush_work(&fh->reset_work);
+	if (!vfh_gone(fh))
+		virtio_reset_device(fh->vdev);
+}
+
+/*
+ * A kernel that is started by kexec must not find its memory discarded on behalf
+ * of this one. Bus mastering off, which is all that PCI does, need not stop a
+ * discard that is under way, and not every version of the virtio bus resets its
+ * devices; nor would it wait for what is in flight.
+ */
+static int vfh_reboot(struct notifier_block *nb, unsigned long action,
+		      void *unused)
+{
+	vfh_quiesce(container_of(nb, struct virtio_freehint, reboot_nb));
+	return NOTIFY_DONE;
+}
+
 static int vfh_probe(struct virtio_device *vdev)
 {
 	struct virtio_freehint *fh;
@@ -626,6 +657,7 @@ static int vfh_probe(struct virtio_device *vdev)
 		return -ENOMEM;
 	vdev->priv = fh;
 	fh->vdev = vdev;
+	fh->reboot_nb.notifier_call = vfh_reboot;
 	INIT_WORK(&fh->config_work, vfh_config_work);
 	INIT_WORK(&fh->reset_work, vfh_reset_work);
 	init_completion(&fh->reset_done);
@@ -649,6 +681,7 @@ static int vfh_probe(struct virtio_device *vdev)
 			ret);
 		goto reset;
 	}
+	register_reboot_notifier(&fh->reboot_nb);
 	vfh_read_config(fh);
 	return 0;
 
@@ -662,39 +695,16 @@ free_device:
 	return ret;
 }
 
-/*
- * Nothing is in flight after this, and the device writes nothing any more. If it
- * does not even confirm a reset, this waits for it, as there is no way to take
- * the rings from under it.
- */
-static void vfh_quiesce(struct virtio_freehint *fh)
-{
-	vfh_config_enable(fh, false);
-	freehint_set_active(&fh->dev, false);
-	flush_work(&fh->reset_work);
-	if (!vfh_gone(fh))
-		virtio_reset_device(fh->vdev);
-}
-
 static void vfh_remove(struct virtio_device *vdev)
 {
 	struct virtio_freehint *fh = vdev->priv;
 
+	unregister_reboot_notifier(&fh->reboot_nb);
 	vfh_quiesce(fh);
 	freehint_unregister(&fh->dev);
 	vdev->config->del_vqs(vdev);
 	vfh_free_msgs(fh);
 	kfree(fh);
-}
-
-/*
- * A kernel that is started by kexec must not find its memory discarded on behalf
- * of this one. Bus mastering off, which is all that PCI does, need not stop a
- * discard that is under way.
- */
-static void vfh_shutdown(struct device *dev)
-{
-	vfh_quiesce(dev_to_vfh(dev));
 }
 
 /*
@@ -747,8 +757,6 @@ MODULE_DEVICE_TABLE(virtio, vfh_ids);
 static struct virtio_driver virtio_freehint_driver = {
 	.driver.name = KBUILD_MODNAME,
 	.driver.dev_groups = vfh_groups,
-	/* The bus of this kernel version has no shutdown of its own. */
-	.driver.shutdown = vfh_shutdown,
 	.id_table = vfh_ids,
 	.validate = vfh_validate,
 	.probe = vfh_probe,

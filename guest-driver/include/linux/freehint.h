@@ -152,7 +152,8 @@ struct freehint_dev {
  * @guard_stops: rounds that the watermark guard ended early
  * @pcp_drains: times that the per-CPU lists of a zone were drained
  * @timeouts: times that the device did not answer in time
- * @pending_bytes: gauge: free, to be hinted
+ * @pending_bytes: gauge, 0 like the next three while the status is not
+ *	&FREEHINT_ACTIVE: free, to be hinted
  * @discarded_bytes: gauge: free, and with the host
  * @refused_bytes: gauge: free, and declined for now
  * @excluded_bytes: gauge: that the device will never take, free or not

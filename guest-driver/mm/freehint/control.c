@@ -327,6 +327,11 @@ static int fh_set_up(struct fh_engine *e)
 		ret = PTR_ERR(e->worker);
 		goto free_hints;
 	}
+	/* A work remembers its worker, and the last one is gone. */
+	kthread_init_delayed_work(&e->tick, fh_tick);
+	kthread_init_delayed_work(&e->watch, fh_overdue);
+	kthread_init_work(&e->reap, fh_reap);
+	kthread_init_work(&e->abort, fh_abort);
 
 	if (fh_granule_fits(e)) {
 		ret = fh_storage_create(e->order, &e->kick);
@@ -433,10 +438,6 @@ static int __init fh_init(void)
 {
 	struct fh_engine *e = &fh_engine;
 
-	kthread_init_delayed_work(&e->tick, fh_tick);
-	kthread_init_delayed_work(&e->watch, fh_overdue);
-	kthread_init_work(&e->reap, fh_reap);
-	kthread_init_work(&e->abort, fh_abort);
 	init_irq_work(&e->kick, fh_kick);
 	INIT_WORK(&e->recover, fh_recover);
 	fh_debug_init();
