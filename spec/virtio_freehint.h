@@ -18,6 +18,14 @@
  */
 #define VIRTIO_ID_FREEHINT			63
 
+/*
+ * Section "Feature bits".
+ *
+ * FLUSH: the device can ask for a flush, and waits for the driver's answer. The
+ * configuration space has the fields from flush_id on only with this bit.
+ */
+#define VIRTIO_FREEHINT_F_FLUSH			0
+
 /* Section "Virtqueues". */
 #define VIRTIO_FREEHINT_VQ_HINT			0
 
@@ -34,6 +42,10 @@
  * @min_age_ms: least time in ms that memory is free before it is hinted.
  * @driver_status: enum virtio_freehint_driver_status; the only field that the
  *	driver writes.
+ * @flush_id: number of the last flush asked for, 0 before the first; this and
+ *	the rest only with VIRTIO_FREEHINT_F_FLUSH.
+ * @flush_flags: VIRTIO_FREEHINT_FLUSH_F_* flags of that flush.
+ * @flush_timeout_ms: ms within which the driver has to answer it.
  *
  * Section "Device configuration layout".
  */
@@ -46,7 +58,9 @@ struct virtio_freehint_config {
 	__le32 delay_ms;
 	__le32 min_age_ms;
 	__le32 driver_status;
-	__le32 reserved;
+	__le32 flush_id;
+	__le32 flush_flags;
+	__le32 flush_timeout_ms;
 };
 
 /* Section "Effective state"; an unknown value means "do not hint". */
@@ -95,6 +109,10 @@ enum virtio_freehint_driver_status {
 /* Section "Messages". */
 enum virtio_freehint_type {
 	VIRTIO_FREEHINT_T_HINT			= 1,
+	/* Followed by struct virtio_freehint_flush_done. */
+	VIRTIO_FREEHINT_T_FLUSH_DONE		= 2,
+	/* Followed by struct virtio_freehint_gauges. */
+	VIRTIO_FREEHINT_T_GAUGES		= 3,
 };
 
 /*
@@ -110,7 +128,8 @@ enum virtio_freehint_type {
  * struct virtio_freehint_hdr - what every message starts with
  * @type: enum virtio_freehint_type
  * @flags: depends on @type; unknown bits make the message unsupported
- * @nranges: entries of struct virtio_freehint_range that follow
+ * @nranges: entries of struct virtio_freehint_range that follow; 0 for all types
+ *	but VIRTIO_FREEHINT_T_HINT, which have a structure of their own there
  * @cookie: the driver's own; the device shows it in traces, nothing else
  *
  * Device-readable. Section "Messages".
@@ -138,7 +157,7 @@ struct virtio_freehint_range {
  * struct virtio_freehint_ack - what every used message starts with
  * @result: enum virtio_freehint_result for the message as a whole
  * @reserved: zero
- * @nstatus: bytes of status that follow (nranges, or 0 if unsupported)
+ * @nstatus: bytes of status that follow: nranges of a hint, else 0
  * @rehint_epoch: the epoch under which the message was handled
  * @retry_after_ms: for ranges with status THROTTLED, in ms; else 0
  *
@@ -189,5 +208,58 @@ enum virtio_freehint_status {
 
 /* The first of the statuses that mean "never". */
 #define VIRTIO_FREEHINT_S_NEVER			VIRTIO_FREEHINT_S_EMPTY
+
+/*
+ * Flags of a flush, section "Flush".
+ *
+ * COMPACT: move memory in use together first.
+ */
+#define VIRTIO_FREEHINT_FLUSH_F_COMPACT		(1 << 0)
+
+/* Section "Flush". Zero is no result. */
+enum virtio_freehint_flush_result {
+	/* All that can be hinted was hinted, and answered. */
+	VIRTIO_FREEHINT_FLUSH_DONE		= 1,
+	/* flush_timeout_ms have passed. */
+	VIRTIO_FREEHINT_FLUSH_TIMEOUT		= 2,
+	/* The driver does not hint; driver_status says why. */
+	VIRTIO_FREEHINT_FLUSH_REFUSED		= 3,
+};
+
+/**
+ * struct virtio_freehint_gauges - the guest's word on its memory, in bytes
+ * @free: free, and not in flight
+ * @pending: free in whole granules, will be hinted
+ * @hinted: free, and discarded
+ * @in_flight: named in buffers that are not used
+ * @stuck: free, but not in whole granules
+ * @reused: in use again soon after it was hinted; a sum
+ *
+ * Device-readable. Section "Gauges".
+ */
+struct virtio_freehint_gauges {
+	__le64 free;
+	__le64 pending;
+	__le64 hinted;
+	__le64 in_flight;
+	__le64 stuck;
+	__le64 reused;
+};
+
+/**
+ * struct virtio_freehint_flush_done - the driver's answer to a flush
+ * @id: value of flush_id in the configuration
+ * @result: enum virtio_freehint_flush_result
+ * @hinted: bytes that were hinted for it and answered
+ * @gauges: what is left
+ *
+ * Device-readable. Section "Flush".
+ */
+struct virtio_freehint_flush_done {
+	__le32 id;
+	__le32 result;
+	__le64 hinted;
+	struct virtio_freehint_gauges gauges;
+};
 
 #endif /* _LINUX_VIRTIO_FREEHINT_H */

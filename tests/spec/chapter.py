@@ -42,7 +42,8 @@ def constants() -> dict[str, int]:
     items = re.findall(r"\b(VIRTIO_FREEHINT_\w+) \((\d+)\)", text())
     rows = re.findall(r"^(VIRTIO_FREEHINT_\w+)\s*&\s*(0x[0-9a-f]+)", text(), re.M)
     flags = re.findall(r"\b(VIRTIO_FREEHINT_\w+_F_\w+) \(bit (\d+)", text())
-    values = {name: int(value, 0) for name, value in items + rows}
+    features = re.findall(r"\b(VIRTIO_FREEHINT_F_\w+) \(bit (\d+)", text())
+    values = {name: int(value, 0) for name, value in items + rows + features}
     return values | {name: 1 << int(bit) for name, bit in flags}
 
 
@@ -53,19 +54,26 @@ def device_id() -> int:
     return int(match.group(1))
 
 
-def _fields_of(struct: str, body: str) -> list[Field]:
+def _fields_of(struct: str, body: str, sizes: dict[str, int]) -> list[Field]:
     fields, offset = [], 0
-    for kind, name in re.findall(r"\b(u8|le16|le32|le64)\s+(\w+);", body):
-        fields.append(Field(struct, name, offset, TYPE_SIZE[kind]))
-        offset += TYPE_SIZE[kind]
+    for kind, name in re.findall(r"\b(u8|le16|le32|le64|struct \w+)\s+(\w+);", body):
+        fields.append(Field(struct, name, offset, sizes[kind]))
+        offset += sizes[kind]
     return fields
 
 
 def fields() -> list[Field]:
     """Fields of the structures that the text lays out and the header declares."""
-    found: list[Field] = []
-    for listing in re.findall(r"\\begin\{lstlisting\}(.*?)\\end\{lstlisting\}", text(), re.S):
-        # Innermost structures only: the message as a whole has no C type.
-        for struct, body in re.findall(r"struct (\w+) \{([^{}]*)\}", listing):
-            found += _fields_of(struct, body)
-    return found
+    listings = re.findall(r"\\begin\{lstlisting\}(.*?)\\end\{lstlisting\}", text(), re.S)
+    # Innermost structures only: the message as a whole has no C type.
+    bodies = dict(re.findall(r"struct (\w+) \{([^{}]*)\}", "\n".join(listings)))
+    sizes = dict(TYPE_SIZE)
+    found: dict[str, list[Field]] = {}
+    # A structure may hold another one that the text lays out elsewhere.
+    while len(found) < len(bodies):
+        for struct, body in bodies.items():
+            inner = {f"struct {name}" for name in re.findall(r"struct (\w+)", body)}
+            if struct not in found and inner <= sizes.keys():
+                found[struct] = _fields_of(struct, body, sizes)
+                sizes[f"struct {struct}"] = sum(f.size for f in found[struct])
+    return [field for fields in found.values() for field in fields]

@@ -59,7 +59,8 @@ class Coverage(unittest.TestCase):
         self.assertEqual(set(labels), set(self.requirements), "a label is malformed")
 
     def test_every_requirement_is_normative(self) -> None:
-        drain = {f"DEV-DRAIN-{n}" for n in range(1, 8)}  # One MUST leads the list.
+        # One MUST leads the list.
+        drain = {f"DEV-DRAIN-{n}" for n in (*range(1, 8), 10)}
         for label, statement in self.requirements.items():
             if label not in drain:
                 self.assertRegex(statement, r"\b(MUST|SHOULD|MAY)\b", label)

@@ -63,15 +63,15 @@ static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
         .driver_status = cpu_to_le32(fh->driver_status),
     };
 
-    memcpy(data, &config, sizeof(config));
+    memcpy(data, &config, vdev->config_len);
 }
 
 static void virtio_freehint_set_config(VirtIODevice *vdev, const uint8_t *data)
 {
     VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
-    struct virtio_freehint_config config;
+    struct virtio_freehint_config config = { };
 
-    memcpy(&config, data, sizeof(config));
+    memcpy(&config, data, vdev->config_len);
     fh->driver_status = le32_to_cpu(config.driver_status);
     trace_virtio_freehint_driver_status(fh->driver_status);
 }
@@ -175,7 +175,7 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     }
 
     virtio_init(vdev, VIRTIO_ID_FREEHINT,
-                sizeof(struct virtio_freehint_config));
+                offsetof(struct virtio_freehint_config, flush_id));
     fh->hintq = virtio_add_queue(vdev, VIRTIO_FREEHINT_QUEUE_SIZE,
                                  virtio_freehint_handle_hintq);
     fh->bh = virtio_bh_io_new_guarded(dev, virtio_freehint_bh, fh);
