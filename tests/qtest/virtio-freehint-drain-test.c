@@ -355,6 +355,51 @@ static void await_active(QVirtioFreehint *fh)
     }
 }
 
+static char *slice_log(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.slices", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void *setup_slice_log(GString *cmd_line, void *arg)
+{
+    g_autofree char *path = slice_log();
+
+    g_string_append_printf(cmd_line, " -trace virtio_freehint_slice_* -D %s",
+                           path);
+    return arg;
+}
+
+static int count_lines_with(const char *text, const char *word)
+{
+    int count = 0;
+
+    while ((text = strstr(text, word))) {
+        text += strlen(word);
+        count++;
+    }
+    return count;
+}
+
+/* At this instant: whoever asks QEMU waits until the drain is over. */
+static void assert_no_slice_in_progress(void)
+{
+    g_autofree char *path = slice_log();
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(count_lines_with(text, "slice_begin"), >, 0);
+    g_assert_cmpint(count_lines_with(text, "slice_begin"), ==,
+                    count_lines_with(text, "slice_end"));
+}
+
+static void remove_slice_log(void *unused)
+{
+    g_autofree char *path = slice_log();
+
+    unlink(path);
+}
+
 /*
  * A background snapshot is a veto from before it protects memory until it is
  * over, whoever may be looking.
@@ -365,6 +410,7 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
     QFreehintHint hint;
     QDict *rsp;
 
+    g_test_queue_destroy(remove_slice_log, NULL);
     rsp = qmp("{ 'execute': 'migrate-set-capabilities', 'arguments': {"
               " 'capabilities': [ { 'capability': 'background-snapshot',"
               " 'state': true } ] } }");
@@ -384,6 +430,7 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
                              " 'arguments': { 'uri':"
                              " 'exec:cat > /dev/null' } }");
+    assert_no_slice_in_progress();
     assert_answered(fh, &hint);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
                      VIRTIO_FREEHINT_REASON_MIGRATION);
@@ -400,47 +447,13 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-static char *migration_socket(void)
-{
-    return g_strdup_printf("unix:%s/qtest-freehint-%d.migration",
-                           g_get_tmp_dir(), getpid());
-}
-
-static void migrate(const char *uri)
-{
-    gint64 start = g_get_monotonic_time();
-    bool completed = false;
-
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
-                             " 'arguments': { 'uri': %s } }", uri);
-    while (!completed) {
-        QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
-        const char *status = qdict_get_str(qdict_get_qdict(rsp, "return"),
-                                           "status");
-
-        g_assert_cmpstr(status, !=, "failed");
-        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
-        completed = !strcmp(status, "completed");
-        qobject_unref(rsp);
-    }
-}
-
-static uint64_t get_device_int(const char *name)
-{
-    QDict *device = qfreehint_query();
-    uint64_t value = qdict_get_int(device, name);
-
-    qobject_unref(device);
-    return value;
-}
-
 /*
  * A hint is answered before the VM leaves. On the other side is what the driver
  * was told, with a new epoch; settings and counters are that side's own.
  */
 static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
 {
-    g_autofree char *uri = migration_socket();
+    g_autofree char *uri = qfreehint_migration_uri();
     QVirtioFreehint *fh = obj;
     uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
     QTestState *from = global_qtest, *to;
@@ -453,7 +466,8 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0,"
                      "enabled=off,delay-ms=7 -incoming %s", uri);
     hint = start_slow_hint(fh, alloc);
-    migrate(uri);
+    qfreehint_migrate(uri);
+    qfreehint_await_migration();
 
     global_qtest = to;
     qtest_qmp_eventwait(to, "RESUME");
@@ -478,42 +492,6 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* The driver takes the granule for a constant: a smaller one adopts it. */
-static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
-{
-    g_autofree char *uri = migration_socket();
-    QTestState *from = global_qtest, *to;
-
-    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
-    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0"
-                     " -incoming %s", uri);
-    migrate(uri);
-    global_qtest = to;
-    qtest_qmp_eventwait(to, "RESUME");
-    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
-    qtest_quit(to);
-
-    global_qtest = from;
-    qos_invalidate_command_line();
-}
-
-/* With a larger one it could not keep what the driver was told. */
-static void test_migrate_large_granule(void *obj, void *data,
-                                       QGuestAllocator *alloc)
-{
-    g_autofree char *uri = migration_socket();
-    QTestState *to;
-
-    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0,"
-                     "x-granule=8M -incoming %s", uri);
-    qtest_set_expected_status(to, EXIT_FAILURE);
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
-                             " 'arguments': { 'uri': %s } }", uri);
-    qtest_wait_qemu(to);
-    qtest_quit(to);
-    qos_invalidate_command_line();
-}
-
 static void register_virtio_freehint_drain_test(void)
 {
     QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
@@ -521,12 +499,13 @@ static void register_virtio_freehint_drain_test(void)
     QOSGraphTestOptions bound = {
         .edge.extra_device_opts = "x-slice-delay-ms=200",
     };
-    QOSGraphTestOptions granule = {
-        .edge.extra_device_opts = "x-granule=4M",
-    };
     QOSGraphTestOptions slow_veto = {
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_dma,
+    };
+    QOSGraphTestOptions slow_log = {
+        .edge.extra_device_opts = SLOW_OPTS,
+        .before = setup_slice_log,
     };
     QOSGraphTestOptions slow_start = {
         .edge.extra_device_opts = "x-slice-start-delay-ms=1200",
@@ -549,12 +528,9 @@ static void register_virtio_freehint_drain_test(void)
                  test_veto_before_start, &slow_start);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
     qos_add_test("bound", "virtio-freehint", test_bound, &bound);
-    qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot, &slow);
+    qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot,
+                 &slow_log);
     qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);
-    qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
-                 &granule);
-    qos_add_test("migrate/large-granule", "virtio-freehint",
-                 test_migrate_large_granule, &granule);
 }
 
 libqos_init(register_virtio_freehint_drain_test);

@@ -52,6 +52,10 @@ struct VirtIOFreehintSlice {
     VirtIOFreehintPart part;
     uint32_t start_delay_ms;
     uint32_t delay_ms;
+    bool skip;
+
+    /* Somebody drains. Atomic. */
+    bool hurry;
 
     QemuMutex lock;
     QemuCond ended;
@@ -60,6 +64,7 @@ struct VirtIOFreehintSlice {
     /* Written by the worker before the phase is SLICE_ENDED. */
     int ret;
     int64_t ns;
+    bool skipped;
 };
 
 static void delay(uint32_t ms)
@@ -88,6 +93,9 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
                                     slice->ret, slice->ns);
     ram_block_discard_end();
+    if (slice->skip && !slice->ret) {
+        slice->skipped = virtio_freehint_precopy_skip(part, &slice->hurry);
+    }
 }
 
 /* Returns whether the slice is now in the given phase. */
@@ -138,6 +146,9 @@ static void slice_report(VirtIOFreehintSlice *slice)
     fh->slice = NULL;
     if (slice->phase == SLICE_ENDED) {
         adapt_slice_size(fh, slice);
+        if (slice->skipped) {
+            fh->stats.skipped_bytes += slice->part.len;
+        }
         virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns);
     }
 }
@@ -169,7 +180,7 @@ void virtio_freehint_slice_init(VirtIOFreehint *fh)
 }
 
 void virtio_freehint_slice_start(VirtIOFreehint *fh,
-                                 const VirtIOFreehintPart *part)
+                                 const VirtIOFreehintPart *part, bool skip)
 {
     VirtIOFreehintSlice *slice = g_new0(VirtIOFreehintSlice, 1);
 
@@ -180,6 +191,7 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
                                          qemu_ram_pagesize(part->rb)));
     slice->start_delay_ms = fh->slice_start_delay_ms;
     slice->delay_ms = fh->slice_delay_ms;
+    slice->skip = skip;
     slice->phase = SLICE_QUEUED;
     qemu_mutex_init(&slice->lock);
     qemu_cond_init(&slice->ended);
@@ -200,6 +212,7 @@ void virtio_freehint_slice_drain(VirtIOFreehint *fh)
         return;
     }
     if (!slice_advance(slice, SLICE_QUEUED, SLICE_CANCELLED)) {
+        qatomic_set(&slice->hurry, true);
         QEMU_LOCK_GUARD(&slice->lock);
         while (slice->phase == SLICE_RUNNING) {
             qemu_cond_wait(&slice->ended, &slice->lock);

@@ -45,6 +45,8 @@ static void print_stats(Monitor *mon, const FreehintStats *stats)
     monitor_printf(mon, "  discard calls: %" PRIu64 ", %" PRIu64 " bytes, %"
                    PRIu64 " ns\n", stats->discard_calls,
                    stats->discard_bytes, stats->discard_time_ns);
+    monitor_printf(mon, "  skipped by migration: %" PRIu64 " bytes\n",
+                   stats->skipped_bytes);
 }
 
 static void print_vetoes(Monitor *mon, const FreehintVetoList *vetoes)

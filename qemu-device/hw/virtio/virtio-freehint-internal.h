@@ -204,12 +204,13 @@ void virtio_freehint_slice_init(VirtIOFreehint *fh);
  * @fh: the device, with no slice in progress
  * @part: passed on, including the reference to its memory region; shortened to
  *        what one slice may cover
+ * @skip: whether an outgoing migration need not send it once it is discarded
  *
  * Returns at once; virtio_freehint_slice_ended() is called later, followed by
  * a turn of the device's bottom half.
  */
 void virtio_freehint_slice_start(VirtIOFreehint *fh,
-                                 const VirtIOFreehintPart *part);
+                                 const VirtIOFreehintPart *part, bool skip);
 
 /**
  * virtio_freehint_slice_drain: wait for the slice in progress, if any
@@ -244,5 +245,38 @@ strList *virtio_freehint_pinning_devices(void);
 
 void virtio_freehint_veto_init(VirtIOFreehint *fh);
 void virtio_freehint_veto_cleanup(VirtIOFreehint *fh);
+
+/* virtio-freehint-precopy.c */
+
+/**
+ * virtio_freehint_precopy_skips: whether precopy skips what is discarded
+ *
+ * @fh: the device
+ * @part: is about to be discarded
+ * @flags: the hint's VIRTIO_FREEHINT_HINT_F_* flags
+ *
+ * Section "Interaction with other facilities".
+ */
+bool virtio_freehint_precopy_skips(VirtIOFreehint *fh,
+                                   const VirtIOFreehintPart *part,
+                                   uint16_t flags);
+
+/**
+ * virtio_freehint_precopy_skip: have precopy not send what was discarded
+ *
+ * @part: was discarded, and its message is not back with the driver
+ * @hurry: set, atomically, when somebody waits for the caller
+ *
+ * Called from a worker, without the BQL, only if the above said so when the
+ * slice began. Waits for 100 ms or so at most.
+ *
+ * Returns: false if it is sent all the same, because the migration thread was
+ * too busy.
+ */
+bool virtio_freehint_precopy_skip(const VirtIOFreehintPart *part,
+                                  const bool *hurry);
+
+void virtio_freehint_precopy_init(VirtIOFreehint *fh);
+void virtio_freehint_precopy_cleanup(VirtIOFreehint *fh);
 
 #endif

@@ -150,6 +150,7 @@ static FreehintStats *query_stats(const VirtIOFreehintStats *stats)
     info->discard_calls = stats->discard_calls;
     info->discard_bytes = stats->discard_bytes;
     info->discard_time_ns = stats->discard_ns;
+    info->skipped_bytes = stats->skipped_bytes;
     return info;
 }
 

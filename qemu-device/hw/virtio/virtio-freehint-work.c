@@ -79,7 +79,9 @@ static void start_slice(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
 
     status = virtio_freehint_find_part(fh, &rest, hint->flags, &part);
     if (status == VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_slice_start(fh, &part);
+        virtio_freehint_slice_start(fh, &part,
+                                    virtio_freehint_precopy_skips(fh, &part,
+                                                                  hint->flags));
     } else {
         decline_range(fh);
     }

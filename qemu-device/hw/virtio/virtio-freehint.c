@@ -185,6 +185,7 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     virtio_freehint_slice_init(fh);
     virtio_freehint_blocks_init(fh);
     virtio_freehint_veto_init(fh);
+    virtio_freehint_precopy_init(fh);
 }
 
 static void virtio_freehint_device_unrealize(DeviceState *dev)
@@ -192,6 +193,7 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     VirtIOFreehint *fh = VIRTIO_FREEHINT(dev);
 
+    virtio_freehint_precopy_cleanup(fh);
     virtio_freehint_veto_cleanup(fh);
     fh->running = false;
     virtio_freehint_drain(fh, false);

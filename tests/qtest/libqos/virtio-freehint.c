@@ -300,6 +300,35 @@ void qfreehint_set_prop(const char *path, const char *prop, bool value)
                              " 'value': %i } }", path, prop, value);
 }
 
+char *qfreehint_migration_uri(void)
+{
+    return g_strdup_printf("unix:%s/qtest-freehint-%d.migration",
+                           g_get_tmp_dir(), getpid());
+}
+
+void qfreehint_migrate(const char *uri)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
+                             " 'arguments': { 'uri': %s } }", uri);
+}
+
+void qfreehint_await_migration(void)
+{
+    gint64 start = g_get_monotonic_time();
+    bool completed = false;
+
+    while (!completed) {
+        QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
+        const char *status = qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                           "status");
+
+        g_assert_cmpstr(status, !=, "failed");
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        completed = !strcmp(status, "completed");
+        qobject_unref(rsp);
+    }
+}
+
 void *qfreehint_setup_veto(GString *cmd_line, void *arg)
 {
     g_string_append(cmd_line, " -device discard-testdev,id=veto0");

@@ -113,6 +113,13 @@ void qfreehint_assert_identity(void);
 void qfreehint_set_enabled(bool enabled);
 void qfreehint_set_prop(const char *path, const char *prop, bool value);
 
+/* A Unix socket of this test's own, to migrate over. */
+char *qfreehint_migration_uri(void);
+
+/* Start a migration; wait until it has completed. */
+void qfreehint_migrate(const char *uri);
+void qfreehint_await_migration(void);
+
 /* For QOSGraphTestOptions.before: "veto0", which can disable discards. */
 void *qfreehint_setup_veto(GString *cmd_line, void *arg);
 

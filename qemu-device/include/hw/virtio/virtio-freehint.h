@@ -65,7 +65,16 @@ typedef struct VirtIOFreehintStats {
     uint64_t discard_calls;
     uint64_t discard_bytes;
     uint64_t discard_ns;
+    /* What outgoing migrations did not send, because it was discarded. */
+    uint64_t skipped_bytes;
 } VirtIOFreehintStats;
+
+/* What an outgoing migration does with memory that is discarded meanwhile. */
+typedef enum VirtIOFreehintPrecopy {
+    VIRTIO_FREEHINT_PRECOPY_NONE,
+    VIRTIO_FREEHINT_PRECOPY_SKIPS,
+    VIRTIO_FREEHINT_PRECOPY_SENDS_ALL,
+} VirtIOFreehintPrecopy;
 
 /* Everything here is protected by the BQL; see also VirtIOFreehintSlice. */
 struct VirtIOFreehint {
@@ -107,6 +116,7 @@ struct VirtIOFreehint {
      * has to move once more when the device is active.
      */
     bool epoch_owed;
+    VirtIOFreehintPrecopy precopy;
     /* Config space has changed, and the driver does not know yet. */
     bool config_changed;
 
@@ -117,6 +127,7 @@ struct VirtIOFreehint {
 
     Notifier discard_notifier;
     NotifierWithReturn migration_notifier;
+    NotifierWithReturn precopy_notifier;
     /* For the vetoes that end without telling anyone. */
     QEMUTimer *veto_timer;
 

@@ -1,0 +1,535 @@
+/*
+ * QTest test cases for virtio-freehint: what a migration sends, and takes
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/module.h"
+#include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "libqtest-single.h"
+#include "libqos/qgraph.h"
+#include "libqos/virtio-freehint.h"
+#include "qobject/qdict.h"
+
+#define GRANULE (2 * MiB)
+
+/* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
+#define RAM_SIZE (128 * MiB)
+#define FREE_START (64 * MiB)
+
+/*
+ * What gets hinted while a migration runs. It is sent last, and what lies
+ * before it takes half a minute at the bandwidth that the tests begin with.
+ */
+#define HINT_START (96 * MiB)
+#define HINT_LEN (RAM_SIZE - HINT_START)
+#define SLOW_BYTES_PER_S MiB
+
+/* Less than what is hinted, but much more than what is sent twice. */
+#define SENT_TWICE MiB
+
+#define TIMEOUT_US (30 * 1000 * 1000)
+
+static uint64_t get_device_int(const char *name)
+{
+    QDict *device = qfreehint_query();
+    uint64_t value = qdict_get_int(device, name);
+
+    qobject_unref(device);
+    return value;
+}
+
+static void set_capability(const char *name)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                             " 'migrate-set-capabilities', 'arguments': {"
+                             " 'capabilities': [ { 'capability': %s,"
+                             " 'state': true } ] } }", name);
+}
+
+static void set_bandwidth(uint64_t bytes_per_s)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                             " 'migrate-set-parameters', 'arguments': {"
+                             " 'max-bandwidth': %" PRIu64 " } }",
+                             bytes_per_s);
+}
+
+/* How much memory was sent, in full or as zero pages, and how much there is. */
+static uint64_t sent_bytes(uint64_t *total)
+{
+    QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
+    QDict *ram = qdict_get_qdict(qdict_get_qdict(rsp, "return"), "ram");
+    uint64_t pages = qdict_get_int(ram, "normal") +
+                     qdict_get_int(ram, "duplicate");
+    uint64_t bytes = pages * qdict_get_int(ram, "page-size");
+
+    *total = qdict_get_int(ram, "total");
+    qobject_unref(rsp);
+    return bytes;
+}
+
+static void await_epoch_other_than(QVirtioFreehint *fh, uint32_t epoch)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (QFREEHINT_CONFIG(fh, rehint_epoch) == epoch) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
+static void await_migration_status(const char *wanted)
+{
+    gint64 start = g_get_monotonic_time();
+    bool reached = false;
+
+    while (!reached) {
+        QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
+
+        reached = !strcmp(qdict_get_try_str(qdict_get_qdict(rsp, "return"),
+                                            "status") ?: "", wanted);
+        qobject_unref(rsp);
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
+static QTestState *start_destination(const char *props, const char *uri)
+{
+    return qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0%s"
+                       " -incoming %s", props, uri);
+}
+
+/* The guest is where global_qtest stands from here on. */
+static void switch_over(QTestState *to)
+{
+    set_bandwidth(0);
+    qfreehint_await_migration();
+    global_qtest = to;
+    qtest_qmp_eventwait(to, "RESUME");
+}
+
+static void switch_back(QTestState *from)
+{
+    qtest_quit(global_qtest);
+    global_qtest = from;
+    qos_invalidate_command_line();
+}
+
+/* Migrate slowly, and hint when the device could, or would, ask for that. */
+static void migrate_and_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                             const char *uri, uint16_t flags, bool asked)
+{
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+
+    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    set_bandwidth(SLOW_BYTES_PER_S);
+    qfreehint_migrate(uri);
+    if (asked) {
+        await_epoch_other_than(fh, epoch);
+    } else {
+        await_migration_status("active");
+    }
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, flags, HINT_START, HINT_LEN),
+                    ==, VIRTIO_FREEHINT_S_DISCARDED);
+}
+
+/* What precopy sees discarded is not sent; what is written after that, is. */
+static void test_skip(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *from = global_qtest;
+    QTestState *to = start_destination("", uri);
+    uint64_t sent, total;
+
+    migrate_and_hint(obj, alloc, uri, 0, true);
+    qfreehint_fill(HINT_START + GRANULE, GRANULE, 0x5a);
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, HINT_LEN);
+
+    set_bandwidth(0);
+    qfreehint_await_migration();
+    sent = sent_bytes(&total);
+    g_assert_cmpuint(sent, <, total - HINT_LEN + GRANULE + SENT_TWICE);
+
+    switch_over(to);
+    g_assert_true(qfreehint_is_filled(FREE_START, HINT_START - FREE_START,
+                                      0xa5));
+    g_assert_true(qfreehint_is_filled(HINT_START, GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(HINT_START + GRANULE, GRANULE, 0x5a));
+    g_assert_true(qfreehint_is_filled(HINT_START + 2 * GRANULE,
+                                      HINT_LEN - 2 * GRANULE, 0));
+    switch_back(from);
+}
+
+static void assert_all_sent(QTestState *from, QTestState *to)
+{
+    uint64_t sent, total;
+
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
+    set_bandwidth(0);
+    qfreehint_await_migration();
+    sent = sent_bytes(&total);
+    g_assert_cmpuint(sent, >=, total);
+    switch_over(to);
+    g_assert_true(qfreehint_is_filled(FREE_START, HINT_START - FREE_START,
+                                      0xa5));
+    g_assert_true(qfreehint_is_filled(HINT_START, HINT_LEN, 0));
+    switch_back(from);
+}
+
+/* Where the guest relies on zeros, they are sent. */
+static void test_skip_not_zero(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *to = start_destination("", uri);
+
+    migrate_and_hint(obj, alloc, uri, VIRTIO_FREEHINT_HINT_F_ZERO, true);
+    assert_all_sent(global_qtest, to);
+}
+
+/* A destination that runs early would wait for what is not sent. */
+static void test_skip_not_postcopy(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *from = global_qtest, *to;
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    QDict *rsp;
+
+    rsp = qmp("{ 'execute': 'migrate-set-capabilities', 'arguments': {"
+              " 'capabilities': [ { 'capability': 'postcopy-ram',"
+              " 'state': true } ] } }");
+    if (qdict_haskey(rsp, "error")) {
+        g_test_skip("no userfaultfd");
+        qobject_unref(rsp);
+        return;
+    }
+    qobject_unref(rsp);
+    to = start_destination("", "defer");
+    global_qtest = to;
+    set_capability("postcopy-ram");
+    qtest_qmp_assert_success(to, "{ 'execute': 'migrate-incoming',"
+                             " 'arguments': { 'uri': %s } }", uri);
+    global_qtest = from;
+
+    migrate_and_hint(fh, alloc, uri, 0, false);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
+    assert_all_sent(from, to);
+}
+
+/*
+ * A socket that a migration can connect to, and on which nobody reads. Up to
+ * @backlog + 1 connections are made at once, another one has to wait.
+ */
+static int listen_only(const char *uri, int backlog)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    const char *path = uri + strlen("unix:");
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    g_assert_cmpuint(strlen(path), <, sizeof(addr.sun_path));
+    strcpy(addr.sun_path, path);
+    unlink(path);
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_assert_cmpint(listen(fd, backlog), ==, 0);
+    return fd;
+}
+
+static int connect_to(const char *uri)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    strcpy(addr.sun_path, uri + strlen("unix:"));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    return fd;
+}
+
+static void cancel_migration(void)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate_cancel' }");
+    await_migration_status("cancelled");
+}
+
+/*
+ * The migration thread waits for the network, and keeps others from the bitmap
+ * meanwhile: nobody waits for it, and the memory is just sent.
+ */
+static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    const QFreehintRange range = { HINT_START, HINT_LEN };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    int fd = listen_only(uri, 1);
+    uint64_t sent = 0, total, before;
+    QFreehintHint hint;
+
+    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    set_bandwidth(0);
+    qfreehint_migrate(uri);
+    await_epoch_other_than(fh, epoch);
+    do {
+        before = sent;
+        g_usleep(200 * 1000);
+        sent = sent_bytes(&total);
+    } while (!sent || sent != before);
+    g_assert_cmpuint(sent, <, total);
+
+    hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+    qfreehint_submit(fh, &hint);
+    g_assert_cmpint(qfreehint_wait(fh, &hint), <, 1000 * 1000);
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
+    g_assert_cmpuint(qfreehint_stat("discard-bytes"), >, 0);
+    qfreehint_assert_identity();
+
+    epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    cancel_migration();
+    /* Precopy has read memory that was discarded. */
+    await_epoch_other_than(fh, epoch);
+    close(fd);
+}
+
+/* One slice takes long enough to end after the migration. */
+#define SLOW_OPTS "x-slice-delay-ms=1200"
+#define BEGIN_US (300 * 1000)
+
+/* The bitmap that a slice in progress is to change goes away. */
+static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    const QFreehintRange range = { HINT_START, GRANULE };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    int fd = listen_only(uri, 1);
+    QFreehintHint hint;
+
+    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    qfreehint_migrate(uri);
+    await_epoch_other_than(fh, epoch);
+    hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+    qfreehint_submit(fh, &hint);
+    g_usleep(BEGIN_US);
+    cancel_migration();
+    qfreehint_wait(fh, &hint);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    close(fd);
+}
+
+/* Until the first sync there is no bitmap, however long that takes. */
+static void test_skip_connecting(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    int fd = listen_only(uri, 0);
+    int first = connect_to(uri);
+
+    qfreehint_migrate(uri);
+    await_migration_status("setup");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, HINT_START, HINT_LEN), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
+
+    close(fd);
+    close(first);
+    await_migration_status("failed");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, HINT_START, HINT_LEN), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
+}
+
+static char *ram_file(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.ram", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void *setup_shared_ram(GString *cmd_line, void *arg)
+{
+    g_autofree char *path = ram_file();
+
+    g_string_append_printf(cmd_line, " -object memory-backend-file,id=ram0,"
+                           "size=128M,share=on,mem-path=%s"
+                           " -machine memory-backend=ram0", path);
+    return arg;
+}
+
+/* Memory that both sides have in common is not sent: it has no bitmap. */
+static void test_skip_not_ignored(void *obj, void *data,
+                                  QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    g_autofree char *path = ram_file();
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    int fd = listen_only(uri, 1);
+
+    set_capability("x-ignore-shared");
+    set_bandwidth(SLOW_BYTES_PER_S / 16);
+    qfreehint_migrate(uri);
+    await_epoch_other_than(fh, epoch);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, HINT_START, HINT_LEN), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
+
+    cancel_migration();
+    close(fd);
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
+/* The driver takes the granule for a constant: a smaller one adopts it. */
+static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *from = global_qtest, *to = start_destination("", uri);
+
+    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
+    qfreehint_migrate(uri);
+    switch_over(to);
+    g_assert_cmpuint(get_device_int("granule"), ==, 2 * GRANULE);
+    switch_back(from);
+}
+
+/* With a larger one it could not keep what the driver was told. */
+static void test_migrate_large_granule(void *obj, void *data,
+                                       QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *to = start_destination(",x-granule=8M", uri);
+
+    qtest_set_expected_status(to, EXIT_FAILURE);
+    qfreehint_migrate(uri);
+    qtest_wait_qemu(to);
+    qtest_quit(to);
+    qos_invalidate_command_line();
+}
+
+
+/* What begins the device's part of a stream, in the stream's byte order. */
+typedef struct QEMU_PACKED DeviceState {
+    uint64_t granule;
+    uint32_t max_ranges;
+} DeviceState;
+
+static DeviceState device_state(uint64_t granule, uint32_t max_ranges)
+{
+    return (DeviceState) {
+        .granule = cpu_to_be64(granule),
+        .max_ranges = cpu_to_be32(max_ranges),
+    };
+}
+
+/* Load a stream whose device has another state in place of @old. */
+static void load_stream(const char *path, const DeviceState *old,
+                        const DeviceState *new, int status)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s.changed", path);
+    g_autofree char *stream = NULL;
+    QTestState *to;
+    void *found;
+    gsize size;
+
+    g_assert_true(g_file_get_contents(path, &stream, &size, NULL));
+    found = memmem(stream, size, old, sizeof(*old));
+    g_assert_nonnull(found);
+    memcpy(found, new, sizeof(*new));
+    g_assert_null(memmem(stream, size, old, sizeof(*old)));
+    g_assert_true(g_file_set_contents(uri + strlen("file:"), stream, size,
+                                      NULL));
+
+    to = start_destination("", "defer");
+    qtest_set_expected_status(to, status);
+    qtest_qmp_assert_success(to, "{ 'execute': 'migrate-incoming',"
+                             " 'arguments': { 'uri': %s } }", uri);
+    if (status) {
+        qtest_wait_qemu(to);
+    } else {
+        qtest_qmp_eventwait(to, "RESUME");
+    }
+    qtest_quit(to);
+    unlink(uri + strlen("file:"));
+}
+
+/* A stream is not trusted: what the device could not have sent is refused. */
+static void test_hostile_stream(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s/qtest-freehint-%d.stream",
+                                           g_get_tmp_dir(), getpid());
+    const char *path = uri + strlen("file:");
+    QVirtioFreehint *fh = obj;
+    const uint32_t max = QFREEHINT_CONFIG(fh, max_ranges);
+    const DeviceState old = device_state(GRANULE, max);
+    const struct {
+        DeviceState state;
+        int status;
+    } streams[] = {
+        /* What can be accepted is: so it is the values that are refused. */
+        { device_state(2 * GRANULE, 1), EXIT_SUCCESS },
+        { device_state(1ull << 63, max), EXIT_SUCCESS },
+        { device_state(0, max), EXIT_FAILURE },
+        { device_state(GRANULE / 2, max), EXIT_FAILURE },
+        { device_state(3 * GRANULE, max), EXIT_FAILURE },
+        { device_state(GRANULE, 0), EXIT_FAILURE },
+        { device_state(GRANULE, max + 1), EXIT_FAILURE },
+    };
+    int i;
+
+    qfreehint_migrate(uri);
+    qfreehint_await_migration();
+    for (i = 0; i < ARRAY_SIZE(streams); i++) {
+        load_stream(path, &old, &streams[i].state, streams[i].status);
+    }
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
+static void register_virtio_freehint_migrate_test(void)
+{
+    QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
+    QOSGraphTestOptions granule = {
+        .edge.extra_device_opts = "x-granule=4M",
+    };
+    QOSGraphTestOptions shared = {
+        .edge.extra_device_opts = "discard-file-backed=on",
+        .before = setup_shared_ram,
+    };
+
+    qos_add_test("migrate/skip", "virtio-freehint", test_skip, NULL);
+    qos_add_test("migrate/skip-not-zero", "virtio-freehint",
+                 test_skip_not_zero, NULL);
+    qos_add_test("migrate/skip-not-postcopy", "virtio-freehint",
+                 test_skip_not_postcopy, NULL);
+    qos_add_test("migrate/skip-stuck", "virtio-freehint", test_skip_stuck,
+                 NULL);
+    qos_add_test("migrate/skip-late", "virtio-freehint", test_skip_late,
+                 &slow);
+    qos_add_test("migrate/skip-connecting", "virtio-freehint",
+                 test_skip_connecting, NULL);
+    qos_add_test("migrate/skip-not-ignored", "virtio-freehint",
+                 test_skip_not_ignored, &shared);
+    qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
+                 &granule);
+    qos_add_test("migrate/large-granule", "virtio-freehint",
+                 test_migrate_large_granule, &granule);
+    qos_add_test("migrate/hostile-stream", "virtio-freehint",
+                 test_hostile_stream, NULL);
+}
+
+libqos_init(register_virtio_freehint_migrate_test);
