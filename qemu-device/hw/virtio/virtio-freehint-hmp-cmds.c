@@ -9,6 +9,9 @@
 #include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-freehint.h"
+#include "qapi/qapi-visit-freehint.h"
+#include "qapi/qobject-input-visitor.h"
+#include "qemu/keyval.h"
 #include "qobject/qdict.h"
 
 static void print_count(Monitor *mon, const char *name,
@@ -63,6 +66,53 @@ static void print_vetoes(Monitor *mon, const FreehintVetoList *vetoes)
     }
 }
 
+static void print_gauges(Monitor *mon, const FreehintGauges *gauges)
+{
+    monitor_printf(mon, "  the guest says, %" PRIu64 " ms ago, in bytes:"
+                   " free: %" PRIu64 ", pending: %" PRIu64 ", hinted: %" PRIu64
+                   ", in flight: %" PRIu64 ", stuck: %" PRIu64 ", reused: %"
+                   PRIu64 "\n", gauges->age_ms, gauges->free, gauges->pending,
+                   gauges->hinted, gauges->in_flight, gauges->stuck,
+                   gauges->reused);
+}
+
+static void print_flush_outcome(Monitor *mon,
+                                const FreehintFlushOutcome *outcome)
+{
+    monitor_printf(mon, "  flush %" PRIu32 ": %s", outcome->flush_id,
+                   FreehintFlushResult_str(outcome->result));
+    if (outcome->has_reason) {
+        monitor_printf(mon, ", %s", FreehintReason_str(outcome->reason));
+    }
+    monitor_printf(mon, ", %" PRIu64 " ms, driver %s, discarded %" PRIu64
+                   " bytes", outcome->duration_ms,
+                   FreehintDriverStatus_str(outcome->driver_status),
+                   outcome->discarded);
+    if (outcome->has_hinted) {
+        monitor_printf(mon, ", the guest says that it hinted %" PRIu64
+                       " bytes", outcome->hinted);
+    }
+    monitor_printf(mon, "\n");
+}
+
+static void print_flush(Monitor *mon, const FreehintFlush *flush)
+{
+    if (!flush) {
+        monitor_printf(mon, "  flush: off\n");
+        return;
+    }
+    if (!flush->negotiated) {
+        monitor_printf(mon, "  flush: not negotiated by the guest\n");
+    }
+    if (flush->last) {
+        print_flush_outcome(mon, flush->last);
+    }
+    if (flush->has_pending_id) {
+        monitor_printf(mon, "  flush %" PRIu32 ": in progress\n",
+                       flush->pending_id);
+    }
+}
+
 static void print_device(Monitor *mon, const FreehintInfo *info)
 {
     monitor_printf(mon, "%s: %s, driver %s\n",
@@ -79,6 +129,10 @@ static void print_device(Monitor *mon, const FreehintInfo *info)
         monitor_printf(mon, "  last hint: %" PRIu64 " ms ago\n",
                        info->last_hint_age_ms);
     }
+    if (info->guest_gauges) {
+        print_gauges(mon, info->guest_gauges);
+    }
+    print_flush(mon, info->flush);
     print_stats(mon, info->stats);
 }
 
@@ -93,4 +147,42 @@ void hmp_info_freehint(Monitor *mon, const QDict *qdict)
     if (!devices) {
         monitor_printf(mon, "there is no virtio-freehint device\n");
     }
+}
+
+/* "fh0,enabled=off": all that freehint-set has, as one string. */
+void hmp_freehint_set(Monitor *mon, const QDict *qdict)
+{
+    g_autoptr(FreehintSettings) settings = NULL;
+    const char *text = qdict_get_str(qdict, "settings");
+    g_autoptr(QDict) args = NULL;
+    Error *err = NULL;
+    Visitor *v;
+
+    args = keyval_parse(text, "id", NULL, &err);
+    if (args) {
+        v = qobject_input_visitor_new_keyval(QOBJECT(args));
+        visit_type_FreehintSettings(v, NULL, &settings, &err);
+        visit_free(v);
+    }
+    if (settings) {
+        qmp_freehint_set(settings, &err);
+    }
+    hmp_handle_error(mon, err);
+}
+
+void hmp_freehint_flush(Monitor *mon, const QDict *qdict)
+{
+    const bool has_timeout_ms = qdict_haskey(qdict, "timeout-ms");
+    g_autoptr(FreehintFlushStarted) started = NULL;
+    Error *err = NULL;
+
+    started = qmp_freehint_flush(qdict_get_str(qdict, "id"), has_timeout_ms,
+                                 qdict_get_try_int(qdict, "timeout-ms", 0),
+                                 true, qdict_get_try_bool(qdict, "compact",
+                                                          false), &err);
+    if (started) {
+        monitor_printf(mon, "flush %" PRIu32 " has begun; \"info freehint\""
+                       " shows what comes of it\n", started->flush_id);
+    }
+    hmp_handle_error(mon, err);
 }

@@ -23,6 +23,9 @@
 /* Upper bound for the pacing that is asked of the guest. */
 #define VIRTIO_FREEHINT_MAX_PACING_MS 60000
 
+/* Upper bound for the time that a driver is given to answer a flush. */
+#define VIRTIO_FREEHINT_MAX_FLUSH_MS 3600000
+
 /* Memory that the guest says it does not use: guest-physical, in bytes. */
 typedef struct VirtIOFreehintRange {
     uint64_t addr;
@@ -75,6 +78,14 @@ void virtio_freehint_notify_config(VirtIOFreehint *fh);
 
 /* The device as the user knows it: where "id" is, e.g., the PCI function. */
 DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh);
+
+/* Milliseconds since a time of QEMU_CLOCK_REALTIME. */
+uint64_t virtio_freehint_age_ms(int64_t since_ms);
+
+/* virtio-freehint-qmp.c */
+
+/* What the driver says of itself, as far as QAPI has a name for it. */
+FreehintDriverStatus virtio_freehint_driver_status(const VirtIOFreehint *fh);
 
 /* virtio-freehint-vmstate.c */
 
@@ -146,6 +157,51 @@ void virtio_freehint_push(VirtIOFreehint *fh);
 
 /* Forget the first hint: the driver has given up its buffers. */
 void virtio_freehint_forget(VirtIOFreehint *fh);
+
+/* virtio-freehint-gauges.c */
+
+/* The driver says how much of the guest's memory is in which state. */
+void virtio_freehint_gauges_set(VirtIOFreehint *fh,
+                                const struct virtio_freehint_gauges *gauges);
+
+/* The driver that said so is gone. */
+void virtio_freehint_gauges_forget(VirtIOFreehint *fh);
+
+/* What the driver has said, NULL if it has not: the caller's. */
+FreehintGauges *virtio_freehint_gauges_query(const VirtIOFreehint *fh);
+
+/* virtio-freehint-flush.c */
+
+/**
+ * virtio_freehint_flush_start: ask the driver for all free memory
+ *
+ * @fh: the device
+ * @timeout_ms: how long the driver may take, more than 0
+ * @compact: whether it is asked to move memory in use together first
+ *
+ * How the flush ends is told by the event FREEHINT_FLUSH_COMPLETED, exactly
+ * once: by the driver's answer, by time, or by whatever keeps the driver from
+ * answering, for which virtio_freehint_flush_end() is called.
+ *
+ * Returns: the number of the flush, or 0 with @errp set if none was begun
+ *
+ * Section "Flush".
+ */
+uint32_t virtio_freehint_flush_start(VirtIOFreehint *fh, uint32_t timeout_ms,
+                                     bool compact, Error **errp);
+
+/* The driver has answered a flush, not necessarily the one in progress. */
+void virtio_freehint_flush_answered(
+    VirtIOFreehint *fh, const struct virtio_freehint_flush_done *done);
+
+/* End the flush in progress, if any, without an answer. */
+void virtio_freehint_flush_end(VirtIOFreehint *fh, FreehintFlushResult result);
+
+/* The flush in progress and the last one; NULL without the feature. */
+FreehintFlush *virtio_freehint_flush_query(VirtIOFreehint *fh);
+
+void virtio_freehint_flush_init(VirtIOFreehint *fh);
+void virtio_freehint_flush_cleanup(VirtIOFreehint *fh);
 
 /* virtio-freehint-range.c */
 

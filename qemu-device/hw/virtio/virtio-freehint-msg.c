@@ -163,13 +163,20 @@ static void malformed(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     virtio_freehint_drain(fh, false);
 }
 
+/* Only a hint is answered with statuses. */
+static void push_result(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                        uint16_t result)
+{
+    hint->nranges = 0;
+    push_answer(fh, hint, result);
+}
+
 static void unsupported(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                         uint16_t type)
 {
     fh->stats.unsupported++;
     trace_virtio_freehint_unsupported(hint->cookie, type, hint->flags);
-    hint->nranges = 0;
-    push_answer(fh, hint, VIRTIO_FREEHINT_R_UNSUPPORTED);
+    push_result(fh, hint, VIRTIO_FREEHINT_R_UNSUPPORTED);
 }
 
 static void accept_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
@@ -188,6 +195,85 @@ static void accept_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     QSIMPLEQ_INSERT_TAIL(&fh->hints, hint, entry);
 }
 
+static void parse_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    const VirtQueueElement *elem = &hint->elem;
+    const size_t out_size = iov_size(elem->out_sg, elem->out_num);
+    const size_t in_size = iov_size(elem->in_sg, elem->in_num);
+    uint64_t need;
+
+    if (hint->nranges > fh->max_ranges) {
+        malformed(fh, hint, "the number of ranges", hint->nranges,
+                  fh->max_ranges);
+        return;
+    }
+    need = sizeof(struct virtio_freehint_hdr) +
+           (uint64_t)hint->nranges * sizeof(struct virtio_freehint_range);
+    if (out_size < need) {
+        malformed(fh, hint, "the readable part", out_size, need);
+        return;
+    }
+    need = sizeof(struct virtio_freehint_ack) + hint->nranges;
+    if (in_size < need) {
+        malformed(fh, hint, "the writable part", in_size, need);
+        return;
+    }
+    accept_hint(fh, hint);
+}
+
+/*
+ * Copy what a message other than a hint has after its header. Returns whether
+ * all of it is there; if not, the message is gone.
+ */
+static bool copy_body(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                      void *body, size_t size)
+{
+    const VirtQueueElement *elem = &hint->elem;
+    const size_t hdr_size = sizeof(struct virtio_freehint_hdr);
+
+    if (iov_to_buf(elem->out_sg, elem->out_num, hdr_size, body, size) == size) {
+        return true;
+    }
+    malformed(fh, hint, "the readable part",
+              iov_size(elem->out_sg, elem->out_num), hdr_size + size);
+    return false;
+}
+
+static void parse_flush_done(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    struct virtio_freehint_flush_done done;
+
+    if (copy_body(fh, hint, &done, sizeof(done))) {
+        virtio_freehint_flush_answered(fh, &done);
+        push_result(fh, hint, VIRTIO_FREEHINT_R_DONE);
+    }
+}
+
+static void parse_gauges(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    struct virtio_freehint_gauges gauges;
+
+    if (copy_body(fh, hint, &gauges, sizeof(gauges))) {
+        virtio_freehint_gauges_set(fh, &gauges);
+        push_result(fh, hint, VIRTIO_FREEHINT_R_DONE);
+    }
+}
+
+static bool is_supported(VirtIOFreehint *fh, uint16_t type, uint16_t flags)
+{
+    switch (type) {
+    case VIRTIO_FREEHINT_T_HINT:
+        return !(flags & ~VIRTIO_FREEHINT_HINT_F_ZERO);
+    case VIRTIO_FREEHINT_T_FLUSH_DONE:
+        return !flags && virtio_vdev_has_feature(VIRTIO_DEVICE(fh),
+                                                 VIRTIO_FREEHINT_F_FLUSH);
+    case VIRTIO_FREEHINT_T_GAUGES:
+        return !flags;
+    default:
+        return false;
+    }
+}
+
 /*
  * An unknown type may have any layout, so that only what all messages share is
  * looked at before the type.
@@ -198,7 +284,6 @@ static void parse_message(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     const size_t out_size = iov_size(elem->out_sg, elem->out_num);
     const size_t in_size = iov_size(elem->in_sg, elem->in_num);
     struct virtio_freehint_hdr hdr;
-    uint64_t need;
     uint16_t type;
 
     if (iov_to_buf(elem->out_sg, elem->out_num, 0, &hdr, sizeof(hdr)) !=
@@ -216,29 +301,15 @@ static void parse_message(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     hint->flags = le16_to_cpu(hdr.flags);
     hint->nranges = le32_to_cpu(hdr.nranges);
     hint->cookie = le64_to_cpu(hdr.cookie);
-    if (type != VIRTIO_FREEHINT_T_HINT ||
-        hint->flags & ~VIRTIO_FREEHINT_HINT_F_ZERO) {
+    if (!is_supported(fh, type, hint->flags)) {
         unsupported(fh, hint, type);
-        return;
+    } else if (type == VIRTIO_FREEHINT_T_FLUSH_DONE) {
+        parse_flush_done(fh, hint);
+    } else if (type == VIRTIO_FREEHINT_T_GAUGES) {
+        parse_gauges(fh, hint);
+    } else {
+        parse_hint(fh, hint);
     }
-
-    if (hint->nranges > fh->max_ranges) {
-        malformed(fh, hint, "the number of ranges", hint->nranges,
-                  fh->max_ranges);
-        return;
-    }
-    need = sizeof(hdr) +
-           (uint64_t)hint->nranges * sizeof(struct virtio_freehint_range);
-    if (out_size < need) {
-        malformed(fh, hint, "the readable part", out_size, need);
-        return;
-    }
-    need = sizeof(struct virtio_freehint_ack) + hint->nranges;
-    if (in_size < need) {
-        malformed(fh, hint, "the writable part", in_size, need);
-        return;
-    }
-    accept_hint(fh, hint);
 }
 
 bool virtio_freehint_pop(VirtIOFreehint *fh)

@@ -12,6 +12,9 @@
 #include "qapi/util.h"
 #include "virtio-freehint-internal.h"
 
+/* Enough for a guest of many GiB on a busy host. */
+#define DEFAULT_FLUSH_MS 10000
+
 QEMU_BUILD_BUG_ON((int)FREEHINT_DRIVER_STATUS_UNKNOWN !=
                   (int)VIRTIO_FREEHINT_DRIVER_FAILED + 1);
 
@@ -29,6 +32,19 @@ static bool is_named(VirtIOFreehint *fh, const char *id)
 
     return !g_strcmp0(proxy->id, id) ||
            !g_strcmp0(proxy->canonical_path, id);
+}
+
+/* By ID or QOM path. */
+static VirtIOFreehint *find_named_device(const char *id, Error **errp)
+{
+    VirtIOFreehint *fh = find_device();
+
+    if (!fh || !is_named(fh, id)) {
+        error_set(errp, ERROR_CLASS_DEVICE_NOT_FOUND,
+                  "there is no virtio-freehint device '%s'", id);
+        return NULL;
+    }
+    return fh;
 }
 
 static char *describe_pinning(strList *devices)
@@ -154,6 +170,11 @@ static FreehintStats *query_stats(const VirtIOFreehintStats *stats)
     return info;
 }
 
+FreehintDriverStatus virtio_freehint_driver_status(const VirtIOFreehint *fh)
+{
+    return MIN(fh->driver_status, FREEHINT_DRIVER_STATUS_UNKNOWN);
+}
+
 static FreehintInfo *query_device(VirtIOFreehint *fh)
 {
     const DeviceState *proxy = virtio_freehint_proxy(fh);
@@ -165,8 +186,7 @@ static FreehintInfo *query_device(VirtIOFreehint *fh)
     info->state = fh->state;
     info->reason = fh->reason;
     info->vetoes = query_vetoes(fh);
-    info->driver_status = MIN(fh->driver_status,
-                              FREEHINT_DRIVER_STATUS_UNKNOWN);
+    info->driver_status = virtio_freehint_driver_status(fh);
     info->granule = fh->granule;
     info->max_ranges = fh->max_ranges;
     info->rehint_epoch = fh->rehint_epoch;
@@ -174,9 +194,10 @@ static FreehintInfo *query_device(VirtIOFreehint *fh)
     info->min_age_ms = fh->min_age_ms;
     info->has_last_hint_age_ms = fh->last_hint_ms >= 0;
     if (info->has_last_hint_age_ms) {
-        info->last_hint_age_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) -
-                                 fh->last_hint_ms;
+        info->last_hint_age_ms = virtio_freehint_age_ms(fh->last_hint_ms);
     }
+    info->guest_gauges = virtio_freehint_gauges_query(fh);
+    info->flush = virtio_freehint_flush_query(fh);
     info->stats = query_stats(&fh->stats);
     return info;
 }
@@ -204,33 +225,59 @@ static bool check_pacing(bool has_value, uint32_t value, const char *name,
     return true;
 }
 
-void qmp_freehint_set(const char *id, bool has_enabled, bool enabled,
-                      bool has_delay_ms, uint32_t delay_ms,
-                      bool has_min_age_ms, uint32_t min_age_ms, Error **errp)
+void qmp_freehint_set(FreehintSettings *new, Error **errp)
 {
-    VirtIOFreehint *fh = find_device();
+    VirtIOFreehint *fh = find_named_device(new->id, errp);
 
-    if (!fh || !is_named(fh, id)) {
-        error_set(errp, ERROR_CLASS_DEVICE_NOT_FOUND,
-                  "there is no virtio-freehint device '%s'", id);
-        return;
-    }
-    if (!check_pacing(has_delay_ms, delay_ms, "delay-ms", errp) ||
-        !check_pacing(has_min_age_ms, min_age_ms, "min-age-ms", errp)) {
+    if (!fh ||
+        !check_pacing(new->has_delay_ms, new->delay_ms, "delay-ms", errp) ||
+        !check_pacing(new->has_min_age_ms, new->min_age_ms, "min-age-ms",
+                      errp)) {
         return;
     }
 
     /* What was checked cannot fail. */
-    if (has_delay_ms) {
+    if (new->has_delay_ms) {
         object_property_set_uint(OBJECT(fh), VIRTIO_FREEHINT_DELAY_PROP,
-                                 delay_ms, &error_abort);
+                                 new->delay_ms, &error_abort);
     }
-    if (has_min_age_ms) {
+    if (new->has_min_age_ms) {
         object_property_set_uint(OBJECT(fh), VIRTIO_FREEHINT_MIN_AGE_PROP,
-                                 min_age_ms, &error_abort);
+                                 new->min_age_ms, &error_abort);
     }
-    if (has_enabled) {
+    if (new->has_enabled) {
         object_property_set_bool(OBJECT(fh), VIRTIO_FREEHINT_ENABLED_PROP,
-                                 enabled, &error_abort);
+                                 new->enabled, &error_abort);
     }
+}
+
+FreehintFlushStarted *qmp_freehint_flush(const char *id,
+                                         bool has_timeout_ms,
+                                         uint32_t timeout_ms,
+                                         bool has_compact, bool compact,
+                                         Error **errp)
+{
+    VirtIOFreehint *fh = find_named_device(id, errp);
+    FreehintFlushStarted *started;
+    uint32_t flush_id;
+
+    if (!fh) {
+        return NULL;
+    }
+    if (!has_timeout_ms) {
+        timeout_ms = DEFAULT_FLUSH_MS;
+    }
+    if (!timeout_ms || timeout_ms > VIRTIO_FREEHINT_MAX_FLUSH_MS) {
+        error_setg(errp, "'timeout-ms' is %" PRIu32 ", but has to be from 1"
+                   " to %d", timeout_ms, VIRTIO_FREEHINT_MAX_FLUSH_MS);
+        return NULL;
+    }
+    flush_id = virtio_freehint_flush_start(fh, timeout_ms,
+                                           has_compact && compact, errp);
+    if (!flush_id) {
+        return NULL;
+    }
+    started = g_new0(FreehintFlushStarted, 1);
+    started->flush_id = flush_id;
+    return started;
 }

@@ -13,10 +13,23 @@ FreehintInfoList *qmp_query_freehint(Error **errp)
     return NULL;
 }
 
-void qmp_freehint_set(const char *id, bool has_enabled, bool enabled,
-                      bool has_delay_ms, uint32_t delay_ms,
-                      bool has_min_age_ms, uint32_t min_age_ms, Error **errp)
+static void no_such_device(const char *id, Error **errp)
 {
     error_set(errp, ERROR_CLASS_DEVICE_NOT_FOUND,
               "there is no virtio-freehint device '%s'", id);
+}
+
+void qmp_freehint_set(FreehintSettings *new, Error **errp)
+{
+    no_such_device(new->id, errp);
+}
+
+FreehintFlushStarted *qmp_freehint_flush(const char *id,
+                                         bool has_timeout_ms,
+                                         uint32_t timeout_ms,
+                                         bool has_compact, bool compact,
+                                         Error **errp)
+{
+    no_such_device(id, errp);
+    return NULL;
 }

@@ -111,7 +111,8 @@ static void announce_state(VirtIOFreehint *fh)
 /*
  * The state is set before the drain, so that what is declined there is counted
  * under the reason, and the epoch moves after it, so that what was declined
- * has the epoch that has ended.
+ * has the epoch that has ended. A flush ends with all that was discarded for it
+ * counted.
  */
 static void set_state(VirtIOFreehint *fh, uint32_t state, uint32_t reason)
 {
@@ -123,6 +124,7 @@ static void set_state(VirtIOFreehint *fh, uint32_t state, uint32_t reason)
     fh->reason = reason;
     if (!active) {
         virtio_freehint_drain(fh, true);
+        virtio_freehint_flush_end(fh, FREEHINT_FLUSH_RESULT_INACTIVE);
     }
     if (activated || (active && fh->running && fh->epoch_owed)) {
         fh->epoch_owed = false;

@@ -70,6 +70,18 @@ static int virtio_freehint_pre_save(void *opaque)
 
     /* The VM has stopped: a message that is not back now never comes back. */
     assert(QSIMPLEQ_EMPTY(&fh->hints));
+    assert(!fh->flush.pending);
+    return 0;
+}
+
+static int virtio_freehint_pre_load(void *opaque)
+{
+    VirtIOFreehint *fh = opaque;
+
+    /* What a source leaves out is as it was in the beginning. */
+    fh->flush.id = 0;
+    fh->flush.flags = 0;
+    fh->flush.timeout_ms = 0;
     return 0;
 }
 
@@ -84,11 +96,53 @@ static int virtio_freehint_post_load(void *opaque, int version_id)
     return 0;
 }
 
+/*
+ * The ID goes on counting where the VM goes. With it goes what the driver was
+ * asked for, which it may be about to read; but nobody waits for it any more.
+ */
+static bool virtio_freehint_flush_needed(void *opaque)
+{
+    const VirtIOFreehint *fh = opaque;
+
+    return fh->flush.id;
+}
+
+static int virtio_freehint_flush_post_load(void *opaque, int version_id)
+{
+    const VirtIOFreehintFlush *flush = &((VirtIOFreehint *)opaque)->flush;
+
+    if (!flush->id || flush->flags & ~VIRTIO_FREEHINT_FLUSH_F_COMPACT ||
+        !flush->timeout_ms ||
+        flush->timeout_ms > VIRTIO_FREEHINT_MAX_FLUSH_MS) {
+        error_report("virtio-freehint: the source's flush %" PRIu32 " with"
+                     " flags 0x%" PRIx32 " and %" PRIu32 " ms is not one that"
+                     " this host could have begun", flush->id, flush->flags,
+                     flush->timeout_ms);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static const VMStateDescription vmstate_virtio_freehint_flush = {
+    .name = "virtio-freehint-device/flush",
+    .minimum_version_id = 1,
+    .version_id = 1,
+    .needed = virtio_freehint_flush_needed,
+    .post_load = virtio_freehint_flush_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(flush.id, VirtIOFreehint),
+        VMSTATE_UINT32(flush.flags, VirtIOFreehint),
+        VMSTATE_UINT32(flush.timeout_ms, VirtIOFreehint),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
 const VMStateDescription vmstate_virtio_freehint_device = {
     .name = "virtio-freehint-device",
     .minimum_version_id = 1,
     .version_id = 1,
     .pre_save = virtio_freehint_pre_save,
+    .pre_load = virtio_freehint_pre_load,
     .post_load = virtio_freehint_post_load,
     .fields = (const VMStateField[]) {
         VMSTATE_WITH_TMP(VirtIOFreehint, VirtIOFreehintMigConstants,
@@ -96,5 +150,9 @@ const VMStateDescription vmstate_virtio_freehint_device = {
         VMSTATE_UINT32(rehint_epoch, VirtIOFreehint),
         VMSTATE_UINT32(driver_status, VirtIOFreehint),
         VMSTATE_END_OF_LIST()
+    },
+    .subsections = (const VMStateDescription * const []) {
+        &vmstate_virtio_freehint_flush,
+        NULL
     },
 };

@@ -43,10 +43,28 @@ void virtio_freehint_notify_config(VirtIOFreehint *fh)
     }
 }
 
+uint64_t virtio_freehint_age_ms(int64_t since_ms)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - since_ms;
+}
+
+/* What depends on a feature comes after what is always there. */
+static const VirtIOFeature virtio_freehint_feature_sizes[] = {
+    { .flags = 1ull << VIRTIO_FREEHINT_F_FLUSH,
+      .end = endof(struct virtio_freehint_config, flush_timeout_ms) },
+    { }
+};
+
+static const VirtIOConfigSizeParams virtio_freehint_config_size = {
+    .min_size = endof(struct virtio_freehint_config, driver_status),
+    .max_size = sizeof(struct virtio_freehint_config),
+    .feature_sizes = virtio_freehint_feature_sizes,
+};
+
 static uint64_t virtio_freehint_get_features(VirtIODevice *vdev,
                                              uint64_t features, Error **errp)
 {
-    return features;
+    return features | VIRTIO_FREEHINT(vdev)->host_features;
 }
 
 static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
@@ -61,6 +79,9 @@ static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
         .delay_ms = cpu_to_le32(fh->delay_ms),
         .min_age_ms = cpu_to_le32(fh->min_age_ms),
         .driver_status = cpu_to_le32(fh->driver_status),
+        .flush_id = cpu_to_le32(fh->flush.id),
+        .flush_flags = cpu_to_le32(fh->flush.flags),
+        .flush_timeout_ms = cpu_to_le32(fh->flush.timeout_ms),
     };
 
     memcpy(data, &config, vdev->config_len);
@@ -90,6 +111,9 @@ static void virtio_freehint_set_status(VirtIODevice *vdev, uint8_t status)
         qemu_bh_schedule(fh->bh);
     } else {
         virtio_freehint_drain(fh, !vdev->vm_running);
+        virtio_freehint_flush_end(fh, vdev->vm_running ?
+                                  FREEHINT_FLUSH_RESULT_RESET :
+                                  FREEHINT_FLUSH_RESULT_STOPPED);
     }
 }
 
@@ -103,6 +127,7 @@ static void virtio_freehint_reset(VirtIODevice *vdev)
     VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
 
     fh->driver_status = VIRTIO_FREEHINT_DRIVER_NOT_READY;
+    virtio_freehint_gauges_forget(fh);
     fh->config_changed = false;
     /* A write to any other field brings along what is left over here. */
     virtio_freehint_get_config(vdev, vdev->config);
@@ -175,13 +200,16 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     }
 
     virtio_init(vdev, VIRTIO_ID_FREEHINT,
-                offsetof(struct virtio_freehint_config, flush_id));
+                virtio_get_config_size(&virtio_freehint_config_size,
+                                       fh->host_features));
     fh->hintq = virtio_add_queue(vdev, VIRTIO_FREEHINT_QUEUE_SIZE,
                                  virtio_freehint_handle_hintq);
     fh->bh = virtio_bh_io_new_guarded(dev, virtio_freehint_bh, fh);
     QSIMPLEQ_INIT(&fh->hints);
     fh->max_ranges = VIRTIO_FREEHINT_MAX_RANGES;
     fh->last_hint_ms = -1;
+    virtio_freehint_gauges_forget(fh);
+    virtio_freehint_flush_init(fh);
     virtio_freehint_slice_init(fh);
     virtio_freehint_blocks_init(fh);
     virtio_freehint_veto_init(fh);
@@ -197,6 +225,7 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     virtio_freehint_veto_cleanup(fh);
     fh->running = false;
     virtio_freehint_drain(fh, false);
+    virtio_freehint_flush_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
     qemu_bh_delete(fh->bh);
     virtio_delete_queue(fh->hintq);
@@ -270,6 +299,7 @@ static const struct {
       "least time between two rounds of hints, in ms" },
     { VIRTIO_FREEHINT_MIN_AGE_PROP,
       "least time that memory is free before it is hinted, in ms" },
+    { "flush", "whether the guest can be asked for all its free memory" },
     { "discard-file-backed",
       "discard memory in named files: punches holes into the file" },
     { "discard-reserved",
@@ -314,6 +344,8 @@ static void virtio_freehint_instance_init(Object *obj)
 }
 
 static const Property virtio_freehint_properties[] = {
+    DEFINE_PROP_BIT64("flush", VirtIOFreehint, host_features,
+                      VIRTIO_FREEHINT_F_FLUSH, true),
     DEFINE_PROP_BOOL("discard-file-backed", VirtIOFreehint,
                      discard_file_backed, false),
     DEFINE_PROP_BOOL("discard-reserved", VirtIOFreehint, discard_reserved,

@@ -16,6 +16,7 @@
 #include "qemu/timer.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "hw/virtio/virtio.h"
+#include "qapi/qapi-types-freehint.h"
 #include "qom/object.h"
 
 #define TYPE_VIRTIO_FREEHINT "virtio-freehint-device"
@@ -76,6 +77,36 @@ typedef enum VirtIOFreehintPrecopy {
     VIRTIO_FREEHINT_PRECOPY_SENDS_ALL,
 } VirtIOFreehintPrecopy;
 
+/* What the driver says of the guest's memory, in bytes: unchecked. */
+typedef struct VirtIOFreehintGauges {
+    uint64_t free;
+    uint64_t pending;
+    uint64_t hinted;
+    uint64_t in_flight;
+    uint64_t stuck;
+    uint64_t reused;
+    /* QEMU_CLOCK_REALTIME, in ms, when it said so; -1 if it has not. */
+    int64_t arrival_ms;
+} VirtIOFreehintGauges;
+
+/* The last flush that was asked for. */
+typedef struct VirtIOFreehintFlush {
+    /* Shown to the driver in config space; id is 0 before the first. */
+    uint32_t id;
+    uint32_t flags;
+    uint32_t timeout_ms;
+
+    /* Nobody has been told yet how it ended. */
+    bool pending;
+    /* When it was asked for: QEMU_CLOCK_REALTIME, in ms, and bytes. */
+    int64_t start_ms;
+    uint64_t start_discarded;
+    /* Runs out when the driver is not going to answer any more. */
+    QEMUTimer *timer;
+    /* How the last one ended; NULL before the first has. */
+    FreehintFlushCompleted *last;
+} VirtIOFreehintFlush;
+
 /* Everything here is protected by the BQL; see also VirtIOFreehintSlice. */
 struct VirtIOFreehint {
     VirtIODevice parent_obj;
@@ -92,6 +123,7 @@ struct VirtIOFreehint {
     uint64_t slice_size;
 
     /* The operator's settings. */
+    uint64_t host_features;
     bool enabled;
     uint32_t delay_ms;
     uint32_t min_age_ms;
@@ -130,6 +162,9 @@ struct VirtIOFreehint {
     NotifierWithReturn precopy_notifier;
     /* For the vetoes that end without telling anyone. */
     QEMUTimer *veto_timer;
+
+    VirtIOFreehintFlush flush;
+    VirtIOFreehintGauges gauges;
 
     VirtIOFreehintStats stats;
     /* QEMU_CLOCK_REALTIME, in ms; -1 before the first hint. */
