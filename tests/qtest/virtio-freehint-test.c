@@ -282,7 +282,9 @@ static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const struct virtio_freehint_hdr hdrs[] = {
         { .type = 0, .nranges = 1 },
-        { .type = 2, .nranges = 1 },
+        { .type = VIRTIO_FREEHINT_T_GAUGES, .flags = 1, .nranges = 1 },
+        { .type = VIRTIO_FREEHINT_T_FLUSH_DONE, .flags = 1, .nranges = 1 },
+        { .type = 4, .nranges = 1 },
         { .type = 0xffff, .flags = 0xffff, .nranges = UINT32_MAX },
         { .type = VIRTIO_FREEHINT_T_HINT, .flags = 1 << 1, .nranges = 1 },
         { .type = VIRTIO_FREEHINT_T_HINT, .flags = 0x8001, .nranges = 1 },
@@ -354,6 +356,12 @@ static void test_malformed(void *obj, void *data, QGuestAllocator *alloc)
           ack_size + MAX_RANGES + 1 },
         { "absurdly many ranges", VIRTIO_FREEHINT_T_HINT, UINT32_MAX,
           hdr_size + range_size, ack_size + 1 },
+        { "short answer to a flush", VIRTIO_FREEHINT_T_FLUSH_DONE, 0,
+          hdr_size + sizeof(struct virtio_freehint_flush_done) - 1, ack_size },
+        { "short gauges", VIRTIO_FREEHINT_T_GAUGES, 0,
+          hdr_size + sizeof(struct virtio_freehint_gauges) - 1, ack_size },
+        { "no room for an answer", VIRTIO_FREEHINT_T_GAUGES, 0,
+          hdr_size + sizeof(struct virtio_freehint_gauges), ack_size - 1 },
     };
     g_autofree QFreehintRange *ranges = g_new(QFreehintRange, MAX_RANGES + 1);
     QVirtioFreehint *fh = obj;

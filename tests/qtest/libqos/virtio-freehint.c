@@ -21,7 +21,7 @@ void qfreehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
 {
     uint64_t features = qvirtio_get_features(fh->vdev);
 
-    features &= ~(QVIRTIO_F_BAD_FEATURE |
+    features &= ~(QVIRTIO_F_BAD_FEATURE | fh->refused_features |
                   (1ull << VIRTIO_RING_F_INDIRECT_DESC) |
                   (1ull << VIRTIO_RING_F_EVENT_IDX));
     qvirtio_set_features(fh->vdev, features);
@@ -29,21 +29,14 @@ void qfreehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
     qvirtio_set_driver_ok(fh->vdev);
 }
 
-static size_t readable_size(uint32_t nranges)
-{
-    return sizeof(struct virtio_freehint_hdr) +
-           nranges * sizeof(QFreehintRange);
-}
-
 static size_t writable_size(uint32_t nranges)
 {
     return sizeof(struct virtio_freehint_ack) + nranges;
 }
 
-QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
-                                const struct virtio_freehint_hdr *hdr,
-                                const QFreehintRange *ranges,
-                                uint32_t nranges)
+static QFreehintHint prepare(QGuestAllocator *t_alloc,
+                             const struct virtio_freehint_hdr *hdr,
+                             const void *body, size_t size, uint32_t nranges)
 {
     const struct virtio_freehint_hdr le_hdr = {
         .type = cpu_to_le16(hdr->type),
@@ -51,26 +44,45 @@ QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
         .nranges = cpu_to_le32(hdr->nranges),
         .cookie = cpu_to_le64(hdr->cookie),
     };
-    QFreehintHint hint = { .nranges = nranges };
-    uint64_t addr;
-    uint32_t i;
+    QFreehintHint hint = {
+        .nranges = nranges,
+        .readable_len = sizeof(le_hdr) + size,
+    };
 
-    hint.readable = guest_alloc(t_alloc, readable_size(nranges));
+    hint.readable = guest_alloc(t_alloc, hint.readable_len);
     hint.writable = guest_alloc(t_alloc, writable_size(nranges));
     qtest_memwrite(global_qtest, hint.readable, &le_hdr, sizeof(le_hdr));
-    addr = hint.readable + sizeof(le_hdr);
-    for (i = 0; i < nranges; i++) {
-        const QFreehintRange le_range = {
-            .addr = cpu_to_le64(ranges[i].addr),
-            .len = cpu_to_le64(ranges[i].len),
-        };
-
-        qtest_memwrite(global_qtest, addr, &le_range, sizeof(le_range));
-        addr += sizeof(le_range);
+    if (size) {
+        qtest_memwrite(global_qtest, hint.readable + sizeof(le_hdr), body,
+                       size);
     }
     /* What the device does not write must not pass for an answer. */
     qtest_memset(global_qtest, hint.writable, 0xee, writable_size(nranges));
     return hint;
+}
+
+QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                                const struct virtio_freehint_hdr *hdr,
+                                const QFreehintRange *ranges,
+                                uint32_t nranges)
+{
+    g_autofree QFreehintRange *le_ranges = g_new(QFreehintRange, nranges);
+    uint32_t i;
+
+    for (i = 0; i < nranges; i++) {
+        le_ranges[i].addr = cpu_to_le64(ranges[i].addr);
+        le_ranges[i].len = cpu_to_le64(ranges[i].len);
+    }
+    return prepare(t_alloc, hdr, le_ranges, nranges * sizeof(*le_ranges),
+                   nranges);
+}
+
+QFreehintHint qfreehint_prepare_body(QVirtioFreehint *fh,
+                                     QGuestAllocator *t_alloc,
+                                     const struct virtio_freehint_hdr *hdr,
+                                     const void *body, size_t size)
+{
+    return prepare(t_alloc, hdr, body, size, 0);
 }
 
 static uint32_t add_part(QVirtioFreehint *fh, uint64_t addr, uint32_t size,
@@ -107,7 +119,7 @@ void qfreehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
 
 void qfreehint_submit(QVirtioFreehint *fh, QFreehintHint *hint)
 {
-    qfreehint_submit_split(fh, hint, readable_size(hint->nranges),
+    qfreehint_submit_split(fh, hint, hint->readable_len,
                            writable_size(hint->nranges), UINT32_MAX);
 }
 
@@ -177,6 +189,24 @@ void qfreehint_hint(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
     }
     guest_free(t_alloc, hint.readable);
     guest_free(t_alloc, hint.writable);
+}
+
+uint16_t qfreehint_send(QVirtioFreehint *fh, QGuestAllocator *t_alloc,
+                        uint16_t type, const void *body, size_t size)
+{
+    const struct virtio_freehint_hdr hdr = { .type = type };
+    QFreehintHint message = qfreehint_prepare_body(fh, t_alloc, &hdr, body,
+                                                   size);
+    struct virtio_freehint_ack ack;
+
+    qfreehint_submit(fh, &message);
+    qfreehint_wait(fh, &message);
+    ack = qfreehint_ack(&message);
+    g_assert_cmpuint(ack.nstatus, ==, 0);
+    g_assert_cmpuint(ack.retry_after_ms, ==, 0);
+    guest_free(t_alloc, message.readable);
+    guest_free(t_alloc, message.writable);
+    return ack.result;
 }
 
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern)

@@ -20,6 +20,8 @@ typedef struct QVirtioFreehint {
     QVirtioDevice *vdev;
     QVirtQueue *vq;
     QVirtioPCIDevice *pci;
+    /* Features that are offered, but not accepted. */
+    uint64_t refused_features;
 } QVirtioFreehint;
 
 typedef struct QVirtioFreehintPCI {
@@ -34,6 +36,7 @@ typedef struct virtio_freehint_range QFreehintRange;
 typedef struct QFreehintHint {
     uint64_t readable;
     uint64_t writable;
+    uint32_t readable_len;
     uint32_t nranges;
     uint32_t head;
 } QFreehintHint;
@@ -59,6 +62,12 @@ QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *alloc,
                                 const struct virtio_freehint_hdr *hdr,
                                 const QFreehintRange *ranges,
                                 uint32_t nranges);
+
+/* The same for a message without ranges, which has @size bytes of @body. */
+QFreehintHint qfreehint_prepare_body(QVirtioFreehint *fh,
+                                     QGuestAllocator *alloc,
+                                     const struct virtio_freehint_hdr *hdr,
+                                     const void *body, size_t size);
 
 /* Make a message available in as few descriptors as possible, and notify. */
 void qfreehint_submit(QVirtioFreehint *fh, QFreehintHint *hint);
@@ -89,6 +98,10 @@ void qfreehint_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
 /* The same for a single range; returns its status. */
 uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
                            uint16_t flags, uint64_t addr, uint64_t len);
+
+/* A message without ranges from start to end; returns the result. */
+uint16_t qfreehint_send(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                        uint16_t type, const void *body, size_t size);
 
 /* Guest memory */
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);

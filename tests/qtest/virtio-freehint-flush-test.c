@@ -1,0 +1,633 @@
+/*
+ * QTest test cases for virtio-freehint: flush, and the guest's gauges
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "libqtest-single.h"
+#include "libqos/pci.h"
+#include "libqos/qgraph.h"
+#include "libqos/virtio-freehint.h"
+#include "hw/pci/pci_regs.h"
+#include "qobject/qdict.h"
+#include "standard-headers/linux/virtio_config.h"
+
+#define GRANULE (2 * MiB)
+#define FREE_START (64 * MiB)
+
+#define CONFIG_TIMEOUT_US (10 * 1000 * 1000)
+
+#define COMPLETED "FREEHINT_FLUSH_COMPLETED"
+
+static const struct virtio_freehint_gauges some_gauges = {
+    .free = 11 * GRANULE,
+    .pending = 22 * GRANULE,
+    .hinted = 33 * GRANULE,
+    .in_flight = 44 * GRANULE,
+    .stuck = 55 * GRANULE,
+    .reused = 66 * GRANULE,
+};
+
+static struct virtio_freehint_gauges to_le(struct virtio_freehint_gauges cpu)
+{
+    return (struct virtio_freehint_gauges) {
+        .free = cpu_to_le64(cpu.free),
+        .pending = cpu_to_le64(cpu.pending),
+        .hinted = cpu_to_le64(cpu.hinted),
+        .in_flight = cpu_to_le64(cpu.in_flight),
+        .stuck = cpu_to_le64(cpu.stuck),
+        .reused = cpu_to_le64(cpu.reused),
+    };
+}
+
+static void assert_gauges(QDict *parent)
+{
+    QDict *gauges = qdict_get_qdict(parent, "guest-gauges");
+
+    g_assert_nonnull(gauges);
+    g_assert_cmpuint(qdict_get_int(gauges, "free"), ==, 11 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "pending"), ==, 22 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "hinted"), ==, 33 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "in-flight"), ==, 44 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "stuck"), ==, 55 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "reused"), ==, 66 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "age-ms"), <, 60000);
+}
+
+/* The driver's answer to a flush; returns the result of the message. */
+static uint16_t answer(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                       uint32_t id, uint32_t result)
+{
+    const struct virtio_freehint_flush_done done = {
+        .id = cpu_to_le32(id),
+        .result = cpu_to_le32(result),
+        .hinted = cpu_to_le64(77 * GRANULE),
+        .gauges = to_le(some_gauges),
+    };
+
+    return qfreehint_send(fh, alloc, VIRTIO_FREEHINT_T_FLUSH_DONE, &done,
+                          sizeof(done));
+}
+
+/* Returns the ID of a flush that has been accepted. */
+static uint32_t start_flush(void)
+{
+    QDict *rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': {"
+                     " 'id': 'fh0', 'timeout-ms': 60000 } }");
+    uint32_t id;
+
+    g_assert_true(qdict_haskey(rsp, "return"));
+    id = qdict_get_int(qdict_get_qdict(rsp, "return"), "flush-id");
+    g_assert_cmpuint(id, !=, 0);
+    qobject_unref(rsp);
+    return id;
+}
+
+static void assert_refused(const char *args, const char *klass,
+                           const char *part)
+{
+    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-flush',"
+                                               " 'arguments': { %s } }", args);
+    QDict *rsp = qtest_qmp(global_qtest, command);
+    QDict *error = qdict_get_qdict(rsp, "error");
+
+    g_assert_nonnull(error);
+    g_assert_cmpstr(qdict_get_str(error, "class"), ==, klass);
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"), part));
+    qobject_unref(rsp);
+}
+
+static void assert_no_flush(const char *part)
+{
+    assert_refused("'id': 'fh0'", "GenericError", part);
+}
+
+/*
+ * The next event of all that there are, which is the caller's. One that comes
+ * twice would be taken for the one of the flush that follows.
+ */
+static QDict *await_end(uint32_t id, const char *result)
+{
+    QDict *event = qtest_qmp_eventwait_ref(global_qtest, COMPLETED);
+    QDict *end = qdict_get_qdict(event, "data");
+
+    g_assert_cmpuint(qdict_get_int(end, "flush-id"), ==, id);
+    g_assert_cmpstr(qdict_get_str(end, "result"), ==, result);
+    g_assert_cmpstr(qdict_get_str(end, "id"), ==, "fh0");
+    g_assert_cmpstr(qdict_get_str(end, "qom-path"), ==,
+                    "/machine/peripheral/fh0");
+    qobject_ref(end);
+    qobject_unref(event);
+    return end;
+}
+
+/* The end of a flush that the driver has not answered. */
+static void assert_end(uint32_t id, const char *result)
+{
+    QDict *end = await_end(id, result);
+
+    g_assert_false(qdict_haskey(end, "hinted"));
+    g_assert_cmpint(qdict_haskey(end, "reason"), ==,
+                    !strcmp(result, "inactive"));
+    qobject_unref(end);
+}
+
+static void assert_no_event(void)
+{
+    /* All events that there are by now come before the answer. */
+    qobject_unref(qfreehint_query());
+    g_assert_null(qtest_qmp_event_ref(global_qtest, COMPLETED));
+}
+
+static QDict *query_flush(void)
+{
+    QDict *device = qfreehint_query();
+    QDict *flush = qdict_get_qdict(device, "flush");
+
+    qobject_ref(flush);
+    qobject_unref(device);
+    return flush;
+}
+
+static bool is_pending(void)
+{
+    QDict *flush = query_flush();
+    bool pending = qdict_haskey(flush, "pending-id");
+
+    qobject_unref(flush);
+    return pending;
+}
+
+/* From the request to the event, with the driver at work between them. */
+static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QDict *flush, *end, *rsp;
+    uint32_t id;
+
+    g_assert_true(fh->vdev->features & (1ull << VIRTIO_FREEHINT_F_FLUSH));
+    id = QFREEHINT_CONFIG(fh, flush_id);
+    qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
+    rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': {"
+              " 'id': '/machine/peripheral/fh0', 'timeout-ms': 12345,"
+              " 'compact': true } }");
+    g_assert_cmpuint(qdict_get_int(qdict_get_qdict(rsp, "return"), "flush-id"),
+                     ==, id + 1);
+    qobject_unref(rsp);
+    id++;
+    qvirtio_wait_config_isr(fh->vdev, CONFIG_TIMEOUT_US);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_flags), ==,
+                     VIRTIO_FREEHINT_FLUSH_F_COMPACT);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 12345);
+
+    /* Only one at a time, and the one in progress stays as it is. */
+    assert_no_flush("is in progress");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 12345);
+    flush = query_flush();
+    g_assert_true(qdict_get_bool(flush, "negotiated"));
+    g_assert_cmpuint(qdict_get_int(flush, "pending-id"), ==, id);
+    qobject_unref(flush);
+
+    /* Nobody has asked for these. */
+    g_assert_cmpuint(answer(fh, alloc, id - 1, VIRTIO_FREEHINT_FLUSH_DONE), ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    g_assert_cmpuint(answer(fh, alloc, id + 1, VIRTIO_FREEHINT_FLUSH_DONE), ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    assert_no_event();
+    g_assert_true(is_pending());
+
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE), ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    end = await_end(id, "done");
+    g_assert_cmpuint(qdict_get_int(end, "hinted"), ==, 77 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(end, "discarded"), ==, GRANULE);
+    g_assert_cmpstr(qdict_get_str(end, "driver-status"), ==, "not-ready");
+    g_assert_cmpuint(qdict_get_int(end, "duration-ms"), <, 60000);
+    g_assert_false(qdict_haskey(end, "reason"));
+    assert_gauges(end);
+    qobject_unref(end);
+
+    flush = query_flush();
+    g_assert_false(qdict_haskey(flush, "pending-id"));
+    end = qdict_get_qdict(flush, "last");
+    g_assert_cmpuint(qdict_get_int(end, "flush-id"), ==, id);
+    g_assert_cmpstr(qdict_get_str(end, "result"), ==, "done");
+    assert_gauges(end);
+    qobject_unref(flush);
+
+    /* The same answer again is one that nobody waits for. */
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    assert_no_event();
+}
+
+/*
+ * Whatever the driver says is an end, and each has its event: the clock that
+ * limits other events stands still here.
+ */
+static void test_results(void *obj, void *data, QGuestAllocator *alloc)
+{
+    static const struct {
+        uint32_t result;
+        const char *name;
+    } results[] = {
+        { VIRTIO_FREEHINT_FLUSH_DONE, "done" },
+        { VIRTIO_FREEHINT_FLUSH_TIMEOUT, "timeout" },
+        { VIRTIO_FREEHINT_FLUSH_REFUSED, "refused" },
+        { 0, "unknown" },
+        { UINT32_MAX, "unknown" },
+    };
+    QVirtioFreehint *fh = obj;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(results); i++) {
+        uint32_t id = start_flush();
+
+        answer(fh, alloc, id, results[i].result);
+        qobject_unref(await_end(id, results[i].name));
+    }
+    assert_no_event();
+}
+
+/* A driver that never answers. */
+static void test_no_answer(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QDict *rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': {"
+                     " 'id': 'fh0', 'timeout-ms': 100 } }");
+    uint32_t id = qdict_get_int(qdict_get_qdict(rsp, "return"), "flush-id");
+    QDict *end;
+
+    qobject_unref(rsp);
+    end = await_end(id, "no-answer");
+    g_assert_false(qdict_haskey(end, "hinted"));
+    /* Its own time, and two seconds that are stated for it. */
+    g_assert_cmpuint(qdict_get_int(end, "duration-ms"), >=, 2100);
+    g_assert_cmpuint(qdict_get_int(end, "duration-ms"), <, 30000);
+    qobject_unref(end);
+
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    assert_no_event();
+    id = start_flush();
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    qobject_unref(await_end(id, "done"));
+}
+
+static void clear_driver_ok(QVirtioFreehint *fh)
+{
+    uint8_t status = fh->vdev->bus->get_status(fh->vdev);
+
+    fh->vdev->bus->set_status(fh->vdev, status & ~VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+/* All that a kernel does which starts another one. */
+static void clear_bus_master(QVirtioFreehint *fh)
+{
+    uint16_t command = qpci_config_readw(fh->pci->pdev, PCI_COMMAND);
+
+    qpci_config_writew(fh->pci->pdev, PCI_COMMAND,
+                       command & ~PCI_COMMAND_MASTER);
+    qpci_config_writew(fh->pci->pdev, PCI_COMMAND, command);
+}
+
+/* The driver is gone before it could answer; the ID stays. */
+static void test_reset(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t id;
+
+    id = start_flush();
+    qvirtio_reset(fh->vdev);
+    assert_end(id, "reset");
+    assert_no_flush("no driver for the device that is ready");
+    qfreehint_restart(fh, alloc);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    assert_no_event();
+
+    id = start_flush();
+    clear_driver_ok(fh);
+    assert_end(id, "reset");
+    qfreehint_restart(fh, alloc);
+
+    id = start_flush();
+    clear_bus_master(fh);
+    assert_end(id, "reset");
+    qfreehint_restart(fh, alloc);
+
+    id = start_flush();
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    qobject_unref(await_end(id, "done"));
+    assert_no_event();
+}
+
+/* The device stops being active: off, or vetoed. */
+static void test_inactive(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t id;
+    QDict *end;
+
+    id = start_flush();
+    qfreehint_set_enabled(false);
+    end = await_end(id, "inactive");
+    g_assert_cmpstr(qdict_get_str(end, "reason"), ==, "operator");
+    qobject_unref(end);
+    assert_no_flush("disabled, reason 'operator'");
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_REFUSED);
+    qfreehint_set_enabled(true);
+
+    id = start_flush();
+    qfreehint_set_prop("veto0", "disabled", true);
+    end = await_end(id, "inactive");
+    g_assert_cmpstr(qdict_get_str(end, "reason"), ==, "pinned");
+    qobject_unref(end);
+    assert_no_flush("vetoed, reason 'pinned'");
+    qfreehint_set_prop("veto0", "disabled", false);
+    assert_no_event();
+
+    /* A veto that nobody has looked at yet counts, too. */
+    qfreehint_set_prop("veto0", "disabled", true);
+    assert_no_flush("vetoed, reason 'pinned'");
+    qfreehint_set_prop("veto0", "disabled", false);
+}
+
+static void test_stop(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t id = start_flush();
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'stop' }");
+    assert_end(id, "stopped");
+    assert_no_flush("the VM is stopped");
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    assert_no_event();
+
+    id = start_flush();
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
+    qobject_unref(await_end(id, "done"));
+}
+
+static void test_unplug(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QTestState *qts = fh->pci->pdev->bus->qts;
+    uint32_t id;
+
+    if (fh->pci->pdev->bus->not_hotpluggable) {
+        g_test_skip("pci bus does not support hotplug");
+        return;
+    }
+    id = start_flush();
+    qtest_qmp_assert_success(qts, "{ 'execute': 'device_del',"
+                             " 'arguments': { 'id': 'fh0' } }");
+    /* The guest ejects slot 4. */
+    qtest_outl(qts, 0xae08, 1 << 4);
+    assert_end(id, "removed");
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    g_assert_null(qtest_qmp_event_ref(qts, COMPLETED));
+    assert_refused("'id': 'fh0'", "DeviceNotFound", "fh0");
+    /* The next test needs the device again. */
+    qos_invalidate_command_line();
+}
+
+static void test_errors(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t id = QFREEHINT_CONFIG(fh, flush_id);
+    QDict *flush;
+
+    assert_refused("'id': 'nobody'", "DeviceNotFound", "nobody");
+    assert_refused("'id': 'fh0', 'timeout-ms': 0", "GenericError",
+                   "'timeout-ms' is 0");
+    assert_refused("'id': 'fh0', 'timeout-ms': 3600001", "GenericError",
+                   "'timeout-ms' is 3600001");
+
+    fh->refused_features = 1ull << VIRTIO_FREEHINT_F_FLUSH;
+    qfreehint_restart(fh, alloc);
+    assert_no_flush("does not support flush");
+    flush = query_flush();
+    g_assert_false(qdict_get_bool(flush, "negotiated"));
+    qobject_unref(flush);
+    g_assert_cmpuint(answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE), ==,
+                     VIRTIO_FREEHINT_R_UNSUPPORTED);
+    fh->refused_features = 0;
+    qfreehint_restart(fh, alloc);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
+    assert_no_event();
+}
+
+/* Without the feature there are no such fields and no such message. */
+static void test_off(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QDict *device;
+
+    g_assert_false(fh->vdev->features & (1ull << VIRTIO_FREEHINT_F_FLUSH));
+    g_assert_cmphex(QFREEHINT_CONFIG(fh, flush_id), ==, UINT32_MAX);
+    g_assert_cmpuint(answer(fh, alloc, 0, VIRTIO_FREEHINT_FLUSH_DONE), ==,
+                     VIRTIO_FREEHINT_R_UNSUPPORTED);
+    assert_no_flush("flush=off");
+    device = qfreehint_query();
+    g_assert_false(qdict_haskey(device, "flush"));
+    qobject_unref(device);
+}
+
+static void test_hmp(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    g_autofree char *started = NULL, *refused = NULL, *set = NULL;
+    g_autofree char *wrong = NULL, *info = NULL;
+    uint32_t id;
+
+    started = qtest_hmp(global_qtest, "freehint_flush -c fh0 4321");
+    id = QFREEHINT_CONFIG(fh, flush_id);
+    g_assert_nonnull(strstr(started, "has begun"));
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_flags), ==,
+                     VIRTIO_FREEHINT_FLUSH_F_COMPACT);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 4321);
+    refused = qtest_hmp(global_qtest, "freehint_flush fh0");
+    g_assert_nonnull(strstr(refused, "is in progress"));
+    answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_REFUSED);
+    qobject_unref(await_end(id, "refused"));
+
+    info = qtest_hmp(global_qtest, "info freehint");
+    g_assert_nonnull(strstr(info, "refused"));
+    g_assert_nonnull(strstr(info, "the guest says"));
+
+    set = qtest_hmp(global_qtest, "freehint_set fh0,enabled=off,delay-ms=9");
+    g_assert_cmpstr(set, ==, "");
+    qfreehint_assert_state("disabled", "operator");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 9);
+    wrong = qtest_hmp(global_qtest, "freehint_set fh0,colour=red");
+    g_assert_nonnull(strstr(wrong, "colour"));
+    g_free(set);
+    set = qtest_hmp(global_qtest, "freehint_set fh0,enabled=on,delay-ms=0");
+    g_assert_cmpstr(set, ==, "");
+    qfreehint_assert_state("active", "none");
+}
+
+/* Migration */
+
+static char *state_file(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.state", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void save_state(const char *path)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s", path);
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
+                             " 'arguments': { 'uri': %s } }", uri);
+    while (true) {
+        QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
+        const char *status = qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                           "status");
+        bool completed = !strcmp(status, "completed");
+
+        g_assert_cmpstr(status, !=, "failed");
+        qobject_unref(rsp);
+        if (completed) {
+            break;
+        }
+        g_usleep(1000);
+    }
+}
+
+/* The fields of the flush in a saved state, as big-endian 32-bit numbers. */
+static uint32_t *find_flush(char *state, size_t size)
+{
+    static const char name[] = "virtio-freehint-device/flush";
+    char *found = memmem(state, size, name, strlen(name));
+
+    g_assert_nonnull(found);
+    /* After the name there is the version. */
+    return (uint32_t *)(found + strlen(name) + sizeof(uint32_t));
+}
+
+/* Takes what "migrate file:" has saved. */
+static QTestState *load_state(const char *path)
+{
+    QTestState *qts = qtest_init("-M pc -device virtio-freehint-pci,addr=04.0,"
+                                 "id=fh0 -incoming defer");
+    g_autofree char *uri = g_strdup_printf("file:%s", path);
+
+    qtest_qmp_send(qts, "{ 'execute': 'migrate-incoming',"
+                   " 'arguments': { 'uri': %s } }", uri);
+    return qts;
+}
+
+/*
+ * The ID goes along, and a flush ends where it has begun. A state that no
+ * device could have saved is refused.
+ */
+static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
+{
+    static const struct {
+        int field;
+        uint32_t value;
+    } bad[] = {
+        { 0, 0 }, { 1, 1 << 1 }, { 2, 0 }, { 2, 3600001 },
+    };
+    g_autofree char *path = state_file(), *state = NULL;
+    QTestState *from = global_qtest, *to;
+    QVirtioFreehint *fh = obj;
+    uint32_t id = start_flush();
+    gsize size;
+    int i;
+
+    save_state(path);
+    assert_end(id, "stopped");
+    g_assert_true(g_file_get_contents(path, &state, &size, NULL));
+    g_assert_cmpuint(ldl_be_p(find_flush(state, size)), ==, id);
+
+    to = load_state(path);
+    global_qtest = to;
+    qobject_unref(qtest_qmp_receive(to));
+    qtest_qmp_eventwait(to, "RESUME");
+    fh->pci->pdev->bus->qts = to;
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 60000);
+    g_assert_false(is_pending());
+    g_assert_cmpuint(start_flush(), ==, id + 1);
+    qtest_quit(to);
+    fh->pci->pdev->bus->qts = from;
+    global_qtest = from;
+
+    for (i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *copy = g_memdup2(state, size);
+
+        stl_be_p(find_flush(copy, size) + bad[i].field, bad[i].value);
+        g_assert_true(g_file_set_contents(path, copy, size, NULL));
+        to = load_state(path);
+        qtest_set_expected_status(to, EXIT_FAILURE);
+        qtest_wait_qemu(to);
+        qtest_quit(to);
+    }
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
+/* The guest's word: shown, forgotten with the driver, and good for no more. */
+static void test_gauges(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_gauges gauges = to_le(some_gauges);
+    QVirtioFreehint *fh = obj;
+    uint64_t hints = qfreehint_stat("hints");
+    uint32_t epoch;
+    QDict *device;
+
+    qfreehint_restart(fh, alloc);
+    epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    device = qfreehint_query();
+    g_assert_false(qdict_haskey(device, "guest-gauges"));
+    qobject_unref(device);
+
+    g_assert_cmpuint(qfreehint_send(fh, alloc, VIRTIO_FREEHINT_T_GAUGES,
+                                    &gauges, sizeof(gauges)), ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    device = qfreehint_query();
+    assert_gauges(device);
+    qobject_unref(device);
+    qfreehint_assert_state("active", "none");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
+    g_assert_cmpuint(qfreehint_stat("hints"), ==, hints);
+    qfreehint_assert_identity();
+
+    qvirtio_reset(fh->vdev);
+    device = qfreehint_query();
+    g_assert_false(qdict_haskey(device, "guest-gauges"));
+    qobject_unref(device);
+    qfreehint_restart(fh, alloc);
+}
+
+static void register_virtio_freehint_flush_test(void)
+{
+    QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
+    QOSGraphTestOptions off = { .edge.extra_device_opts = "flush=off" };
+
+    qos_add_test("flush/done", "virtio-freehint", test_flush, NULL);
+    qos_add_test("flush/results", "virtio-freehint", test_results, NULL);
+    qos_add_test("flush/no-answer", "virtio-freehint", test_no_answer, NULL);
+    qos_add_test("flush/reset", "virtio-freehint", test_reset, NULL);
+    qos_add_test("flush/inactive", "virtio-freehint", test_inactive, &veto);
+    qos_add_test("flush/stop", "virtio-freehint", test_stop, NULL);
+    qos_add_test("flush/unplug", "virtio-freehint", test_unplug, NULL);
+    qos_add_test("flush/errors", "virtio-freehint", test_errors, NULL);
+    qos_add_test("flush/off", "virtio-freehint", test_off, &off);
+    qos_add_test("flush/hmp", "virtio-freehint", test_hmp, NULL);
+    qos_add_test("flush/migrate", "virtio-freehint", test_migrate, NULL);
+    qos_add_test("gauges", "virtio-freehint", test_gauges, NULL);
+}
+
+libqos_init(register_virtio_freehint_flush_test);
