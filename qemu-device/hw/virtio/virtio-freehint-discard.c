@@ -14,6 +14,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/mman.h>
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
@@ -52,6 +53,7 @@ struct VirtIOFreehintSlice {
     VirtIOFreehintPart part;
     uint32_t start_delay_ms;
     uint32_t delay_ms;
+    bool lazy;
     bool skip;
 
     /* Somebody drains. Atomic. */
@@ -64,6 +66,7 @@ struct VirtIOFreehintSlice {
     /* Written by the worker before the phase is SLICE_ENDED. */
     int ret;
     int64_t ns;
+    bool freed_lazily;
     bool skipped;
 };
 
@@ -71,6 +74,34 @@ static void delay(uint32_t ms)
 {
     if (ms) {
         g_usleep(ms * 1000ull);
+    }
+}
+
+/*
+ * The host takes the pages when it runs short; one that the guest has written
+ * to by then stays, and has cost it nothing. Only private anonymous memory with
+ * pages of normal size can do that. Until it is written to, such a page has its
+ * old content or zeros: right for a hint without expectation, and the same for
+ * one that expects zeros, which the memory holds already.
+ */
+static bool free_lazily(const VirtIOFreehintPart *part)
+{
+    const RAMBlock *rb = part->rb;
+
+    return rb->fd < 0 && !qemu_ram_is_shared(part->rb) &&
+           rb->page_size == qemu_real_host_page_size() &&
+           !madvise(rb->host + part->offset, part->len, MADV_FREE);
+}
+
+/* What cannot be freed lazily is dropped. */
+static void discard_memory(VirtIOFreehintSlice *slice)
+{
+    const VirtIOFreehintPart *part = &slice->part;
+
+    slice->freed_lazily = slice->lazy && free_lazily(part);
+    if (!slice->freed_lazily) {
+        slice->ret = ram_block_discard_range(part->rb, part->offset,
+                                             part->len);
     }
 }
 
@@ -88,7 +119,7 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     trace_virtio_freehint_slice_begin(name, part->offset, part->len);
     start = get_clock();
     delay(slice->delay_ms);
-    slice->ret = ram_block_discard_range(part->rb, part->offset, part->len);
+    discard_memory(slice);
     slice->ns = get_clock() - start;
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
                                     slice->ret, slice->ns);
@@ -149,7 +180,8 @@ static void slice_report(VirtIOFreehintSlice *slice)
         if (slice->skipped) {
             fh->stats.skipped_bytes += slice->part.len;
         }
-        virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns);
+        virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns,
+                                    slice->freed_lazily);
     }
 }
 
@@ -191,6 +223,7 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
                                          qemu_ram_pagesize(part->rb)));
     slice->start_delay_ms = fh->slice_start_delay_ms;
     slice->delay_ms = fh->slice_delay_ms;
+    slice->lazy = fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY;
     slice->skip = skip;
     slice->phase = SLICE_QUEUED;
     qemu_mutex_init(&slice->lock);

@@ -35,6 +35,7 @@ static void print_stats(Monitor *mon, const FreehintStats *stats)
     print_count(mon, "declined, migration", stats->declined->migration);
     print_count(mon, "declined, external", stats->declined->external);
     print_count(mon, "throttled", stats->throttled);
+    print_count(mon, "throttled, over the rate", stats->over_rate);
     print_count(mon, "rejected, empty", stats->rejected->empty);
     print_count(mon, "rejected, overflow", stats->rejected->overflow);
     print_count(mon, "rejected, misaligned", stats->rejected->misaligned);
@@ -48,19 +49,22 @@ static void print_stats(Monitor *mon, const FreehintStats *stats)
     monitor_printf(mon, "  discard calls: %" PRIu64 ", %" PRIu64 " bytes, %"
                    PRIu64 " ns\n", stats->discard_calls,
                    stats->discard_bytes, stats->discard_time_ns);
+    monitor_printf(mon, "  of these lazy: %" PRIu64 ", %" PRIu64 " bytes, %"
+                   PRIu64 " ns\n", stats->lazy_calls, stats->lazy_bytes,
+                   stats->lazy_time_ns);
     monitor_printf(mon, "  skipped by migration: %" PRIu64 " bytes\n",
                    stats->skipped_bytes);
 }
 
-static void print_vetoes(Monitor *mon, const FreehintVetoList *vetoes)
+static void print_obstacles(Monitor *mon, const FreehintObstacleList *list)
 {
-    for (; vetoes; vetoes = vetoes->next) {
-        const FreehintVeto *veto = vetoes->value;
+    for (; list; list = list->next) {
+        const FreehintObstacle *obstacle = list->value;
         const strList *path;
 
-        monitor_printf(mon, "  %s: %s\n", FreehintReason_str(veto->reason),
-                       veto->detail);
-        for (path = veto->qom_paths; path; path = path->next) {
+        monitor_printf(mon, "  %s: %s\n", FreehintCause_str(obstacle->cause),
+                       obstacle->detail);
+        for (path = obstacle->qom_paths; path; path = path->next) {
             monitor_printf(mon, "    %s\n", path->value);
         }
     }
@@ -119,12 +123,15 @@ static void print_device(Monitor *mon, const FreehintInfo *info)
                    info->id ? info->id : info->qom_path,
                    FreehintState_str(info->state),
                    FreehintDriverStatus_str(info->driver_status));
-    print_vetoes(mon, info->vetoes);
+    print_obstacles(mon, info->obstacles);
     monitor_printf(mon, "  granule: %" PRIu64 " bytes, max ranges: %" PRIu32
                    ", epoch: %" PRIu32 "\n", info->granule, info->max_ranges,
                    info->rehint_epoch);
     monitor_printf(mon, "  delay: %" PRIu32 " ms, min age: %" PRIu32 " ms\n",
                    info->delay_ms, info->min_age_ms);
+    monitor_printf(mon, "  discard: %s, rate limit: %" PRIu64
+                   " bytes a second\n", FreehintDiscardMode_str(info->discard),
+                   info->rate_limit);
     if (info->has_last_hint_age_ms) {
         monitor_printf(mon, "  last hint: %" PRIu64 " ms ago\n",
                        info->last_hint_age_ms);

@@ -20,6 +20,9 @@
 /* When to hint ranges again that were throttled. */
 #define VIRTIO_FREEHINT_RETRY_MS 100
 
+/* The least limit, in bytes a second: one granule takes two seconds. */
+#define VIRTIO_FREEHINT_MIN_RATE_LIMIT (1024 * 1024)
+
 /* Upper bound for the pacing that is asked of the guest. */
 #define VIRTIO_FREEHINT_MAX_PACING_MS 60000
 
@@ -62,8 +65,8 @@ struct VirtIOFreehintHint {
     int64_t arrival_ms;
     /* When its first range got a status. */
     uint32_t epoch;
-    /* Some of its ranges got VIRTIO_FREEHINT_S_THROTTLED. */
-    bool throttled;
+    /* For its ranges that got VIRTIO_FREEHINT_S_THROTTLED, if not 0. */
+    uint32_t retry_ms;
 
     QSIMPLEQ_ENTRY(VirtIOFreehintHint) entry;
 };
@@ -83,6 +86,11 @@ DeviceState *virtio_freehint_proxy(VirtIOFreehint *fh);
 uint64_t virtio_freehint_age_ms(int64_t since_ms);
 
 /* virtio-freehint-qmp.c */
+
+FreehintStats *virtio_freehint_stats_query(const VirtIOFreehint *fh);
+
+/* Whether a new rate limit is one that can be set. */
+bool virtio_freehint_check_rate_limit(uint64_t limit, Error **errp);
 
 /* What the driver says of itself, as far as QAPI has a name for it. */
 FreehintDriverStatus virtio_freehint_driver_status(const VirtIOFreehint *fh);
@@ -126,10 +134,11 @@ void virtio_freehint_drain(VirtIOFreehint *fh, bool answer);
  * @part: what was to be discarded
  * @ret: 0, VIRTIO_FREEHINT_VETOED, or what ram_block_discard_range() returned
  * @ns: how long the host took
+ * @lazy: it was left to the host when to take the memory
  */
 void virtio_freehint_slice_ended(VirtIOFreehint *fh,
                                  const VirtIOFreehintPart *part,
-                                 int ret, int64_t ns);
+                                 int ret, int64_t ns, bool lazy);
 
 /* virtio-freehint-msg.c */
 
@@ -152,11 +161,33 @@ bool virtio_freehint_pop(VirtIOFreehint *fh);
  */
 void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why);
 
+/* The next range of the first hint is about to be throttled by the limit. */
+void virtio_freehint_count_over_rate(VirtIOFreehint *fh);
+
 /* Give the first hint back to the driver: all its ranges are settled. */
 void virtio_freehint_push(VirtIOFreehint *fh);
 
 /* Forget the first hint: the driver has given up its buffers. */
 void virtio_freehint_forget(VirtIOFreehint *fh);
+
+/* virtio-freehint-rate.c */
+
+/* Bytes a second, 0 for no limit. */
+void virtio_freehint_rate_set_limit(VirtIOFreehint *fh, uint64_t limit);
+
+/* Memory has been discarded, in bytes. */
+void virtio_freehint_rate_count(VirtIOFreehint *fh, uint64_t bytes);
+
+/* How long, in ms, the device is over the limit; 0 if it is not. */
+uint32_t virtio_freehint_rate_wait_ms(VirtIOFreehint *fh);
+
+void virtio_freehint_rate_init(VirtIOFreehint *fh);
+void virtio_freehint_rate_cleanup(VirtIOFreehint *fh);
+
+/* virtio-freehint-obstacles.c */
+
+/* All that keeps the VM from shrinking, in order of precedence. */
+FreehintObstacleList *virtio_freehint_obstacles(VirtIOFreehint *fh);
 
 /* virtio-freehint-gauges.c */
 

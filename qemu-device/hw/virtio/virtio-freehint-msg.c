@@ -73,9 +73,15 @@ void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why)
         hint->epoch = fh->rehint_epoch;
     }
     fh->epoch_owed |= status == VIRTIO_FREEHINT_S_DECLINED;
-    hint->throttled |= status == VIRTIO_FREEHINT_S_THROTTLED;
     hint->status[hint->next++] = status;
     hint->done = 0;
+}
+
+void virtio_freehint_count_over_rate(VirtIOFreehint *fh)
+{
+    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+
+    count_range(&fh->stats.over_rate, &hint->ranges[hint->next]);
 }
 
 static void free_hint(VirtIOFreehintHint *hint)
@@ -89,12 +95,11 @@ static void free_hint(VirtIOFreehintHint *hint)
 static size_t write_ack(const VirtIOFreehintHint *hint, uint16_t result)
 {
     const VirtQueueElement *elem = &hint->elem;
-    const uint32_t retry_ms = hint->throttled ? VIRTIO_FREEHINT_RETRY_MS : 0;
     const struct virtio_freehint_ack ack = {
         .result = cpu_to_le16(result),
         .nstatus = cpu_to_le32(hint->nranges),
         .rehint_epoch = cpu_to_le32(hint->epoch),
-        .retry_after_ms = cpu_to_le32(retry_ms),
+        .retry_after_ms = cpu_to_le32(hint->retry_ms),
     };
     size_t len;
 
@@ -328,7 +333,7 @@ bool virtio_freehint_pop(VirtIOFreehint *fh)
     hint->next = 0;
     hint->done = 0;
     hint->epoch = fh->rehint_epoch;
-    hint->throttled = false;
+    hint->retry_ms = 0;
     parse_message(fh, hint);
     return true;
 }

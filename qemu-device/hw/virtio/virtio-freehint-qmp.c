@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/host-utils.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-freehint.h"
@@ -45,64 +44,6 @@ static VirtIOFreehint *find_named_device(const char *id, Error **errp)
         return NULL;
     }
     return fh;
-}
-
-static char *describe_pinning(strList *devices)
-{
-    if (!devices) {
-        return g_strdup("a subsystem of QEMU that is no VFIO device disables"
-                        " discards; they resume when it is gone");
-    }
-    return g_strdup("VFIO devices hold guest memory; unplug them, or accept"
-                    " that memory is not returned");
-}
-
-static const char *describe_reason(uint32_t reason)
-{
-    switch (reason) {
-    case VIRTIO_FREEHINT_REASON_OPERATOR:
-        return "the device is switched off; freehint-set enabled=true"
-               " switches it on";
-    case VIRTIO_FREEHINT_REASON_LOCKED:
-        return "guest memory is locked by -overcommit mem-lock; start the VM"
-               " without it";
-    case VIRTIO_FREEHINT_REASON_MIGRATION:
-        return "incoming postcopy, a background snapshot or a migration over"
-               " RDMA is in progress; discards resume when it is over";
-    case VIRTIO_FREEHINT_REASON_EXTERNAL:
-        return "a vhost-user back end may hold guest memory;"
-               " assume-vhost-user-safe=on is for those that do not";
-    default:
-        g_assert_not_reached();
-    }
-}
-
-static FreehintVeto *query_veto(uint32_t reason)
-{
-    FreehintVeto *veto = g_new0(FreehintVeto, 1);
-
-    veto->reason = reason;
-    if (reason == VIRTIO_FREEHINT_REASON_PINNED) {
-        veto->qom_paths = virtio_freehint_pinning_devices();
-        veto->has_qom_paths = veto->qom_paths;
-        veto->detail = describe_pinning(veto->qom_paths);
-    } else {
-        veto->detail = g_strdup(describe_reason(reason));
-    }
-    return veto;
-}
-
-static FreehintVetoList *query_vetoes(VirtIOFreehint *fh)
-{
-    uint32_t reasons = virtio_freehint_reasons(fh);
-    FreehintVetoList *vetoes = NULL;
-    FreehintVetoList **tail = &vetoes;
-
-    while (reasons) {
-        QAPI_LIST_APPEND(tail, query_veto(ctz32(reasons)));
-        reasons &= reasons - 1;
-    }
-    return vetoes;
 }
 
 static FreehintCount *query_count(const VirtIOFreehintCount *count)
@@ -149,8 +90,9 @@ static FreehintRejected *query_rejected(const VirtIOFreehintStats *stats)
     return info;
 }
 
-static FreehintStats *query_stats(const VirtIOFreehintStats *stats)
+FreehintStats *virtio_freehint_stats_query(const VirtIOFreehint *fh)
 {
+    const VirtIOFreehintStats *stats = &fh->stats;
     FreehintStats *info = g_new0(FreehintStats, 1);
 
     info->hints = stats->hints;
@@ -160,12 +102,16 @@ static FreehintStats *query_stats(const VirtIOFreehintStats *stats)
     info->discarded = query_count(&stats->discarded);
     info->declined = query_declined(stats->declined);
     info->throttled = query_count(&stats->throttled);
+    info->over_rate = query_count(&stats->over_rate);
     info->rejected = query_rejected(stats);
     info->failed = query_count(&stats->failed);
     info->in_flight = query_count(&stats->in_flight);
     info->discard_calls = stats->discard_calls;
     info->discard_bytes = stats->discard_bytes;
     info->discard_time_ns = stats->discard_ns;
+    info->lazy_calls = stats->lazy_calls;
+    info->lazy_bytes = stats->lazy_bytes;
+    info->lazy_time_ns = stats->lazy_ns;
     info->skipped_bytes = stats->skipped_bytes;
     return info;
 }
@@ -185,20 +131,22 @@ static FreehintInfo *query_device(VirtIOFreehint *fh)
     info->enabled = fh->enabled;
     info->state = fh->state;
     info->reason = fh->reason;
-    info->vetoes = query_vetoes(fh);
+    info->obstacles = virtio_freehint_obstacles(fh);
     info->driver_status = virtio_freehint_driver_status(fh);
     info->granule = fh->granule;
     info->max_ranges = fh->max_ranges;
     info->rehint_epoch = fh->rehint_epoch;
     info->delay_ms = fh->delay_ms;
     info->min_age_ms = fh->min_age_ms;
+    info->rate_limit = fh->rate_limit;
+    info->discard = fh->discard_mode;
     info->has_last_hint_age_ms = fh->last_hint_ms >= 0;
     if (info->has_last_hint_age_ms) {
         info->last_hint_age_ms = virtio_freehint_age_ms(fh->last_hint_ms);
     }
     info->guest_gauges = virtio_freehint_gauges_query(fh);
     info->flush = virtio_freehint_flush_query(fh);
-    info->stats = query_stats(&fh->stats);
+    info->stats = virtio_freehint_stats_query(fh);
     return info;
 }
 
@@ -232,7 +180,9 @@ void qmp_freehint_set(FreehintSettings *new, Error **errp)
     if (!fh ||
         !check_pacing(new->has_delay_ms, new->delay_ms, "delay-ms", errp) ||
         !check_pacing(new->has_min_age_ms, new->min_age_ms, "min-age-ms",
-                      errp)) {
+                      errp) ||
+        (new->has_rate_limit &&
+         !virtio_freehint_check_rate_limit(new->rate_limit, errp))) {
         return;
     }
 
@@ -244,6 +194,14 @@ void qmp_freehint_set(FreehintSettings *new, Error **errp)
     if (new->has_min_age_ms) {
         object_property_set_uint(OBJECT(fh), VIRTIO_FREEHINT_MIN_AGE_PROP,
                                  new->min_age_ms, &error_abort);
+    }
+    if (new->has_rate_limit) {
+        virtio_freehint_rate_set_limit(fh, new->rate_limit);
+    }
+    if (new->has_discard) {
+        object_property_set_str(OBJECT(fh), VIRTIO_FREEHINT_DISCARD_PROP,
+                                FreehintDiscardMode_str(new->discard),
+                                &error_abort);
     }
     if (new->has_enabled) {
         object_property_set_bool(OBJECT(fh), VIRTIO_FREEHINT_ENABLED_PROP,

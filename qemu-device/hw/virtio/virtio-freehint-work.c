@@ -25,6 +25,13 @@
 #define VIRTIO_FREEHINT_TURN 64
 
 /*
+ * After this time neither of the two goes on in the same turn. A message can
+ * have a thousand descriptors, and a range as many regions as the guest has
+ * mapped: counts alone are no bound.
+ */
+#define VIRTIO_FREEHINT_TURN_NS (500 * SCALE_US)
+
+/*
  * After this time the rest of a message is throttled. The protocol allows for
  * a second until it is answered.
  */
@@ -35,9 +42,21 @@ static void decline_range(VirtIOFreehint *fh)
     virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED, fh->reason);
 }
 
+static void count_discarded(VirtIOFreehint *fh, uint64_t len, int64_t ns,
+                            bool lazy)
+{
+    fh->stats.discard_bytes += len;
+    if (lazy) {
+        fh->stats.lazy_calls++;
+        fh->stats.lazy_bytes += len;
+        fh->stats.lazy_ns += ns;
+    }
+    virtio_freehint_rate_count(fh, len);
+}
+
 void virtio_freehint_slice_ended(VirtIOFreehint *fh,
                                  const VirtIOFreehintPart *part,
-                                 int ret, int64_t ns)
+                                 int ret, int64_t ns, bool lazy)
 {
     VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
 
@@ -54,7 +73,7 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh,
                                VIRTIO_FREEHINT_REASON_NONE);
         return;
     }
-    fh->stats.discard_bytes += part->len;
+    count_discarded(fh, part->len, ns, lazy);
     hint->done += part->len;
     if (hint->done == hint->ranges[hint->next].len) {
         virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DISCARDED,
@@ -93,9 +112,19 @@ static bool is_late(const VirtIOFreehintHint *hint)
            VIRTIO_FREEHINT_ANSWER_MS;
 }
 
-/* A range is checked as a whole first: a wrong one loses nothing. */
-static void advance_range(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
+/* Several ranges of a hint share one answer to when they are worth a retry. */
+static void throttle_range(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                           uint32_t retry_ms)
 {
+    hint->retry_ms = MAX(hint->retry_ms, retry_ms);
+    virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_THROTTLED,
+                           VIRTIO_FREEHINT_REASON_NONE);
+}
+
+/* A range is checked as a whole first: a wrong one loses nothing. */
+static void advance_range(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    const uint32_t wait_ms = hint->done ? 0 : virtio_freehint_rate_wait_ms(fh);
     uint8_t status = VIRTIO_FREEHINT_S_DISCARDED;
 
     if (!hint->done) {
@@ -107,8 +136,10 @@ static void advance_range(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
     } else if (fh->state != VIRTIO_FREEHINT_STATE_ACTIVE) {
         decline_range(fh);
     } else if (is_late(hint)) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_THROTTLED,
-                               VIRTIO_FREEHINT_REASON_NONE);
+        throttle_range(fh, hint, VIRTIO_FREEHINT_RETRY_MS);
+    } else if (wait_ms) {
+        virtio_freehint_count_over_rate(fh);
+        throttle_range(fh, hint, wait_ms);
     } else {
         start_slice(fh, hint);
     }
@@ -116,7 +147,7 @@ static void advance_range(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
 
 static void advance_hint(VirtIOFreehint *fh)
 {
-    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
+    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
 
     if (hint->next < hint->nranges) {
         advance_range(fh, hint);
@@ -139,15 +170,55 @@ static bool take_message(VirtIOFreehint *fh)
     return !virtio_queue_empty(fh->hintq);
 }
 
+/* What the two parts of a turn share: how often, and for how long. */
+typedef struct Budget {
+    unsigned int used;
+    int64_t end_ns;
+} Budget;
+
+static Budget new_budget(void)
+{
+    return (Budget) { .end_ns = get_clock() + VIRTIO_FREEHINT_TURN_NS };
+}
+
+static bool is_spent(const Budget *budget)
+{
+    return budget->used == VIRTIO_FREEHINT_TURN ||
+           get_clock() >= budget->end_ns;
+}
+
+/* Returns whether there may be more messages. */
+static bool take_messages(VirtIOFreehint *fh, Budget *takes)
+{
+    while (!is_spent(takes)) {
+        if (!take_message(fh)) {
+            return false;
+        }
+        takes->used++;
+    }
+    return true;
+}
+
+/* Returns whether there is more to do that no slice in progress will start. */
+static bool advance_hints(VirtIOFreehint *fh, Budget *steps)
+{
+    while (!fh->slice && !QSIMPLEQ_EMPTY(&fh->hints)) {
+        if (is_spent(steps)) {
+            return true;
+        }
+        advance_hint(fh);
+        steps->used++;
+    }
+    return false;
+}
+
 /*
  * Messages are taken off the queue as soon as possible, for the time by which
  * they have to be answered runs from then.
  */
-void virtio_freehint_bh(void *opaque)
+static void run_turn(VirtIOFreehint *fh, Budget *takes, Budget *steps)
 {
-    VirtIOFreehint *fh = opaque;
-    int takes = VIRTIO_FREEHINT_TURN;
-    int steps = VIRTIO_FREEHINT_TURN;
+    bool more;
 
     virtio_freehint_refresh(fh);
     if (!fh->running) {
@@ -156,18 +227,38 @@ void virtio_freehint_bh(void *opaque)
     if (fh->config_changed) {
         virtio_freehint_notify_config(fh);
     }
-    while (takes && take_message(fh)) {
-        takes--;
-    }
-    while (steps && !fh->slice && !QSIMPLEQ_EMPTY(&fh->hints)) {
-        advance_hint(fh);
-        steps--;
-    }
+    *takes = new_budget();
+    more = take_messages(fh, takes);
+    *steps = new_budget();
+    more |= advance_hints(fh, steps);
     /* The next turn moves the epoch, if this one has made that necessary. */
-    if (!takes || !steps ||
+    if (more ||
         (fh->epoch_owed && fh->state == VIRTIO_FREEHINT_STATE_ACTIVE)) {
         qemu_bh_schedule(fh->bh);
     }
+}
+
+/* Of this thread; how long others kept it from running says nothing. */
+static int64_t cpu_time_ns(void)
+{
+    struct timespec ts;
+
+    if (!trace_event_get_state_backends(TRACE_VIRTIO_FREEHINT_TURN_END)) {
+        return 0;
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+}
+
+void virtio_freehint_bh(void *opaque)
+{
+    const int64_t start = cpu_time_ns();
+    Budget takes = { }, steps = { };
+
+    trace_virtio_freehint_turn_begin();
+    run_turn(opaque, &takes, &steps);
+    trace_virtio_freehint_turn_end(takes.used, steps.used,
+                                   cpu_time_ns() - start);
 }
 
 void virtio_freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq)

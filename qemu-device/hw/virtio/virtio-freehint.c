@@ -18,6 +18,7 @@
 #include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
+#include "qapi/qapi-visit-freehint.h"
 #include "qapi/visitor.h"
 #include "system/xen.h"
 #include "trace.h"
@@ -290,6 +291,53 @@ static void virtio_freehint_set_pacing(Object *obj, Visitor *v,
     }
 }
 
+static void virtio_freehint_get_rate_limit(Object *obj, Visitor *v,
+                                           const char *name, void *opaque,
+                                           Error **errp)
+{
+    uint64_t limit = VIRTIO_FREEHINT(obj)->rate_limit;
+
+    visit_type_size(v, name, &limit, errp);
+}
+
+static void virtio_freehint_set_rate_limit(Object *obj, Visitor *v,
+                                           const char *name, void *opaque,
+                                           Error **errp)
+{
+    uint64_t limit;
+
+    if (visit_type_size(v, name, &limit, errp) &&
+        virtio_freehint_check_rate_limit(limit, errp)) {
+        virtio_freehint_rate_set_limit(VIRTIO_FREEHINT(obj), limit);
+    }
+}
+
+static int virtio_freehint_get_discard(Object *obj, Error **errp)
+{
+    return VIRTIO_FREEHINT(obj)->discard_mode;
+}
+
+static void virtio_freehint_set_discard(Object *obj, int value, Error **errp)
+{
+    VirtIOFreehint *fh = VIRTIO_FREEHINT(obj);
+
+    if (fh->discard_mode != value) {
+        fh->discard_mode = value;
+        /* What one mode takes a while for may be nothing to the other. */
+        virtio_freehint_slice_init(fh);
+    }
+}
+
+static void virtio_freehint_get_stats(Object *obj, Visitor *v,
+                                      const char *name, void *opaque,
+                                      Error **errp)
+{
+    g_autoptr(FreehintStats) stats =
+        virtio_freehint_stats_query(VIRTIO_FREEHINT(obj));
+
+    visit_type_FreehintStats(v, name, &stats, errp);
+}
+
 static const struct {
     const char *name;
     const char *description;
@@ -299,6 +347,12 @@ static const struct {
       "least time between two rounds of hints, in ms" },
     { VIRTIO_FREEHINT_MIN_AGE_PROP,
       "least time that memory is free before it is hinted, in ms" },
+    { VIRTIO_FREEHINT_RATE_LIMIT_PROP,
+      "most memory that is discarded, in bytes a second; 0: no limit" },
+    { VIRTIO_FREEHINT_DISCARD_PROP,
+      "whether the host takes memory at once (drop) or when it runs short"
+      " (lazy)" },
+    { VIRTIO_FREEHINT_STATS_PROP, "what the device did, see query-freehint" },
     { "flush", "whether the guest can be asked for all its free memory" },
     { "discard-file-backed",
       "discard memory in named files: punches holes into the file" },
@@ -341,6 +395,13 @@ static void virtio_freehint_instance_init(Object *obj)
     fh->enabled = true;
     fh->delay_ms = VIRTIO_FREEHINT_DEFAULT_DELAY_MS;
     fh->min_age_ms = VIRTIO_FREEHINT_DEFAULT_MIN_AGE_MS;
+    fh->discard_mode = FREEHINT_DISCARD_MODE_DROP;
+    virtio_freehint_rate_init(fh);
+}
+
+static void virtio_freehint_instance_finalize(Object *obj)
+{
+    virtio_freehint_rate_cleanup(VIRTIO_FREEHINT(obj));
 }
 
 static const Property virtio_freehint_properties[] = {
@@ -387,6 +448,17 @@ static void virtio_freehint_class_init(ObjectClass *klass,
                     offsetof(VirtIOFreehint, delay_ms));
     add_pacing_prop(klass, VIRTIO_FREEHINT_MIN_AGE_PROP,
                     offsetof(VirtIOFreehint, min_age_ms));
+    object_class_property_add(klass, VIRTIO_FREEHINT_RATE_LIMIT_PROP, "size",
+                              virtio_freehint_get_rate_limit,
+                              virtio_freehint_set_rate_limit, NULL, NULL);
+    object_class_property_add_enum(klass, VIRTIO_FREEHINT_DISCARD_PROP,
+                                   "FreehintDiscardMode",
+                                   &FreehintDiscardMode_lookup,
+                                   virtio_freehint_get_discard,
+                                   virtio_freehint_set_discard);
+    object_class_property_add(klass, VIRTIO_FREEHINT_STATS_PROP,
+                              "FreehintStats", virtio_freehint_get_stats,
+                              NULL, NULL, NULL);
     add_descriptions(klass);
 }
 
@@ -395,6 +467,7 @@ static const TypeInfo virtio_freehint_info = {
     .parent = TYPE_VIRTIO_DEVICE,
     .instance_size = sizeof(VirtIOFreehint),
     .instance_init = virtio_freehint_instance_init,
+    .instance_finalize = virtio_freehint_instance_finalize,
     .class_init = virtio_freehint_class_init,
 };
 

@@ -13,6 +13,7 @@
 
 #include "qemu/notify.h"
 #include "qemu/queue.h"
+#include "qemu/ratelimit.h"
 #include "qemu/timer.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "hw/virtio/virtio.h"
@@ -26,6 +27,11 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
 #define VIRTIO_FREEHINT_ENABLED_PROP "enabled"
 #define VIRTIO_FREEHINT_DELAY_PROP "delay-ms"
 #define VIRTIO_FREEHINT_MIN_AGE_PROP "min-age-ms"
+#define VIRTIO_FREEHINT_RATE_LIMIT_PROP "rate-limit"
+#define VIRTIO_FREEHINT_DISCARD_PROP "discard"
+
+/* What can be read of it. */
+#define VIRTIO_FREEHINT_STATS_PROP "stats"
 
 typedef struct VirtIOFreehintHint VirtIOFreehintHint;
 typedef struct VirtIOFreehintSlice VirtIOFreehintSlice;
@@ -55,6 +61,8 @@ typedef struct VirtIOFreehintStats {
     VirtIOFreehintCount discarded;
     VirtIOFreehintCount declined[VIRTIO_FREEHINT_NUM_DECLINE_REASONS];
     VirtIOFreehintCount throttled;
+    /* The part of "throttled" that was over the operator's limit. */
+    VirtIOFreehintCount over_rate;
     VirtIOFreehintCount rejected[VIRTIO_FREEHINT_NUM_REJECTS];
     VirtIOFreehintCount failed;
     VirtIOFreehintCount in_flight;
@@ -66,6 +74,10 @@ typedef struct VirtIOFreehintStats {
     uint64_t discard_calls;
     uint64_t discard_bytes;
     uint64_t discard_ns;
+    /* The part of them that left it to the host when to take the memory. */
+    uint64_t lazy_calls;
+    uint64_t lazy_bytes;
+    uint64_t lazy_ns;
     /* What outgoing migrations did not send, because it was discarded. */
     uint64_t skipped_bytes;
 } VirtIOFreehintStats;
@@ -127,6 +139,10 @@ struct VirtIOFreehint {
     bool enabled;
     uint32_t delay_ms;
     uint32_t min_age_ms;
+    FreehintDiscardMode discard_mode;
+    /* Bytes a second, 0 for no limit, and what was used of it. */
+    uint64_t rate_limit;
+    RateLimit rate;
     bool discard_file_backed;
     bool discard_reserved;
     bool assume_vhost_user_safe;
