@@ -131,6 +131,53 @@ static void test_backing(const void *opaque)
     vm_stop(vm);
 }
 
+/* How much of QEMU's memory the host may take without swapping, in bytes. */
+static uint64_t lazily_freed(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/smaps_rollup",
+                                            qtest_pid(global_qtest));
+    g_autofree char *rollup = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &rollup, NULL, NULL));
+    line = strstr(rollup, "LazyFree:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("LazyFree:"), NULL, 10) * KiB;
+}
+
+/*
+ * Left to the host where that works: only the first of the backings. The others
+ * are dropped, and both can be told apart.
+ */
+static void test_lazy(const void *opaque)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    const char *backing = opaque;
+    const bool works = backing == good_backings[0];
+    uint64_t before;
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      ",discard=lazy -object %s,id=mem0,size=128M", backing);
+
+    qfreehint_fill(FREE_START, len, 0xa5);
+    before = resident();
+    g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("discard-bytes"), ==, len);
+    if (works) {
+        g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, len);
+        g_assert_cmpuint(lazily_freed(), >=, len / 2);
+        /* What is used again is the guest's alone. */
+        qfreehint_fill(FREE_START, len, 0x5a);
+        g_assert_cmpuint(lazily_freed(), <, GRANULE);
+        g_assert_true(qfreehint_is_filled(FREE_START, len, 0x5a));
+    } else {
+        g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, 0);
+        g_assert_cmpuint(before - resident(), >=, len - GRANULE);
+        g_assert_true(qfreehint_is_filled(FREE_START, len, 0));
+    }
+    vm_stop(vm);
+}
+
 typedef struct File {
     char *path;
     int fd;
@@ -476,6 +523,9 @@ static void add_backing_tests(void)
                                                 good_backings[i]);
 
         qtest_add_data_func(path, good_backings[i], test_backing);
+        g_free(path);
+        path = g_strdup_printf("virtio-freehint/lazy/%s", good_backings[i]);
+        qtest_add_data_func(path, good_backings[i], test_lazy);
     }
     qtest_add_data_func("virtio-freehint/backing/file/shared", "on",
                         test_file);

@@ -53,7 +53,6 @@ static void test_config(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_true(qdict_get_bool(device, "enabled"));
     g_assert_cmpstr(qdict_get_str(device, "state"), ==, "active");
     g_assert_cmpstr(qdict_get_str(device, "reason"), ==, "none");
-    g_assert_true(qlist_empty(qdict_get_qlist(device, "vetoes")));
     g_assert_cmpstr(qdict_get_str(device, "driver-status"), ==, "not-ready");
     g_assert_cmpuint(qdict_get_int(device, "granule"), ==, GRANULE);
     g_assert_cmpuint(qdict_get_int(device, "max-ranges"), ==, MAX_RANGES);
@@ -469,13 +468,13 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
 static char *get_pinning_device(void)
 {
     QDict *device = qfreehint_query();
-    QList *vetoes = qdict_get_qlist(device, "vetoes");
-    QDict *veto = qobject_to(QDict, qlist_peek(vetoes));
-    QList *paths = qdict_get_qlist(veto, "qom-paths");
+    QList *obstacles = qdict_get_qlist(device, "obstacles");
+    QDict *pinned = qobject_to(QDict, qlist_peek(obstacles));
+    QList *paths = qdict_get_qlist(pinned, "qom-paths");
     char *path = NULL;
 
-    g_assert_cmpuint(qlist_size(vetoes), ==, 1);
-    g_assert_cmpstr(qdict_get_str(veto, "reason"), ==, "pinned");
+    g_assert_cmpuint(qlist_size(obstacles), ==, 1);
+    g_assert_cmpstr(qdict_get_str(pinned, "cause"), ==, "pinned");
     if (paths) {
         g_assert_cmpuint(qlist_size(paths), ==, 1);
         path = g_strdup(qstring_get_str(qobject_to(QString,
@@ -502,6 +501,8 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
     QVirtioFreehint *fh = obj;
     int i;
 
+    write_config(fh, offsetof(struct virtio_freehint_config, driver_status),
+                 VIRTIO_FREEHINT_DRIVER_WAITING);
     for (i = 0; i < ARRAY_SIZE(props); i++) {
         uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
         g_autofree char *path = NULL;

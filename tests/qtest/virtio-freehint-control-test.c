@@ -1,0 +1,484 @@
+/*
+ * QTest test cases for virtio-freehint: what the operator sees and sets
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/module.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "libqtest-single.h"
+#include "libqos/pci.h"
+#include "libqos/qgraph.h"
+#include "libqos/virtio-freehint.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+#include "standard-headers/linux/virtio_config.h"
+
+#define GRANULE (2 * MiB)
+#define MAX_RANGES 1024
+
+/* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
+#define FREE_START (64 * MiB)
+
+#define TIMEOUT_US (30 * 1000 * 1000)
+
+static void freehint_set(const char *settings)
+{
+    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-set',"
+                                               " 'arguments': { 'id': 'fh0',"
+                                               " %s } }", settings);
+
+    qtest_qmp_assert_success(global_qtest, command);
+}
+
+static void assert_set_fails(const char *settings, const char *part)
+{
+    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-set',"
+                                               " 'arguments': { 'id': 'fh0',"
+                                               " %s } }", settings);
+    QDict *rsp = qtest_qmp(global_qtest, command);
+    QDict *error = qdict_get_qdict(rsp, "error");
+
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"), part));
+    qobject_unref(rsp);
+}
+
+static void say(QVirtioFreehint *fh, uint32_t driver_status)
+{
+    qpci_io_writel(fh->pci->pdev, fh->pci->bar, fh->pci->device_cfg_offset +
+                   offsetof(struct virtio_freehint_config, driver_status),
+                   driver_status);
+}
+
+/* The causes as they are listed, each followed by a blank. */
+static char *get_causes(void)
+{
+    QDict *device = qfreehint_query();
+    GString *causes = g_string_new("");
+    const QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(device, "obstacles"), entry) {
+        QDict *obstacle = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_assert_cmpstr(qdict_get_str(obstacle, "detail"), !=, "");
+        g_string_append_printf(causes, "%s ",
+                               qdict_get_str(obstacle, "cause"));
+    }
+    qobject_unref(device);
+    return g_string_free(causes, false);
+}
+
+static void assert_causes(const char *expected)
+{
+    g_autofree char *causes = get_causes();
+
+    g_assert_cmpstr(causes, ==, expected);
+}
+
+/* Everything that is in the way is listed, in one order. */
+static void test_obstacles(void *obj, void *data, QGuestAllocator *alloc)
+{
+    static const uint32_t refusals[] = {
+        VIRTIO_FREEHINT_DRIVER_OFF,
+        VIRTIO_FREEHINT_DRIVER_POISONING,
+        VIRTIO_FREEHINT_DRIVER_DEBUGGING,
+        VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER,
+        VIRTIO_FREEHINT_DRIVER_GRANULE,
+        VIRTIO_FREEHINT_DRIVER_FAILED,
+        12345,
+    };
+    QVirtioFreehint *fh = obj;
+    g_autofree char *info = NULL;
+    int i;
+
+    assert_causes("driver-not-ready ");
+    say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+    assert_causes("");
+    say(fh, VIRTIO_FREEHINT_DRIVER_WAITING);
+    assert_causes("");
+    for (i = 0; i < ARRAY_SIZE(refusals); i++) {
+        say(fh, refusals[i]);
+        assert_causes("guest ");
+    }
+
+    freehint_set("'rate-limit': 1048576");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START,
+                                       8 * GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    assert_causes("guest over-rate ");
+    qfreehint_set_prop("veto0", "disabled", true);
+    assert_causes("pinned guest over-rate ");
+    qfreehint_set_enabled(false);
+    assert_causes("operator pinned guest over-rate ");
+    info = qtest_hmp(global_qtest, "info freehint");
+    g_assert_nonnull(strstr(info, "pinned: "));
+    g_assert_nonnull(strstr(info, "/machine/peripheral/veto0"));
+    g_assert_nonnull(strstr(info, "over-rate: "));
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'stop' }");
+    assert_causes("operator vm-stopped pinned guest over-rate ");
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
+
+    qvirtio_reset(fh->vdev);
+    assert_causes("operator driver-not-ready pinned over-rate ");
+    freehint_set("'rate-limit': 0, 'enabled': true");
+    qfreehint_set_prop("veto0", "disabled", false);
+    qfreehint_restart(fh, alloc);
+    say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+    assert_causes("");
+}
+
+/* Over the limit there is an answer at once, and a time to come back. */
+static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const QFreehintRange ranges[] = {
+        { FREE_START, 4 * GRANULE },
+        { FREE_START + 8 * GRANULE, GRANULE },
+        { 1 * TiB, GRANULE },
+    };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = ARRAY_SIZE(ranges),
+    };
+    QVirtioFreehint *fh = obj;
+    uint64_t over = qfreehint_count("over-rate", "bytes");
+    uint64_t throttled = qfreehint_count("throttled", "ranges");
+    struct virtio_freehint_ack ack;
+    QFreehintHint hint;
+
+    /* Eight megabytes take four seconds then. */
+    freehint_set("'rate-limit': 2097152");
+    qfreehint_fill(FREE_START, 9 * GRANULE, 0xa5);
+    hint = qfreehint_prepare(fh, alloc, &hdr, ranges, ARRAY_SIZE(ranges));
+    qfreehint_submit(fh, &hint);
+    g_assert_cmpint(qfreehint_wait(fh, &hint), <, 1000 * 1000);
+    ack = qfreehint_ack(&hint);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(qfreehint_status(&hint, 1), ==,
+                    VIRTIO_FREEHINT_S_THROTTLED);
+    /* What is wrong is wrong at any rate. */
+    g_assert_cmphex(qfreehint_status(&hint, 2), ==,
+                    VIRTIO_FREEHINT_S_UNMAPPED);
+    g_assert_true(qfreehint_is_filled(FREE_START, 4 * GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(FREE_START + 8 * GRANULE, GRANULE,
+                                      0xa5));
+    g_assert_cmpuint(ack.retry_after_ms, >, 3000);
+    g_assert_cmpuint(ack.retry_after_ms, <=, 4000);
+    g_assert_cmpuint(qfreehint_count("over-rate", "bytes") - over, ==,
+                     GRANULE);
+    g_assert_cmpuint(qfreehint_count("throttled", "ranges") - throttled, ==,
+                     1);
+    qfreehint_assert_identity();
+
+    g_usleep(ack.retry_after_ms * 1000ull);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 8 * GRANULE,
+                                       GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_THROTTLED);
+
+    assert_set_fails("'rate-limit': 1048575, 'enabled': false", "1048575");
+    qfreehint_assert_state("active", "none");
+    freehint_set("'rate-limit': 0");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+}
+
+/* Lazily freed memory keeps what is written to it, at any time. */
+static void test_lazy(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint64_t calls = qfreehint_stat("discard-calls");
+    uint64_t bytes = qfreehint_stat("lazy-bytes");
+
+    freehint_set("'discard': 'lazy'");
+    qfreehint_fill(FREE_START, 3 * GRANULE, 0xa5);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + GRANULE,
+                                       GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("discard-calls") - calls, ==, 1);
+    g_assert_cmpuint(qfreehint_stat("lazy-calls"), >=, 1);
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes") - bytes, ==, GRANULE);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+    g_assert_true(qfreehint_is_filled(FREE_START + 2 * GRANULE, GRANULE,
+                                      0xa5));
+    qfreehint_fill(FREE_START + GRANULE, GRANULE, 0x5a);
+    g_assert_true(qfreehint_is_filled(FREE_START + GRANULE, GRANULE, 0x5a));
+
+    /* Zeros stay zeros, whether the host takes them or not. */
+    qfreehint_fill(FREE_START, GRANULE, 0);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, VIRTIO_FREEHINT_HINT_F_ZERO,
+                                       FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
+
+    freehint_set("'discard': 'drop'");
+    bytes = qfreehint_stat("lazy-bytes");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + GRANULE,
+                                       GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START + GRANULE, GRANULE, 0));
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, bytes);
+}
+
+static QObject *qom_get(const char *prop)
+{
+    QDict *rsp = qmp("{ 'execute': 'qom-get', 'arguments': {"
+                     " 'path': 'fh0', 'property': %s } }", prop);
+    QObject *value = qdict_get(rsp, "return");
+
+    g_assert_nonnull(value);
+    qobject_ref(value);
+    qobject_unref(rsp);
+    return value;
+}
+
+static void assert_described(const char *name)
+{
+    QDict *rsp = qmp("{ 'execute': 'device-list-properties', 'arguments': {"
+                     " 'typename': 'virtio-freehint-pci' } }");
+    const QListEntry *entry;
+    bool found = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+        QDict *prop = qobject_to(QDict, qlist_entry_obj(entry));
+
+        if (!strcmp(qdict_get_str(prop, "name"), name)) {
+            g_assert_true(qdict_haskey(prop, "description"));
+            g_assert_cmpuint(strlen(qdict_get_str(prop, "description")), >,
+                             15);
+            found = true;
+        }
+    }
+    g_assert_true(found);
+    qobject_unref(rsp);
+}
+
+/* Explained, and reachable where "id" is: on the PCI function. */
+static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
+{
+    static const char *const names[] = {
+        "enabled", "delay-ms", "min-age-ms", "rate-limit", "discard", "flush",
+        "discard-file-backed", "discard-reserved", "assume-vhost-user-safe",
+        "x-granule", "x-slice-delay-ms", "x-slice-start-delay-ms",
+    };
+    static const char *const values[] = {
+        "'property': 'enabled', 'value': true",
+        "'property': 'delay-ms', 'value': 0",
+        "'property': 'min-age-ms', 'value': 100",
+        "'property': 'rate-limit', 'value': 104857600",
+        "'property': 'discard', 'value': 'lazy'",
+        "'property': 'rate-limit', 'value': 0",
+        "'property': 'discard', 'value': 'drop'",
+    };
+    QDict *device;
+    QObject *stats;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(names); i++) {
+        assert_described(names[i]);
+    }
+    for (i = 0; i < ARRAY_SIZE(values); i++) {
+        g_autofree char *command =
+            g_strdup_printf("{ 'execute': 'qom-set', 'arguments': {"
+                            " 'path': 'fh0', %s } }", values[i]);
+
+        qtest_qmp_assert_success(global_qtest, command);
+    }
+    device = qfreehint_query();
+    g_assert_cmpuint(qdict_get_int(device, "rate-limit"), ==, 0);
+    g_assert_cmpstr(qdict_get_str(device, "discard"), ==, "drop");
+    stats = qom_get("stats");
+    g_assert_true(qobject_is_equal(stats, qdict_get(device, "stats")));
+    qobject_unref(stats);
+    qobject_unref(device);
+}
+
+/* Away with a hint and a flush in progress, and a new one in its place. */
+static void test_hotplug(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    const QFreehintRange range = { FREE_START, GRANULE };
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(4, 0) };
+    QVirtioFreehint *fh = obj, again = { };
+    QPCIBus *bus = fh->pci->pdev->bus;
+    QTestState *qts = bus->qts;
+    QVirtioPCIDevice *pci;
+    QFreehintHint hint;
+
+    if (bus->not_hotpluggable) {
+        g_test_skip("pci bus does not support hotplug");
+        return;
+    }
+    hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+    qfreehint_submit(fh, &hint);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'freehint-flush',"
+                             " 'arguments': { 'id': 'fh0' } }");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'device_del',"
+                             " 'arguments': { 'id': 'fh0' } }");
+    /* The guest ejects slot 4. */
+    qtest_outl(qts, 0xae08, 1 << 4);
+    qtest_qmp_eventwait(qts, "FREEHINT_FLUSH_COMPLETED");
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+
+    qtest_qmp_device_add(qts, "virtio-freehint-pci", "fh0", "{'addr': '4'}");
+    pci = virtio_pci_new(bus, &addr);
+    g_assert_nonnull(pci);
+    qvirtio_pci_device_enable(pci);
+    qvirtio_start_device(&pci->vdev);
+    qfreehint_init(&again, pci);
+    qfreehint_start(&again, alloc);
+    g_assert_cmpuint(qfreehint_count("hinted", "ranges"), ==, 0);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    g_assert_cmphex(qfreehint_hint_one(&again, alloc, 0, FREE_START, GRANULE),
+                    ==, VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
+    qvirtqueue_cleanup(again.vdev->bus, again.vq, alloc);
+    qvirtio_pci_device_disable(pci);
+    g_free(pci->pdev);
+    g_free(pci);
+    /* The next test needs the device that libqos knows. */
+    qos_invalidate_command_line();
+}
+
+/* What the main loop spends on a guest that does its worst */
+
+#define STORMS 4
+#define STORM_MESSAGES 30
+
+/* The bound for all turns but one in a thousand. */
+#define TURN_NS_MAX (2 * SCALE_MS)
+
+static char *trace_file(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.trace", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void *setup_trace(GString *cmd_line, void *arg)
+{
+    g_autofree char *path = trace_file();
+
+    g_string_append_printf(cmd_line, " -msg timestamp=on -D %s"
+                           " -trace virtio_freehint_turn_end"
+                           " -trace virtio_freehint_slice_begin", path);
+    return arg;
+}
+
+/*
+ * As much as the ring can hold of ranges that take the longest to refuse, and
+ * while they are worked on, QMP is served.
+ */
+static void storm(QVirtioFreehint *fh, QFreehintHint *hint)
+{
+    gint64 start = g_get_monotonic_time();
+    uint32_t head, len;
+    int i;
+
+    for (i = 0; i < STORM_MESSAGES; i++) {
+        qfreehint_submit(fh, hint);
+    }
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), >, 0);
+    for (i = 0; i < STORM_MESSAGES; i++) {
+        while (!qfreehint_poll(fh, &head, &len)) {
+            /* Empty kicks all along. */
+            fh->vdev->bus->virtqueue_kick(fh->vdev, fh->vq);
+            g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        }
+    }
+}
+
+typedef struct TraceSums {
+    unsigned int turns, long_turns, slices;
+    int64_t longest_ns;
+} TraceSums;
+
+static void sum_line(const char *line, int main_thread, TraceSums *sums)
+{
+    const char *cpu = strstr(line, "cpu_ns=");
+    int thread = atoi(line);
+
+    if (strstr(line, "slice_begin")) {
+        g_assert_cmpint(thread, !=, main_thread);
+        sums->slices++;
+    } else if (cpu && !strstr(line, "messages=0 steps=0 ")) {
+        int64_t ns = g_ascii_strtoll(cpu + strlen("cpu_ns="), NULL, 10);
+
+        g_assert_cmpint(thread, ==, main_thread);
+        g_assert_cmpint(ns, >, 0);
+        sums->turns++;
+        sums->long_turns += ns > TURN_NS_MAX;
+        sums->longest_ns = MAX(sums->longest_ns, ns);
+    }
+}
+
+static void test_turns(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = MAX_RANGES,
+    };
+    g_autofree QFreehintRange *ranges = g_new(QFreehintRange, MAX_RANGES);
+    g_autofree char *path = trace_file(), *trace = NULL;
+    QVirtioFreehint *fh = obj;
+    TraceSums sums = { };
+    QFreehintHint hint;
+    char *line, *next;
+    int i;
+
+    for (i = 0; i < MAX_RANGES; i++) {
+        /* RAM, VGA and firmware, more RAM, and on to the APIC. */
+        ranges[i] = (QFreehintRange) { 0, 0xff000000 };
+    }
+    hint = qfreehint_prepare(fh, alloc, &hdr, ranges, MAX_RANGES);
+    for (i = 0; i < STORMS; i++) {
+        storm(fh, &hint);
+        g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START,
+                                           GRANULE), ==,
+                        VIRTIO_FREEHINT_S_DISCARDED);
+    }
+    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                             " 'human-monitor-command', 'arguments': {"
+                             " 'command-line': 'log none' } }");
+    g_assert_true(g_file_get_contents(path, &trace, NULL, NULL));
+    for (line = trace; line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next) {
+            *next++ = '\0';
+        }
+        sum_line(line, qtest_pid(global_qtest), &sums);
+    }
+    g_test_message("%u turns, %u over the bound, longest %" PRId64 " ns, %u"
+                   " slices", sums.turns, sums.long_turns, sums.longest_ns,
+                   sums.slices);
+    g_assert_cmpuint(sums.turns, >=, 1000);
+    g_assert_cmpuint(sums.long_turns, <=, sums.turns / 1000);
+    g_assert_cmpuint(sums.slices, >=, STORMS);
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
+static void register_virtio_freehint_control_test(void)
+{
+    QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
+    QOSGraphTestOptions trace = { .before = setup_trace };
+    QOSGraphTestOptions slow = {
+        .edge.extra_device_opts = "x-slice-delay-ms=200",
+    };
+
+    qos_add_test("obstacles", "virtio-freehint", test_obstacles, &veto);
+    qos_add_test("rate", "virtio-freehint", test_rate, NULL);
+    qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
+    qos_add_test("properties", "virtio-freehint", test_properties, NULL);
+    qos_add_test("hotplug", "virtio-freehint", test_hotplug, &slow);
+    qos_add_test("turns", "virtio-freehint", test_turns, &trace);
+}
+
+libqos_init(register_virtio_freehint_control_test);
