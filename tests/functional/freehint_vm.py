@@ -8,12 +8,14 @@ sizes are bytes.
 
 import bisect
 import dataclasses
+import itertools
 import os
 import socket
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,12 +64,18 @@ class _Command:
 
 
 class GuestAgent:
-    """The host's end of tests/guest/agent.c, which documents the protocol."""
+    """The host's end of tests/guest/agent.c, which documents the protocol.
 
-    def __init__(self, sock: socket.socket) -> None:
+    When the guest moves to another QEMU it takes along its commands, which
+    `origin` has started, and does not say hello again.
+    """
+
+    def __init__(
+        self, sock: socket.socket, origin: "GuestAgent | None" = None
+    ) -> None:
         self._socket = sock
-        self._commands: dict[str, _Command] = {}
-        self._ids = 0
+        self._commands: dict[str, _Command] = origin._commands if origin else {}
+        self._ids: Iterator[int] = origin._ids if origin else itertools.count(1)
         self._up = threading.Event()
         self._closed = threading.Event()
         # Host time minus guest time of the latest messages. Each is the true
@@ -81,9 +89,9 @@ class GuestAgent:
         return self._up.wait(timeout)
 
     def start(self, command: str) -> _Command:
-        self._ids += 1
-        entry = self._commands[str(self._ids)] = _Command(command)
-        self._socket.sendall(f"{self._ids} {command}\n".encode())
+        number = next(self._ids)
+        entry = self._commands[str(number)] = _Command(command)
+        self._socket.sendall(f"{number} {command}\n".encode())
         return entry
 
     def finish(self, entry: _Command, timeout: float) -> Finished:
@@ -121,6 +129,7 @@ class GuestAgent:
             now, free_kib = rest.split()
             self._note_time(int(now))
             self.free = int(free_kib) * 1024
+            self._up.set()
         else:
             self._handle_command(self._commands[word], rest)
 
@@ -196,7 +205,10 @@ class MemoryWatch:
 
 
 class FreehintVM:
-    """A running guest; use it as a context manager."""
+    """A running guest; use it as a context manager.
+
+    With `origin` there is no guest yet: it comes from there, see migration.py.
+    """
 
     def __init__(
         self,
@@ -207,8 +219,11 @@ class FreehintVM:
         cpus: int = 1,
         extra_args: tuple[str, ...] = (),
         append: str = "",
+        origin: "FreehintVM | None" = None,
     ) -> None:
         self.reporter = reporter
+        self._origin = origin
+        self.agent: GuestAgent
         accel = accel or os.environ.get("FREEHINT_ACCEL") or "tcg"
         # A file keeps what the kernel said for whoever looks into a failure.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{id(self):x}.log"
@@ -233,6 +248,7 @@ class FreehintVM:
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
             *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
             *REPORTERS[reporter],
+            *(("-incoming", "defer") if origin else ()),
             *extra_args,
         )
 
@@ -245,10 +261,14 @@ class FreehintVM:
             raise
         finally:
             guest_end.close()
-        self.agent = GuestAgent(host_end)
+        self.agent = GuestAgent(
+            host_end, self._origin.agent if self._origin else None
+        )
         pid = self.machine.get_pid()
         assert pid is not None
         self.memory = MemoryWatch(pid, self.agent)
+        if self._origin:
+            return self
         try:
             self._wait_up(120)
         except BaseException:

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest that moves keeps what it wrote, and goes on giving memory back."""
+
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from typing import Any
+
+import migration
+from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
+
+MEMORY_MIB = 768
+HOG_MIB = 400
+
+
+# Named as the machine names its own, so that a migration finds it.
+SHARED_MEMORY = (
+    *("-object", f"memory-backend-memfd,id=pc.ram,size={MEMORY_MIB}M,share=on"),
+    *("-machine", "memory-backend=pc.ram"),
+)
+
+
+def device_args(props: str) -> tuple[str, ...]:
+    return ("-device", f"virtio-freehint-pci,id={DEVICE_ID},{props}")
+
+
+def start_vm(props: str = "", *extra: str, origin: FreehintVM | None = None) -> FreehintVM:
+    """A guest whose device comes last, so that both sides place it alike."""
+    args = (*device_args(props), *extra) if props else extra
+    return FreehintVM(
+        "none" if props else "freehint",
+        memory_mib=MEMORY_MIB,
+        extra_args=args,
+        origin=origin,
+    )
+
+
+def hmp(vm: FreehintVM, line: str) -> str:
+    answer = vm.machine.cmd("human-monitor-command", command_line=line)
+    return str(answer).strip()
+
+
+def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
+    """blockdev-create, to its end."""
+    vm.machine.cmd("blockdev-create", job_id="create0", options=options)
+    done = {"data": {"id": "create0", "status": "concluded"}}
+    if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30, match=done):
+        raise GuestError(f"blockdev-create has not ended: {options}")
+    vm.machine.cmd("job-dismiss", id="create0")
+
+
+def add_image(vm: FreehintVM, path: Path) -> None:
+    """A qcow2 image, which is what QEMU can save a state in."""
+    file = {"driver": "file", "filename": str(path)}
+    run_job(vm, {**file, "size": 0})
+    run_job(vm, {"driver": "qcow2", "file": file, "size": 64 * MIB})
+    vm.machine.cmd("blockdev-add", node_name="disk0", driver="qcow2", file=file)
+
+
+class MigrationTest(unittest.TestCase):
+    def check_returns(self, vm: FreehintVM) -> None:
+        """Whatever the guest frees comes back."""
+        vm.check(f"memhog {HOG_MIB}m")
+        base = vm.settle()
+        vm.check(f"memhog {HOG_MIB}m")
+        limit = base + HOG_MIB * MIB // 4
+        self.assertIsNotNone(vm.wait_rss_below(limit, timeout=30))
+
+    def test_the_guest_goes_on(self) -> None:
+        """To other memory and other settings, in the middle of everything."""
+        props = "min-age-ms=250,delay-ms=40"
+        with start_vm() as source, start_vm(
+            props, *SHARED_MEMORY, origin=source
+        ) as target:
+            epoch = source.query()["rehint-epoch"]
+            churn = source.start("churn -m 128 -n 12 -p 200")
+            time.sleep(2)
+            migration.move(source, target)
+            moved = target.query()
+            self.assertNotEqual(moved["rehint-epoch"], epoch)
+            self.assertEqual((moved["min-age-ms"], moved["delay-ms"]), (250, 40))
+            result = target.finish(churn, timeout=300)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+            self.check_returns(target)
+            after = target.query()
+            self.assertEqual((after["state"], after["driver-status"]), ("active",) * 2)
+            self.assertGreater(after["stats"]["discarded"]["bytes"], HOG_MIB * MIB)
+
+    def test_a_destination_that_is_disabled(self) -> None:
+        """Its operator's word counts, until the operator takes it back."""
+        with start_vm() as source, start_vm("enabled=off", origin=source) as target:
+            migration.move(source, target)
+            target.check(f"memhog {HOG_MIB}m")
+            moved = target.query()
+            self.assertEqual((moved["state"], moved["reason"]), ("disabled", "operator"))
+            self.assertEqual(moved["driver-status"], "waiting")
+            self.assertEqual(moved["stats"]["discard-calls"], 0)
+            before = target.settle()
+            target.set_enabled(True)
+            limit = before - HOG_MIB * MIB // 2
+            self.assertIsNotNone(target.wait_rss_below(limit, timeout=30))
+
+    def check_refused(self, source: FreehintVM, target: FreehintVM, why: str) -> None:
+        """The destination ends and says why, the source goes on."""
+        with target, migration.socket_uri() as uri:
+            # Without it, the source does not hear of what goes wrong.
+            for vm in source, target:
+                migration.set_capabilities(vm, "return-path")
+            migration.start(source, target, uri)
+            migration.wait_for(source, "failed")
+            target.machine.wait(timeout=30)
+            self.assertEqual(target.machine.exitcode(), 1)
+            self.assertIn(why, target.machine.get_log() or "")
+        migration.wait_running(source)
+        self.assertEqual(source.check("echo here"), "here")
+
+    def test_a_destination_that_cannot_take_the_guest(self) -> None:
+        with start_vm() as source:
+            large = start_vm("x-granule=8M", origin=source)
+            self.check_refused(source, large, "granule 0x200000")
+            without = FreehintVM("none", memory_mib=MEMORY_MIB, origin=source)
+            self.check_refused(source, without, "virtio-freehint")
+            self.check_returns(source)
+
+    def check_not_sent(self, *memory: str) -> None:
+        """What is hinted again while precopy runs gets to no destination.
+
+        The guest is given time to hint: how far precopy gets until then is not
+        what this is about.
+        """
+        with start_vm("enabled=on", *memory) as source, start_vm(
+            "enabled=off", *memory, origin=source
+        ) as target:
+            source.set_enabled(False)
+            source.check(f"memhog {HOG_MIB}m")
+            plain = self.send_to_nowhere(source)
+            self.assertGreater(plain["ram"]["normal-bytes"], HOG_MIB * MIB)
+
+            source.set_enabled(True)
+            with migration.socket_uri() as uri:
+                migration.set_bandwidth(source, 2 * MIB)
+                migration.start(source, target, uri)
+                self.wait_skipped(source, HOG_MIB * MIB)
+                migration.set_bandwidth(source, 0)
+                skipping = migration.wait_for(source, "completed")
+            migration.wait_running(target)
+            saved = plain["ram"]["transferred"] - skipping["ram"]["transferred"]
+            self.assertGreater(saved, HOG_MIB * MIB * 8 // 10)
+            pages = skipping["ram"]["normal"] + skipping["ram"]["duplicate"]
+            everything = skipping["ram"]["total"]
+            self.assertLess(pages * 4096, everything - HOG_MIB * MIB * 8 // 10)
+            self.assertLess(target.memory.now().rss, everything - HOG_MIB * MIB // 2)
+            self.assertEqual(target.run("churn -m 128 -n 2").status, 0)
+
+    def send_to_nowhere(self, vm: FreehintVM) -> dict[str, Any]:
+        vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
+        answer = migration.wait_for(vm, "completed")
+        vm.machine.cmd("cont")
+        return answer
+
+    def wait_skipped(self, vm: FreehintVM, wanted: int) -> None:
+        deadline = time.monotonic() + 60
+        while (skipped := vm.query()["stats"]["skipped-bytes"]) < wanted:
+            self.assertLess(time.monotonic(), deadline, f"{skipped} bytes skipped")
+            time.sleep(0.1)
+
+    def test_freed_memory_is_not_sent(self) -> None:
+        self.check_not_sent()
+
+    def test_freed_shared_memory_is_not_sent(self) -> None:
+        self.check_not_sent(*SHARED_MEMORY)
+
+    def test_postcopy(self) -> None:
+        """Not before all memory is there; then, without anybody looking."""
+        if not migration.has_userfaultfd():
+            self.skipTest("no userfaultfd")
+        with start_vm() as source, start_vm(origin=source) as target:
+            for vm in source, target:
+                migration.set_capabilities(vm, "postcopy-ram", "events")
+            churn = source.start("churn -m 128 -n 12 -p 200")
+            time.sleep(1)
+            with migration.socket_uri() as uri:
+                # So that it is postcopy that moves most of the memory.
+                migration.set_bandwidth(source, 4 * MIB)
+                target.machine.cmd("migrate-incoming", uri=uri)
+                source.machine.cmd("migrate", uri=uri)
+                migration.wait_for(source, "active")
+                source.machine.cmd("migrate-start-postcopy")
+                self.check_vetoed_meanwhile(target)
+                migration.set_bandwidth(source, 0)
+                migration.wait_for(source, "completed")
+            lifted = self.wait_state(target, "active")
+            self.assertEqual(target.query()["rehint-epoch"], lifted["rehint-epoch"])
+            result = target.finish(churn, timeout=300)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+            self.check_returns(target)
+
+    def wait_state(self, vm: FreehintVM, state: str) -> dict[str, Any]:
+        """Only listens: a query would have the device look."""
+        event = vm.machine.events_wait(
+            [("FREEHINT_STATE_CHANGED", {"data": {"state": state}})], timeout=60
+        )
+        assert event is not None
+        data: dict[str, Any] = event["data"]
+        return data
+
+    def check_vetoed_meanwhile(self, vm: FreehintVM) -> None:
+        self.assertEqual(self.wait_state(vm, "vetoed")["reason"], "migration")
+        moved = vm.query()
+        self.assertEqual([v["reason"] for v in moved["vetoes"]], ["migration"])
+        self.assertEqual(moved["stats"]["discard-calls"], 0)
+
+    def test_background_snapshot(self) -> None:
+        if not migration.has_userfaultfd():
+            self.skipTest("no userfaultfd")
+        with start_vm() as vm:
+            migration.set_capabilities(vm, "background-snapshot")
+            migration.set_bandwidth(vm, 16 * MIB)
+            epoch = vm.query()["rehint-epoch"]
+            churn = vm.start("churn -m 128 -n 12 -p 200")
+            vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
+            self.assertEqual(self.wait_state(vm, "vetoed")["reason"], "migration")
+            frozen = vm.query()["stats"]["discard-calls"]
+            time.sleep(1)
+            self.assertEqual(migration.info(vm)["status"], "active")
+            self.assertEqual(vm.query()["stats"]["discard-calls"], frozen)
+            migration.set_bandwidth(vm, 0)
+            self.assertNotEqual(self.wait_state(vm, "active")["rehint-epoch"], epoch)
+            migration.wait_for(vm, "completed")
+            result = vm.finish(churn, timeout=300)
+            self.assertIn(" 0 bytes lost", result.output)
+            self.check_returns(vm)
+
+    def test_saved_state(self) -> None:
+        """savevm and loadvm, with the guest busy before and after."""
+        with tempfile.TemporaryDirectory(prefix="freehint-") as folder:
+            with start_vm() as vm:
+                add_image(vm, Path(folder) / "state.qcow2")
+                churn = vm.start("churn -m 128 -n 8 -p 200")
+                time.sleep(1)
+                before = vm.query()["rehint-epoch"]
+                self.assertEqual(hmp(vm, "savevm saved"), "")
+                self.assertNotEqual(vm.query()["rehint-epoch"], before)
+                self.assertIn(" 0 bytes lost", vm.finish(churn).output)
+                self.assertEqual(hmp(vm, "loadvm saved"), "")
+                # That is what the guest knows, as it was saved with it.
+                self.assertNotEqual(vm.query()["rehint-epoch"], before)
+                # The guest is in the middle of it again, and says so again.
+                churn.done.clear()
+                self.assertIn(" 0 bytes lost", vm.finish(churn).output)
+                self.check_returns(vm)
+
+
+if __name__ == "__main__":
+    unittest.main()
