@@ -104,8 +104,12 @@ static size_t write_ack(const VirtIOFreehintHint *hint, uint16_t result)
     size_t len;
 
     len = iov_from_buf(elem->in_sg, elem->in_num, 0, &ack, sizeof(ack));
-    return len + iov_from_buf(elem->in_sg, elem->in_num, len, hint->status,
-                              hint->nranges);
+    /* There is no array of no statuses. */
+    if (hint->nranges) {
+        len += iov_from_buf(elem->in_sg, elem->in_num, len, hint->status,
+                            hint->nranges);
+    }
+    return len;
 }
 
 static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
@@ -189,7 +193,9 @@ static void accept_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     uint32_t i;
 
     trace_virtio_freehint_hint(hint->cookie, hint->flags, hint->nranges);
-    copy_ranges(hint);
+    if (hint->nranges) {
+        copy_ranges(hint);
+    }
     for (i = 0; i < hint->nranges; i++) {
         count_range(&fh->stats.hinted, &hint->ranges[i]);
         count_range(&fh->stats.in_flight, &hint->ranges[i]);
