@@ -210,7 +210,8 @@ class MigrationTest(unittest.TestCase):
     def check_vetoed_meanwhile(self, vm: FreehintVM) -> None:
         self.assertEqual(self.wait_state(vm, "vetoed")["reason"], "migration")
         moved = vm.query()
-        self.assertEqual([v["reason"] for v in moved["vetoes"]], ["migration"])
+        causes = [obstacle["cause"] for obstacle in moved["obstacles"]]
+        self.assertEqual(causes, ["incoming-postcopy"])
         self.assertEqual(moved["stats"]["discard-calls"], 0)
 
     def test_background_snapshot(self) -> None:
