@@ -45,7 +45,7 @@ def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
     """blockdev-create, to its end."""
     vm.machine.cmd("blockdev-create", job_id="create0", options=options)
     done = {"data": {"id": "create0", "status": "concluded"}}
-    if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30, match=done):
+    if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30.0, match=done):
         raise GuestError(f"blockdev-create has not ended: {options}")
     vm.machine.cmd("job-dismiss", id="create0")
 
@@ -199,9 +199,12 @@ class MigrationTest(unittest.TestCase):
             self.check_returns(target)
 
     def wait_state(self, vm: FreehintVM, state: str) -> dict[str, Any]:
-        """Only listens: a query would have the device look."""
+        """Only listens: a query would have the device look.
+
+        The timeout has to be a float: an int is none for event_wait().
+        """
         event = vm.machine.events_wait(
-            [("FREEHINT_STATE_CHANGED", {"data": {"state": state}})], timeout=60
+            [("FREEHINT_STATE_CHANGED", {"data": {"state": state}})], timeout=60.0
         )
         assert event is not None
         data: dict[str, Any] = event["data"]
