@@ -240,6 +240,12 @@ static int listen_only(const char *uri, int backlog)
     return fd;
 }
 
+static void stop_listening(int fd, const char *uri)
+{
+    close(fd);
+    unlink(uri + strlen("unix:"));
+}
+
 static int connect_to(const char *uri)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -296,7 +302,7 @@ static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
     cancel_migration();
     /* Precopy has read memory that was discarded. */
     await_epoch_other_than(fh, epoch);
-    close(fd);
+    stop_listening(fd, uri);
 }
 
 /* One slice takes long enough to end after the migration. */
@@ -327,7 +333,7 @@ static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_wait(fh, &hint);
     g_assert_cmphex(qfreehint_status(&hint, 0), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    close(fd);
+    stop_listening(fd, uri);
 }
 
 /* Until the first sync there is no bitmap, however long that takes. */
@@ -346,7 +352,7 @@ static void test_skip_connecting(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
 
-    close(fd);
+    stop_listening(fd, uri);
     close(first);
     await_migration_status("failed");
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, HINT_START, HINT_LEN), ==,
@@ -389,7 +395,7 @@ static void test_skip_not_ignored(void *obj, void *data,
     g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
 
     cancel_migration();
-    close(fd);
+    stop_listening(fd, uri);
     unlink(path);
     qos_invalidate_command_line();
 }
