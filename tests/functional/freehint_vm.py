@@ -28,6 +28,8 @@ from qemu.machine import QEMUMachine  # noqa: E402
 
 MIB = 1 << 20
 DEVICE_ID = "fh0"
+KERNEL = BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage"
+INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 
 # What reports free memory: nothing, our device, or the balloon.
 REPORTERS: dict[str, list[str]] = {
@@ -88,6 +90,10 @@ class GuestAgent:
     def wait_up(self, timeout: float) -> bool:
         return self._up.wait(timeout)
 
+    def host_time(self, guest_ms: int) -> float:
+        """When it was, for the host, so many ms by the guest's CLOCK_MONOTONIC."""
+        return guest_ms / 1000 + min(self._offsets)
+
     def start(self, command: str) -> _Command:
         number = next(self._ids)
         entry = self._commands[str(number)] = _Command(command)
@@ -144,7 +150,7 @@ class GuestAgent:
             status=int(status),
             output="\n".join(entry.lines),
             started=entry.started,
-            ended=int(now) / 1000 + min(self._offsets),
+            ended=self.host_time(int(now)),
         )
         entry.done.set()
 
@@ -220,6 +226,9 @@ class FreehintVM:
         extra_args: tuple[str, ...] = (),
         append: str = "",
         origin: "FreehintVM | None" = None,
+        kernel: Path = KERNEL,
+        initramfs: Path = INITRAMFS,
+        wrapper: tuple[str, ...] = (),
     ) -> None:
         self.reporter = reporter
         self._origin = origin
@@ -233,6 +242,7 @@ class FreehintVM:
         self._ends = (host_end, guest_end)
         self.machine = QEMUMachine(
             str(BUILD / "qemu" / "qemu-system-x86_64"),
+            wrapper=wrapper,
             name=f"freehint-{os.getpid()}-{id(self):x}",
             qmp_timer=60,
         )
@@ -240,8 +250,7 @@ class FreehintVM:
         self.machine.add_args(
             *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
-            *("-kernel", str(BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage")),
-            *("-initrd", str(BUILD / "guest" / "initramfs.cpio.gz")),
+            *("-kernel", str(kernel), "-initrd", str(initramfs)),
             *("-append", f"console=ttyS0 quiet panic=-1 {append}".strip()),
             *("-serial", f"file:{self.console}"),
             *("-device", "virtio-serial-pci"),
