@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The arms of the comparison, and the guest of each: all else is the same.
+
+Every arm runs the same QEMU, kernel and initramfs with the same command line,
+but for the device that reports free memory and the parameters named here.
+"""
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "tests" / "functional"))
+
+from freehint_vm import BUILD, KERNEL, FreehintVM  # noqa: E402
+from meters import CpuMeter, ResidentWatch, TraceLog  # noqa: E402
+
+# The kernel whose page reporting has a delay that can be set; the ordinary one
+# will do where that does not matter.
+BENCH_KERNEL = BUILD / "linux-bench" / "arch" / "x86" / "boot" / "bzImage"
+DELAY_PARAMETER = "page_reporting.delay_ms"
+DEVICE = "virtio-freehint-device"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to deal with free memory."""
+
+    name: str
+    title: str
+    reporter: str = "none"
+    append: str = ""
+    device_options: tuple[str, ...] = ()
+
+
+ARMS = [
+    Arm("off", "off"),
+    Arm("off-again", "off, again"),
+    Arm("balloon", "balloon reporting", "balloon"),
+    Arm(
+        "balloon-100ms",
+        "balloon reporting, 100 ms",
+        "balloon",
+        append=f"{DELAY_PARAMETER}=100",
+    ),
+    Arm("freehint", "freehint", "freehint"),
+    Arm("freehint-lazy", "freehint, lazy", "freehint", device_options=("discard=lazy",)),
+]
+BY_NAME = {arm.name: arm for arm in ARMS}
+
+
+def kernel() -> Path:
+    return BENCH_KERNEL if BENCH_KERNEL.exists() else KERNEL
+
+
+def device_properties() -> str:
+    """What QEMU says about our device's options."""
+    qemu = BUILD / "qemu" / "qemu-system-x86_64"
+    command = [str(qemu), "-device", "virtio-freehint-pci,help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def why_missing(arm: Arm) -> str:
+    """Why an arm cannot be run with what was built; empty if it can."""
+    if DELAY_PARAMETER in arm.append and kernel() != BENCH_KERNEL:
+        return "the kernel's reporting delay is fixed: build linux-bench.stamp"
+    for option in arm.device_options:
+        name = option.partition("=")[0]
+        if f"  {name}=<" not in device_properties():
+            return f"the device has no option '{name}'"
+    return ""
+
+
+def backing_options(arm: Arm, backing: str, memory_mib: int) -> list[str]:
+    """QEMU's options for the guest's RAM: "anon", or "hugetlb" from a pool.
+
+    What the host frees of anonymous memory may be taken by a host below it, and
+    is slow to come back then. A pool of huge pages stays where it is.
+    """
+    if backing == "anon":
+        return []
+    memory = "memory-backend-memfd,id=ram0,prealloc=off"
+    huge = f"size={memory_mib}M,hugetlb=on,hugetlbsize=2M"
+    options = ["-object", f"{memory},{huge}", "-machine", "memory-backend=ram0"]
+    if arm.reporter == "freehint":
+        options += ["-global", f"{DEVICE}.discard-reserved=on"]
+    return options
+
+
+class BenchGuest(FreehintVM):
+    """A guest of an arm, with meters on its QEMU; use it as a context manager."""
+
+    def __init__(
+        self,
+        arm: Arm,
+        *,
+        memory_mib: int,
+        cpus: int = 1,
+        backing: str = "anon",
+        trace: bool = False,
+        accel: str = "tcg",
+        extra_args: tuple[str, ...] = (),
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
+        options = backing_options(arm, backing, memory_mib)
+        for option in arm.device_options:
+            options += ["-global", f"{DEVICE}.{option}"]
+        self._folder = tempfile.TemporaryDirectory(prefix="freehint-bench-")
+        self.trace = TraceLog(Path(self._folder.name) / "trace") if trace else None
+        if self.trace:
+            options += self.trace.options()
+        super().__init__(
+            arm.reporter,
+            accel=accel,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            append=arm.append,
+            kernel=kernel(),
+            extra_args=(*options, *extra_args),
+            wrapper=wrapper,
+        )
+        self.arm = arm
+        self.backing = backing
+
+    def __enter__(self) -> "BenchGuest":
+        super().__enter__()
+        pid = self.machine.get_pid()
+        assert pid is not None
+        threads: Any = self.machine.cmd("query-cpus-fast")
+        self.cpu = CpuMeter(pid, [entry["thread-id"] for entry in threads])
+        self.resident = ResidentWatch(pid, self.kind())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if hasattr(self, "resident"):
+            self.resident.stop()
+        super().__exit__(kind, value, trace)
+        self._folder.cleanup()
+
+    def kind(self) -> str:
+        """What of QEMU's memory the host could not have for something else."""
+        if self.backing == "hugetlb":
+            return "hugetlb"
+        lazy = "discard=lazy" in self.arm.device_options
+        return "lazy" if lazy else "rss"
+
+    def command(self) -> str:
+        """QEMU's command line, without what differs between machines."""
+        words = Path(f"/proc/{self.machine.get_pid()}/cmdline").read_text()
+        text = " ".join(words.rstrip("\0").split("\0"))
+        return text.replace(str(BUILD), "BUILD").replace(self._folder.name, "TMP")
+
+    def discard_calls(self) -> int | None:
+        """How often the device had memory discarded, where it counts that."""
+        if self.arm.reporter != "freehint":
+            return None
+        calls: int = self.query()["stats"]["discard-calls"]
+        return calls
+
+    def rest(self, quiet: float = 3.0, timeout: float = 90) -> int:
+        """Wait until nothing has been reported, or changed, for a while."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.settle(quiet=quiet, timeout=timeout)
+            last = self.trace.last_report() if self.trace else None
+            if last is None or time.monotonic() - last > quiet:
+                return self.resident.now()
+            time.sleep(0.2)
+        raise TimeoutError(f"reports have not ended within {timeout:.0f} s")

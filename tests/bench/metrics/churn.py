@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What giving memory back costs a guest that wants it again.
+
+Loops that allocate, touch and free, with pauses, and without on one thread and
+on every vCPU. Bytes refaulted are what the host had to populate once more, after
+a warm-up in which an arm may learn.
+
+What an arm lost may be slow to get back for a reason that is not its own: a host
+below the host that has taken the memory. So times are taken with the guest's RAM
+in a pool of huge pages, which stays where it is; but lazy discards exist for
+anonymous memory only, and are compared with "off" on that.
+"""
+
+import statistics
+from collections.abc import Iterator
+
+import toucher
+from arms import Arm, BenchGuest
+from hugepool import HugePool
+from freehint_vm import MIB
+from plan import Case, Metric, Outcome, Values
+
+MEMORY_MIB = 1280
+CHURN_MIB = 512
+FAULT_MIB = 128
+VCPUS = 2
+POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint")
+ANONYMOUS = ("off", "off-again", "freehint-lazy")
+
+
+def loops(scale: str) -> list[Values]:
+    """Warm-up, in cycles, and what is measured after it."""
+    if scale == "smoke":
+        return [{"mib": 128, "pause_ms": 300, "warm_up": 1, "cycles": 2}]
+    churn = [
+        {"pause_ms": 0, "warm_up": 3, "seconds": 5},
+        {"pause_ms": 500, "warm_up": 12, "cycles": 12},
+        {"pause_ms": 3000, "warm_up": 8, "cycles": 5},
+        {"pause_ms": 10000, "warm_up": 1, "cycles": 2},
+    ]
+    fault = [
+        {"mib": FAULT_MIB, "threads": n, "warm_up": 10, "seconds": 5}
+        for n in (1, VCPUS)
+    ]
+    churn = [{"mib": CHURN_MIB} | loop for loop in churn]
+    return [churn[1], fault[0]] if scale == "quick" else churn + fault
+
+
+def cases(scale: str) -> list[Case]:
+    params = {"loops": loops(scale)}
+    if scale == "smoke":
+        return [Case(params | {"backing": "anon"}, ("off", "freehint"))]
+    reps = 3 if scale == "full" else 1
+    return [
+        Case(params | {"backing": "hugetlb"}, POOLED, reps),
+        Case(params | {"backing": "anon"}, ANONYMOUS, reps),
+    ]
+
+
+def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
+    backing = params["backing"]
+    with HugePool(MEMORY_MIB if backing == "hugetlb" else 0):
+        for loop in params["loops"]:
+            yield measure_loop(arm, backing, loop)
+
+
+def command_of(loop: Values) -> str:
+    """Cycles or seconds of it; the warm-up is a run of its own, before."""
+    command = f"toucher -t -m {loop['mib']}"
+    command += f" -j {loop['threads']}" if "threads" in loop else ""
+    return command + (f" -p {loop['pause_ms']}" if loop.get("pause_ms") else "")
+
+
+def measure_loop(arm: Arm, backing: str, loop: Values) -> Outcome:
+    """In a guest of its own, so that no loop learns from another one."""
+    command = command_of(loop)
+    for unit, option in (("cycles", "n"), ("seconds", "s")):
+        main = f"{command} -{option} {loop[unit]}" if unit in loop else ""
+        if main:
+            break
+    with BenchGuest(
+        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, backing=backing, trace=True
+    ) as vm:
+        vm.rest(quiet=1.0)
+        vm.check(f"{command} -n {loop['warm_up']}", timeout=300)
+        faults = vm.cpu.read().faults
+        result = vm.run(main, timeout=300)
+        assert vm.trace
+        run = toucher.parse(result.output)
+        grown = vm.resident.grown(result.started, result.ended)
+        reports = vm.trace.reports(result.started, result.ended)
+        busy = sum(c.touch_ns + c.free_ns for c in run.cycles)
+        return Outcome(
+            params={"backing": backing} | loop,
+            values={
+                "rate": run.bytes / MIB / (run.ns / 1e9),
+                "busy_rate": run.bytes / MIB / (busy / 1e9),
+                "cycle_ms": statistics.median(c.touch_ns for c in run.cycles) / 1e6,
+                "touched": run.bytes,
+                "refaulted": grown,
+                "faults": vm.cpu.read().faults - faults,
+                "discarded": reports.discarded,
+                "notifications": reports.notifications,
+                "age_ms": age(vm),
+            },
+            guest=f"{command} -n {loop['warm_up']}; {main}",
+            qemu=vm.command(),
+        )
+
+
+def age(vm: BenchGuest) -> int | None:
+    """For how long memory rests before it is hinted, as the guest has learned."""
+    if vm.arm.reporter != "freehint":
+        return None
+    return int(vm.check("cat /sys/bus/virtio/drivers/virtio_freehint/*/freehint/age_ms"))
+
+
+METRIC = Metric("churn", "Churn", cases, measure)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How soon memory is back at the host, and what it takes to bring it there.
+
+A guest frees memory all at once; from when it begins to do so until 50, 90 and
+99 % of what it had allocated is back. Meanwhile notifications, interrupts, discards
+and the processor time of QEMU's threads other than the vCPUs are counted.
+"""
+
+import time
+from collections.abc import Iterator
+
+import toucher
+from arms import Arm, BenchGuest
+from freehint_vm import MIB
+from plan import Case, Metric, Outcome, Values
+
+MEMORY_MIB = 2048
+EVERY = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-lazy")
+PARTS = (50, 90, 99)
+# Longer than the two reuse windows in which an allocation counts as reuse.
+REST = 11.0
+# How long to look at what comes back, in seconds, and where nothing should.
+WATCH, WATCH_SMOKE = 20.0, 6.0
+WATCH_OFF = 3.0
+SERIES_STEP = 0.1
+
+
+def cases(scale: str) -> list[Case]:
+    if scale == "smoke":
+        sizes = [{"mib": 256, "huge": True}]
+        params = {"sizes": sizes, "watch_s": WATCH_SMOKE}
+        return [Case(params, ("off", "balloon", "freehint"))]
+    sizes = [{"mib": mib, "huge": True} for mib in (256, 1024, MEMORY_MIB * 3 // 4)]
+    sizes.append({"mib": 1024, "huge": False})
+    if scale == "quick":
+        sizes = sizes[1:2]
+    params = {"sizes": sizes, "watch_s": WATCH}
+    return [Case(params, EVERY, reps=3 if scale == "full" else 1)]
+
+
+def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
+    """One boot for all sizes, with a rest between that leaves no history."""
+    with BenchGuest(arm, memory_mib=MEMORY_MIB, trace=True) as vm:
+        vm.rest()
+        for index, size in enumerate(params["sizes"]):
+            if index and arm.reporter != "none":
+                time.sleep(REST)
+            yield measure_size(vm, size, params["watch_s"])
+
+
+def measure_size(vm: BenchGuest, size: Values, watch: float) -> Outcome:
+    command = f"toucher -m {size['mib']}" + " -t" * size["huge"]
+    before = vm.resident.now()
+    result = vm.run(command)
+    cycle = toucher.parse(result.output).cycles[0]
+    begin = vm.agent.host_time(cycle.free_ms)
+    used = max(s.kept() for s in vm.resident.since(result.started))
+    calls = vm.discard_calls()
+    cpu, cpu_since = vm.cpu.read(), time.monotonic()
+
+    if vm.arm.reporter == "none":
+        watch = WATCH_OFF
+    limits = {part: used - part / 100 * size["mib"] * MIB for part in PARTS}
+    while time.monotonic() < begin + watch and vm.resident.now() > limits[99]:
+        time.sleep(0.05)
+    # What comes right behind is seen too.
+    time.sleep(0.5)
+    end = time.monotonic()
+    spent = vm.cpu.read() - cpu
+    lags = {f"t{part}": lag(vm, begin, limits[part]) for part in PARTS}
+    return Outcome(
+        params=size,
+        values=lags
+        | {
+            "used": used - before,
+            "returned": used - vm.resident.now(),
+            "free_s": cycle.free_ns / 1e9,
+            "cpu_ns": spent.others,
+            "cpu_s": end - cpu_since,
+            "runs": free_runs(vm),
+        }
+        | counts(vm, begin, end, calls),
+        guest=command,
+        qemu=vm.command(),
+        series={"kept_mib": series(vm, begin, end)},
+    )
+
+
+def lag(vm: BenchGuest, begin: float, limit: float) -> float | None:
+    for sample in vm.resident.since(begin):
+        if sample.kept() <= limit:
+            return sample.when - begin
+    return None
+
+
+def counts(vm: BenchGuest, begin: float, end: float, calls: int | None) -> Values:
+    assert vm.trace
+    reports = vm.trace.reports(begin, end)
+    values: Values = {
+        "notifications": reports.notifications,
+        "interrupts": reports.interrupts,
+        "discard_calls": reports.discard_calls,
+    }
+    # Lazy discards go another way; the device has counted since freeing ended,
+    # which is the moment where the first of them can be.
+    after = vm.discard_calls()
+    if vm.kind() == "lazy" and calls is not None and after is not None:
+        values["discard_calls"] = after - calls
+    return values
+
+
+def free_runs(vm: BenchGuest) -> int:
+    """In how many pieces the guest's free memory lies."""
+    return int(vm.check("freewatch runs").split()[1])
+
+
+def series(vm: BenchGuest, begin: float, end: float) -> list[tuple[float, float]]:
+    points: list[tuple[float, float]] = []
+    for sample in vm.resident.since(begin - 1, end):
+        when = sample.when - begin
+        if not points or when >= points[-1][0] + SERIES_STEP:
+            points.append((round(when, 2), round(sample.kept() / MIB, 1)))
+    return points
+
+
+METRIC = Metric("lag", "Reclaim lag and its price", cases, measure)

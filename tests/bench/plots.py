@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report's plots, drawn by gnuplot from the series in the results."""
+
+import subprocess
+from pathlib import Path
+
+from samples import Sample, Samples
+
+HEAD = """\
+set terminal svg size 800,400 font 'sans,12' background rgb 'white'
+set grid lc rgb '#dddddd'
+set key outside right top
+set xlabel 'seconds'
+set ylabel 'MiB'
+set yrange [0:*]
+"""
+COLOURS = {
+    "off": "#888888",
+    "balloon": "#d55e00",
+    "balloon-100ms": "#e69f00",
+    "freehint": "#0072b2",
+    "freehint-lazy": "#009e73",
+}
+
+
+class PlotError(Exception):
+    """gnuplot is missing, or does not understand."""
+
+
+def draw(path: Path, title: str, samples: list[Sample], extra: str = "") -> None:
+    """QEMU's memory over time, a line for each sample's arm."""
+    lines = []
+    for index, sample in enumerate(samples):
+        points = "\n".join(f"{x} {y}" for x, y in sample["series"]["kept_mib"])
+        lines.append(f"$d{index} << EOD\n{points}\nEOD")
+    curves = [
+        f"$d{index} using 1:2 with steps lw 2 lc rgb '{COLOURS[s['arm']]}' "
+        f"title '{s['arm']}'"
+        for index, s in enumerate(samples)
+    ]
+    script = "\n".join(
+        [HEAD, f"set title '{title}'", *lines, extra, "plot " + ", ".join(curves)]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        done = subprocess.run(
+            ["gnuplot"], input=script, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise PlotError(
+            "gnuplot is not installed: run scripts/install-deps --bench"
+        ) from None
+    if done.returncode or not done.stdout:
+        raise PlotError(f"gnuplot draws no {path.name}: {done.stderr.strip()}")
+    path.write_text(done.stdout)
+
+
+def one_each(samples: Samples) -> list[Sample]:
+    """The first sample of each arm that has a line of its own."""
+    first = (next(iter(samples.of(arm=arm.name))) for arm in samples.arms())
+    return [sample for sample in first if sample["arm"] in COLOURS]
+
+
+def draw_all(samples: Samples, folder: Path) -> list[str]:
+    """Every plot that there are samples for; their file names."""
+    drawn = []
+    for name, title, part in (
+        ("lag", "1 GiB freed at 0 s", samples.of("lag", mib=1024, huge=True)),
+        ("footprint", "1.5 GiB used and freed, 5 s idle", samples.of("footprint", idle_s=5)),
+        ("compiling", "Compiling Lua, then cleaning up", samples.of("compiling")),
+    ):
+        if part:
+            draw(folder / f"{name}.svg", title, one_each(part))
+            drawn.append(f"{name}.svg")
+    return drawn

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Write the benchmark report and its plots, from results alone.
+
+Several files are merged: of a metric that is in more than one, the last counts.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import markdown
+from arms import ARMS, BY_NAME, PROJECT
+from metrics import METRICS
+from plots import PlotError, draw_all
+from results import Results, ResultsError, load_all
+from samples import Samples
+from sections import SECTIONS
+from targets import verdicts
+
+DOCS = PROJECT / "docs"
+HEAD = """\
+<!-- SPDX-License-Identifier: GPL-2.0-or-later -->
+<!-- Written by scripts/bench --report from docs/benchmarks/results.json; what is
+     edited here is lost. -->
+# Benchmarks
+
+virtio-freehint beside what a user would pick instead: nothing, or virtio-balloon's
+free page reporting. All arms run on the same QEMU, kernel, initramfs and host, one
+after the other, interleaved. What a missed target is due to, what was done about
+it, and what these numbers do not say, is in [the analysis](benchmarks-analysis.md).
+
+Numbers are medians; in brackets the 95 % confidence interval of the median
+(bootstrap), where there was more than one sample. A pair of arms without any
+reporter, "off" and "off, again", shows how much of a difference is noise.
+"""
+TELLS = {
+    "off": "nothing reports free memory",
+    "off-again": "the same once more: the noise floor",
+    "balloon": "`virtio-balloon-pci,free-page-reporting=on`, as shipped: 2 s delay",
+    "balloon-100ms": "the same at a delay of 100 ms, by a patch of the bench's kernel",
+    "freehint": "`virtio-freehint-pci`, as shipped",
+    "freehint-lazy": "the same with `discard=lazy`: the host takes when it needs",
+}
+
+
+def section_of_arms(results: Results) -> list[str]:
+    used = {sample["arm"] for sample in results.samples}
+    skipped: dict[str, str] = {}
+    for run in results.runs:
+        skipped |= run["skipped"]
+    rows = [
+        [arm.title, TELLS[arm.name]]
+        if arm.name in used
+        else [arm.title, f"not run: {skipped.get(arm.name, 'not selected')}"]
+        for arm in ARMS
+    ]
+    return ["## Arms", "", *markdown.table(["arm", "what it is"], rows)]
+
+
+def section_of_targets(samples: Samples) -> list[str]:
+    found = verdicts(samples)
+    met = sum(verdict.met for verdict in found)
+    rows = [
+        [v.target, v.case, v.theirs, v.ours, v.measured, "yes" if v.met else "**no**"]
+        for v in sorted(found, key=lambda v: v.met)
+    ]
+    head = ["target", "case", "balloon (or off)", "freehint", "ratio", "met"]
+    text = f"{met} of {len(found)} are met."
+    return ["## Targets", "", text, "", *markdown.table(head, rows)]
+
+
+def runs_of(results: Results, metric: str) -> list[dict[str, Any]]:
+    numbers = {s["run"] for s in results.samples if s["metric"] == metric}
+    return [results.runs[number] for number in sorted(numbers)]
+
+
+def provenance(results: Results, metric: str) -> list[str]:
+    """Where the numbers of a section come from."""
+    lines = []
+    for run in runs_of(results, metric):
+        loads = [
+            s["load"]
+            for s in results.samples
+            if s["metric"] == metric and results.runs[s["run"]] is run
+        ]
+        versions, machine = run["versions"], run["machine"]
+        lines.append(
+            f"Made by `{run['command']}` at {run['started']}, {run['accel'].upper()}; "
+            f"load average before each sample {min(loads):.1f} to {max(loads):.1f}; "
+            f"revision {versions['project']}, {versions['qemu']}, Linux "
+            f"{versions['linux']} ({versions['guest_kernel']}); "
+            f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_mib']} MiB, "
+            f"host Linux {machine['kernel']}, THP {machine['thp']}."
+        )
+    return [*lines, ""]
+
+
+def qemu_commands(samples: Samples) -> list[str]:
+    """QEMU's command line of each arm, once."""
+    lines = ["QEMU:", ""]
+    for arm in samples.arms():
+        lines.append(f"    # {BY_NAME[arm.name].title}")
+        lines.append(f"    {next(iter(samples.of(arm=arm.name)))['qemu']}")
+    return [*lines, ""]
+
+
+def text_of(results: Results) -> str:
+    samples = Samples(results.samples)
+    lines = [HEAD, *section_of_targets(samples), *section_of_arms(results)]
+    for metric in METRICS:
+        part = samples.of(metric.name)
+        if not part:
+            continue
+        lines += [f"## {metric.title}", "", *SECTIONS[metric.name](part)]
+        lines += provenance(results, metric.name)
+    lines += ["## Command lines", "", *qemu_commands(samples)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS")
+    parser.add_argument("--output", type=Path, default=DOCS / "benchmarks.md")
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        default=DOCS / "benchmarks",
+        help="the folder that the report expects beside it is 'benchmarks'",
+    )
+    parser.add_argument(
+        "--merged", type=Path, help="also write the merged results to this file"
+    )
+    args = parser.parse_args()
+    try:
+        results = load_all(args.results)
+        draw_all(Samples(results.samples), args.plots)
+    except (ResultsError, PlotError) as error:
+        sys.exit(f"report: error: {error}")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(text_of(results))
+    if args.merged:
+        results.save(args.merged)
+    print(f"{args.output}: {len(results.samples)} samples of {len(results.runs)} runs")
+
+
+if __name__ == "__main__":
+    main()

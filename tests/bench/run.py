@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure: each metric with all of its arms, interleaved; the results are JSON.
+
+Each repetition of a case runs every arm once, one after the other, so that what
+drifts on the host meets all of them.
+"""
+
+import argparse
+import itertools
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from arms import ARMS, BY_NAME, Arm, why_missing
+from freehint_vm import BUILD, GuestError
+from metrics import BY_NAME as METRICS
+from plan import SCALES, Case, Metric
+from results import Results
+
+
+def interleaved(case: Case, arms: list[Arm]) -> Iterator[tuple[int, Arm]]:
+    """By repetition, then arm; each repetition begins with another arm."""
+    for rep in range(case.reps):
+        shift = rep % max(len(arms), 1)
+        for arm in arms[shift:] + arms[:shift]:
+            yield rep, arm
+
+
+class Progress:
+    """A line before and after each measurement."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = itertools.count(1)
+        self._start = time.monotonic()
+
+    def begin(self, metric: Metric, arm: Arm, rep: int) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        number = f"{next(self._done)}/{self._total}"
+        load = os.getloadavg()[0]
+        print(
+            f"{minutes:3}:{seconds:02}  {number:>7}  {metric.name:10} {arm.name:14}"
+            f" run {rep + 1}  load {load:.1f}",
+            flush=True,
+        )
+
+    def show(self, values: dict[str, object]) -> None:
+        shown = (f"{k}={round(v, 3) if isinstance(v, float) else v}" for k, v in values.items())
+        print("                  " + " ".join(shown), flush=True)
+
+
+def selected_arms(case: Case, skipped: dict[str, str], only: list[str]) -> list[Arm]:
+    names = [n for n in case.arms if n not in skipped and (not only or n in only)]
+    return [BY_NAME[name] for name in names]
+
+
+def wait_for_quiet(limit: float, patience: float) -> None:
+    """Others' load goes into every time that is taken here."""
+    deadline = time.monotonic() + patience
+    while os.getloadavg()[0] > limit and time.monotonic() < deadline:
+        time.sleep(5)
+
+
+def measure_all(args: argparse.Namespace, results: Results) -> int:
+    skipped = {arm.name: why for arm in ARMS if (why := why_missing(arm))}
+    for name, why in skipped.items():
+        print(f"arm {name} is skipped: {why}", flush=True)
+    chosen = []
+    for metric in args.only:
+        if why := metric.unavailable():
+            skipped[metric.name] = why
+            print(f"metric {metric.name} is skipped: {why}", flush=True)
+        else:
+            chosen.append(metric)
+    results.begin_run(args.shown_command, args.scale, skipped)
+    plan = [
+        (metric, case, rep, arm)
+        for metric in chosen
+        for case in metric.cases(args.scale)
+        for rep, arm in interleaved(case, selected_arms(case, skipped, args.arms))
+    ]
+    progress, failures = Progress(len(plan)), 0
+    for metric, case, rep, arm in plan:
+        wait_for_quiet(args.max_load, args.patience)
+        progress.begin(metric, arm, rep)
+        load = os.getloadavg()[0]
+        try:
+            for outcome in metric.measure(arm, case.params):
+                results.add(metric, arm, rep, load, outcome)
+                progress.show(outcome.values)
+        except (GuestError, RuntimeError, OSError, ValueError) as error:
+            failures += 1
+            print(f"error: {metric.name}, {arm.name}: {error}", file=sys.stderr)
+        results.save(args.output)
+    print(f"{len(results.samples)} samples are in {args.output}")
+    return failures
+
+
+def metric_list(text: str) -> list[Metric]:
+    try:
+        return [METRICS[name] for name in text.split(",")]
+    except KeyError as error:
+        known = ", ".join(METRICS)
+        raise argparse.ArgumentTypeError(f"no metric {error}; there are {known}")
+
+
+def arm_list(text: str) -> list[str]:
+    unknown = [name for name in text.split(",") if name not in BY_NAME]
+    if unknown:
+        known = ", ".join(BY_NAME)
+        raise argparse.ArgumentTypeError(f"no arm {unknown[0]}; there are {known}")
+    return text.split(",")
+
+
+def shown_command(args: argparse.Namespace) -> list[str]:
+    """The command to repeat it with, without where the results went."""
+    names = ",".join(metric.name for metric in args.only)
+    command = ["scripts/bench"] + ["--quick"] * (args.scale == "quick")
+    if len(args.only) < len(METRICS):
+        command += ["--only", names]
+    if args.arms:
+        command += ["--arms", ",".join(args.arms)]
+    return command
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scale", choices=SCALES, default="full", help="how much to measure"
+    )
+    parser.add_argument(
+        "--only",
+        type=metric_list,
+        default=list(METRICS.values()),
+        metavar="METRIC,...",
+        help="of " + ", ".join(METRICS),
+    )
+    parser.add_argument(
+        "--arms", type=arm_list, default=[], metavar="ARM,...", help="default: all"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=BUILD / "bench" / time.strftime("%Y%m%d-%H%M%S.json", time.gmtime()),
+    )
+    parser.add_argument(
+        "--max-load",
+        type=float,
+        default=float("inf"),
+        help="wait before a measurement until the load average is below this",
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60, help="but for so many seconds at most"
+    )
+    args = parser.parse_args()
+    args.shown_command = shlex.join(shown_command(args))
+    return args
+
+
+def main() -> int:
+    args = parse_arguments()
+    return 1 if measure_all(args, Results()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report's section on reclaim lag and its price."""
+
+from markdown import by_arm, cell, commands, number, shown
+from samples import Params, Samples
+from spread import spread
+
+TEXT = """\
+A guest of 2 GiB with one vCPU uses memory and frees it all at once, on huge pages
+of its own where nothing else is said. Seconds, from when it begins to free until a
+part of that is back at the host. Between two sizes it rests for 11 s,
+so that no history says that the memory will be wanted again. ">20" was not seen
+within the 20 s that were watched.
+"""
+
+PRICE = """\
+What it took to bring it back, for each GiB returned. An interrupt is one that the
+device asked for; discards are calls to the host's memory management, in lazy mode
+as the device counts them. Beside them the maximal runs of free memory that the
+guest had at the end: with fewer calls than these nothing can name it all. The
+processor time is that of QEMU's threads other than the vCPUs, without what they
+need when nothing is reported ("off").
+"""
+
+
+def name(case: Params) -> str:
+    return f"{case['mib']} MiB" + ("" if case["huge"] else ", small pages")
+
+
+def per_gib(key: str) -> "PerGib":
+    return PerGib(key)
+
+
+class PerGib:
+    """The value of a cell: a count for each GiB returned."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, samples: Samples) -> str:
+        found = [v * (1 << 30) for v in samples.ratios(self._key, "returned")]
+        return cell(spread(found), number(1)) if found else "–"
+
+
+def idle_rate(samples: Samples) -> float:
+    """Processor time of the other threads in ns a second, with no reporter."""
+    found = samples.of(arm="off").ratios("cpu_ns", "cpu_s")
+    return spread(found).median if found else 0.0
+
+
+def cpu_per_gib(samples: Samples, idle: float) -> list[float]:
+    """Milliseconds for each GiB returned, less those of being idle."""
+    return [
+        (s["values"]["cpu_ns"] - idle * s["values"]["cpu_s"])
+        / 1e6
+        / (s["values"]["returned"] / (1 << 30))
+        for s in samples
+        if s["values"]["returned"] > 0
+    ]
+
+
+def section(samples: Samples) -> list[str]:
+    reporting = Samples([s for s in samples if not s["arm"].startswith("off")])
+    lines = [TEXT, "![Memory of QEMU after 1 GiB was freed](benchmarks/lag.svg)", ""]
+    for part in (50, 90, 99):
+        value = shown(f"t{part}", number(2), ">20")
+        lines += by_arm(f"{part} % back after, s", reporting, name, value)
+    lines += [PRICE]
+    for key, title in (
+        ("notifications", "notifications"),
+        ("interrupts", "interrupts"),
+        ("discard_calls", "discard calls"),
+    ):
+        lines += by_arm(f"{title} a GiB", reporting, name, per_gib(key))
+    lines += by_arm("free runs", reporting, name, shown("runs", number()))
+    idle = idle_rate(samples)
+    lines += by_arm(
+        "processor time, ms a GiB",
+        reporting,
+        name,
+        lambda s: cell(spread(cpu_per_gib(s, idle)), number(1)) if s else "–",
+    )
+    return lines + commands(samples)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the results must show, and whether they do.
+
+A target compares freehint with balloon reporting as shipped, measured in the
+same run; a missed one is the report's first line, not its last.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from freehint_vm import MIB
+from samples import Params, Samples
+from sections.churn import name as loop_name
+from sections.lag import name as size_name
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One line of the table of targets; sizes and units are in the texts."""
+
+    target: str
+    case: str
+    theirs: str
+    ours: str
+    measured: str
+    met: bool
+
+
+def ratio_text(value: float) -> str:
+    return f"1/{1 / value:.0f}" if 0 < value < 0.4 else f"{value:.2f}"
+
+
+def compare(
+    target: str,
+    case: str,
+    theirs: float | None,
+    ours: float | None,
+    met: Callable[[float], bool],
+    digits: int = 2,
+) -> Iterator[Verdict]:
+    """A verdict on ours over theirs; none where either was not measured."""
+    if theirs is None or ours is None:
+        return
+    ratio = ours / theirs if theirs else (1.0 if ours == theirs else float("inf"))
+    their_text, our_text = (f"{value:,.{digits}f}" for value in (theirs, ours))
+    yield Verdict(target, case, their_text, our_text, ratio_text(ratio), met(ratio))
+
+
+def lag(samples: Samples) -> Iterator[Verdict]:
+    for case in samples.cases():
+        ours = samples.of(arm="freehint", **case).median("t90")
+        theirs = samples.of(arm="balloon", **case).median("t90")
+        target = "90 % back, s: at most 1/20"
+        yield from compare(target, size_name(case), theirs, ours, lambda r: r <= 0.05)
+
+
+def per_gib(samples: Samples, key: str) -> float | None:
+    found = sorted(samples.ratios(key, "returned"))
+    return found[len(found) // 2] * GIB if found else None
+
+
+def price(samples: Samples) -> Iterator[Verdict]:
+    for key, title, limit in (
+        ("discard_calls", "discard calls a GiB: at most 1/6", 1 / 6),
+        ("notifications", "notifications a GiB: at most as many", 1.0),
+    ):
+        for case in samples.cases():
+            parts = (samples.of(arm=a, **case) for a in ("balloon", "freehint"))
+            theirs, ours = (per_gib(part, key) for part in parts)
+            met = within(limit)
+            yield from compare(title, size_name(case), theirs, ours, met, 1)
+
+
+def within(limit: float) -> Callable[[float], bool]:
+    return lambda ratio: ratio <= limit
+
+
+def churn(samples: Samples) -> Iterator[Verdict]:
+    pooled = samples.of(backing="hugetlb")
+    noise = noise_floor(pooled)
+    for case in pooled.cases():
+        mine, peer = (pooled.of(arm=a, **case) for a in ("freehint", "balloon"))
+        title = f"churn, MiB/s: at least as many, ±{noise:.0%} noise"
+        theirs, ours = peer.median("busy_rate"), mine.median("busy_rate")
+        met = at_least(1 - noise)
+        yield from compare(title, loop_name(case), theirs, ours, met, 0)
+        yield from refaults(case, mine, peer)
+    yield from lazy_tax(samples.of(backing="anon"))
+
+
+def at_least(limit: float) -> Callable[[float], bool]:
+    return lambda ratio: ratio >= limit
+
+
+def refaults(case: Params, mine: Samples, peer: Samples) -> Iterator[Verdict]:
+    """Below 16 MiB it is the noise of a guest that does other things, too."""
+    their_bytes, our_bytes = peer.median("refaulted"), mine.median("refaulted")
+    if their_bytes is None or our_bytes is None:
+        return
+    theirs, ours = their_bytes / MIB, our_bytes / MIB
+    met = ours <= max(1.1 * theirs, 16)
+    ratio = ratio_text(ours / theirs) if theirs else "–"
+    title = "churn, MiB refaulted: at most 1.1 times"
+    texts = (f"{theirs:,.0f}", f"{ours:,.0f}")
+    yield Verdict(title, loop_name(case), *texts, ratio, met)
+
+
+def noise_floor(samples: Samples) -> float:
+    """How far the two runs without a reporter are apart, at the worst."""
+    gaps = [0.0]
+    for case in samples.cases():
+        first, again = (samples.of(arm=a, **case) for a in ("off", "off-again"))
+        a, b = first.median("busy_rate"), again.median("busy_rate")
+        if a and b:
+            gaps.append(abs(a - b) / a)
+    return max(gaps)
+
+
+def lazy_tax(samples: Samples) -> Iterator[Verdict]:
+    """Against "off": what is not taken costs nothing to have."""
+    noise = noise_floor(samples)
+    for case in samples.cases():
+        off = samples.of(arm="off", **case).median("busy_rate")
+        lazy = samples.of(arm="freehint-lazy", **case).median("busy_rate")
+        title = f"lazy against off, MiB/s: no tax, ±{noise:.0%} noise"
+        yield from compare(title, loop_name(case), off, lazy, at_least(1 - noise), 0)
+
+
+def footprint(samples: Samples) -> Iterator[Verdict]:
+    for case in samples.cases():
+        theirs = samples.of(arm="balloon", **case).median("mean")
+        ours = samples.of(arm="freehint", **case).median("mean")
+        title = "mean footprint, MiB: at most as much"
+        if theirs and ours:
+            sizes = theirs / MIB, ours / MIB
+            text = f"{case['idle_s']} s idle"
+            yield from compare(title, text, *sizes, within(1.01), 0)
+
+
+def hugepages(samples: Samples) -> Iterator[Verdict]:
+    for case in samples.cases():
+        off, ours = (samples.of(arm=a, **case) for a in ("off", "freehint"))
+        title = "AnonHugePages / RSS against off: kept"
+        sizes = off.median("share"), ours.median("share")
+        yield from compare(title, f"{case['cycles']} cycles", *sizes, at_least(0.99), 3)
+
+
+def tails(samples: Samples) -> Iterator[Verdict]:
+    """Tails are wide; the noise is that of the two runs without a reporter."""
+    for key, title in (
+        ("order0_p99", "order 0, p99"),
+        ("order0_p999", "order 0, p99.9"),
+        ("order9_p99", "order 9, p99"),
+        ("order9_p999", "order 9, p99.9"),
+    ):
+        a, b = (samples.of(arm=x).median(key) for x in ("off", "off-again"))
+        noise = abs(a - b) / min(a, b) if a and b else 0.0
+        theirs, ours = (samples.of(arm=x).median(key) for x in ("balloon", "freehint"))
+        text = f"allocation, µs: at most balloon's, ±{noise:.0%} noise"
+        if theirs and ours:
+            times = theirs / 1000, ours / 1000
+            yield from compare(text, title, *times, within(1.0 + noise), 1)
+
+
+def overcommit(samples: Samples) -> Iterator[Verdict]:
+    for case in samples.of(kind="turns").cases():
+        mine, peer = (samples.of(arm=a, **case) for a in ("freehint", "balloon"))
+        where = f"`{case['command']}`, {case['limit_mib']} MiB"
+        theirs, ours = peer.median("seconds"), mine.median("seconds")
+        title = "overcommit, s for all turns: less"
+        yield from compare(title, where, theirs, ours, within(1.0), 1)
+        theirs, ours = peer.median("swapped_out"), mine.median("swapped_out")
+        if theirs is not None and ours is not None:
+            texts = (f"{theirs / MIB:,.0f}", f"{ours / MIB:,.0f}")
+            title = "overcommit, MiB swapped out: none"
+            yield Verdict(title, where, *texts, "–", ours < MIB)
+    for case in samples.of(kind="fit").cases():
+        mine, peer = (samples.of(arm=a, **case) for a in ("freehint", "balloon"))
+        sizes = peer.median("guests"), mine.median("guests")
+        title = "guests before anything is swapped: no fewer"
+        where = f"{case['limit_mib']} MiB"
+        yield from compare(title, where, *sizes, at_least(1.0), 0)
+
+
+def compiling(samples: Samples) -> Iterator[Verdict]:
+    for key, title in (
+        ("build_gib_s", "compiling, GiB s while building: no more"),
+        ("after_gib_s", "compiling, GiB s after that: no more"),
+        ("end", "compiling, bytes at the end: no more"),
+    ):
+        parts = (samples.of(arm=a) for a in ("balloon", "freehint"))
+        theirs, ours = (part.median(key) for part in parts)
+        yield from compare(title, "Lua", theirs, ours, within(1.02), 2)
+
+
+TARGETS: dict[str, list[Callable[[Samples], Iterator[Verdict]]]] = {
+    "lag": [lag, price],
+    "footprint": [footprint],
+    "churn": [churn],
+    "hugepages": [hugepages],
+    "tails": [tails],
+    "overcommit": [overcommit],
+    "compiling": [compiling],
+}
+
+
+def verdicts(samples: Samples) -> list[Verdict]:
+    return [
+        verdict
+        for metric, judges in TARGETS.items()
+        for judge in judges
+        for verdict in judge(samples.of(metric))
+    ]

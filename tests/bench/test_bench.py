@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The benchmarks can be run, and what they say follows from what was measured."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import report
+from meters import TraceLog
+from plots import draw_all
+from results import Results, ResultsError, load, load_all
+from samples import Samples
+from spread import spread
+from targets import verdicts
+
+HERE = Path(__file__).resolve().parent
+MIB = 1 << 20
+# As QEMU writes it; the last line is not whole yet.
+TRACE = """\
+12@1700000000.100000:virtio_queue_notify vdev 0x55aa n 5 vq 0x7f01
+12@1700000000.200000:virtio_queue_notify vdev 0x66bb n 0 vq 0x7f02
+12@1700000000.300000:ram_block_discard_range ram@0x7f00 + 0x200000: madvise: 1
+12@1700000000.400000:virtio_notify vdev 0x66bb vq 0x7f02
+12@1700000000.500000:virtio_notify vdev 0x55aa vq 0x7f01
+12@1700000000.600000:virtio_queue_not"""
+
+
+def lag_sample(arm: str, t90: float | None, calls: int) -> dict[str, Any]:
+    values = {"t50": t90, "t90": t90, "t99": None, "returned": 1 << 30, "runs": 3}
+    values |= {"discard_calls": calls, "notifications": 9, "interrupts": 9}
+    values |= {"cpu_ns": 5000000, "cpu_s": 2.0, "used": 1 << 30, "free_s": 0.01}
+    return {
+        "run": 0,
+        "metric": "lag",
+        "arm": arm,
+        "rep": 0,
+        "load": 0.1,
+        "params": {"mib": 1024, "huge": True},
+        "values": values,
+        "series": {"kept_mib": [[0, 1100], [1, 100]]},
+        "guest": "toucher -m 1024 -t",
+        "qemu": "qemu-system-x86_64",
+    }
+
+
+class SmokeTest(unittest.TestCase):
+    def test_measures_and_reports(self) -> None:
+        """Each arm does what it is known to do, as the meters see it."""
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "results.json"
+            command = [sys.executable, str(HERE / "run.py"), "--scale", "smoke"]
+            command += ["--output", str(output)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            results = load(output)
+        lags = Samples(results.samples).of("lag")
+        for arm, least in (("balloon", 128 * MIB), ("freehint", 128 * MIB)):
+            for key in ("notifications", "interrupts", "discard_calls"):
+                found = lags.of(arm=arm).median(key)
+                self.assertGreater(found or 0, 0, f"{arm}: {key}")
+            self.assertGreater(lags.of(arm=arm).median("returned") or 0, least, arm)
+        self.assertLess(abs(lags.of(arm="off").median("returned") or 0), 16 * MIB)
+        self.assertEqual(lags.of(arm="off").median("discard_calls"), 0)
+        churned = Samples(results.samples).of("churn", arm="freehint")
+        self.assertGreater(churned.median("refaulted") or 0, 128 * MIB)
+        self.assertIn("## Churn", report.text_of(results))
+
+
+class ReportTest(unittest.TestCase):
+    def results(self) -> Results:
+        results = Results()
+        results.begin_run("scripts/bench", "full", {"freehint-lazy": "no such option"})
+        results.samples = [
+            lag_sample("off", None, 0),
+            lag_sample("balloon", 10.0, 512),
+            lag_sample("freehint", 0.25, 32),
+        ]
+        return results
+
+    def test_the_report_says_what_was_measured(self) -> None:
+        text = report.text_of(self.results())
+        self.assertIn("3 of 3 are met.", text)
+        self.assertIn("| 1024 MiB | 10.00 | 0.25 |", text)
+        self.assertIn("not run: no such option", text)
+        self.assertEqual(text, report.text_of(self.results()))
+
+    def test_a_missed_target_is_told(self) -> None:
+        results = self.results()
+        results.samples[2]["values"]["t90"] = 0.6
+        missed = [v for v in verdicts(Samples(results.samples)) if not v.met]
+        self.assertEqual([v.measured for v in missed], ["1/17"])
+        self.assertIn("2 of 3 are met.", report.text_of(results))
+
+    def test_what_never_happened_has_no_median(self) -> None:
+        results = self.results()
+        results.samples.append(lag_sample("freehint", None, 32))
+        self.assertIsNone(Samples(results.samples).of(arm="freehint").median("t90"))
+
+    @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
+    def test_plots_are_drawn(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = draw_all(Samples(self.results().samples), Path(folder))
+            self.assertEqual(drawn, ["lag.svg"])
+            self.assertIn("</svg>", (Path(folder) / "lag.svg").read_text())
+
+    def test_results_survive_saving_and_merging(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = (Path(folder) / f"{n}.json" for n in (1, 2))
+            self.results().save(first)
+            newer = self.results()
+            newer.samples = [lag_sample("balloon", 8.0, 512)]
+            newer.save(second)
+            merged = load_all([first, second])
+            self.assertEqual(len(merged.runs), 2)
+            self.assertEqual([s["run"] for s in merged.samples], [1])
+            self.assertEqual(load(first).samples, self.results().samples)
+            second.write_text('{"schema": 0}')
+            with self.assertRaises(ResultsError):
+                load(second)
+
+
+class MeterTest(unittest.TestCase):
+    def test_trace_is_counted(self) -> None:
+        """The agent's serial port is not the reporter; half a line waits."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace"
+            path.write_text(TRACE)
+            log = TraceLog(path)
+            counted = log.reports(float("-inf"), float("inf"))
+            self.assertEqual(counted.notifications, 1)
+            self.assertEqual(counted.interrupts, 1)
+            self.assertEqual(counted.discard_calls, 1)
+            self.assertEqual(counted.discarded, 2 * MIB)
+            path.write_text(TRACE + "ify vdev 0x66bb n 0 vq 0x7f02\n")
+            counted = log.reports(float("-inf"), float("inf"))
+            self.assertEqual(counted.notifications, 2)
+
+    def test_spread(self) -> None:
+        found = spread([3.0, 1.0, 2.0, 100.0, 2.5])
+        self.assertEqual(found.median, 2.5)
+        self.assertLessEqual(found.low, 2.5)
+        self.assertGreaterEqual(found.high, 2.5)
+        self.assertEqual(spread([4.0]).low, 4.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
