@@ -12,6 +12,7 @@
 #include "libqos/pci.h"
 #include "libqos/qgraph.h"
 #include "libqos/virtio-freehint.h"
+#include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
@@ -25,21 +26,25 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
+/* Arguments of a command, the caller's: @start and what @rest adds to it. */
+static QDict *arguments(const char *start, const char *rest)
+{
+    g_autofree char *text = g_strdup_printf("{ %s, %s }", start, rest);
+
+    return qobject_to(QDict, qobject_from_json(text, &error_abort));
+}
+
 static void freehint_set(const char *settings)
 {
-    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-set',"
-                                               " 'arguments': { 'id': 'fh0',"
-                                               " %s } }", settings);
-
-    qtest_qmp_assert_success(global_qtest, command);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
+                             " 'arguments': %p }",
+                             arguments("'id': 'fh0'", settings));
 }
 
 static void assert_set_fails(const char *settings, const char *part)
 {
-    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-set',"
-                                               " 'arguments': { 'id': 'fh0',"
-                                               " %s } }", settings);
-    QDict *rsp = qtest_qmp(global_qtest, command);
+    QDict *rsp = qmp("{ 'execute': 'freehint-set', 'arguments': %p }",
+                     arguments("'id': 'fh0'", settings));
     QDict *error = qdict_get_qdict(rsp, "error");
 
     g_assert_nonnull(error);
@@ -283,11 +288,9 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
         assert_described(names[i]);
     }
     for (i = 0; i < ARRAY_SIZE(values); i++) {
-        g_autofree char *command =
-            g_strdup_printf("{ 'execute': 'qom-set', 'arguments': {"
-                            " 'path': 'fh0', %s } }", values[i]);
-
-        qtest_qmp_assert_success(global_qtest, command);
+        qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                                 " 'arguments': %p }",
+                                 arguments("'path': 'fh0'", values[i]));
     }
     device = qfreehint_query();
     g_assert_cmpuint(qdict_get_int(device, "rate-limit"), ==, 0);

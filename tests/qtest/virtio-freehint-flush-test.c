@@ -13,7 +13,9 @@
 #include "libqos/qgraph.h"
 #include "libqos/virtio-freehint.h"
 #include "hw/pci/pci_regs.h"
+#include "qapi/error.h"
 #include "qobject/qdict.h"
+#include "qobject/qjson.h"
 #include "standard-headers/linux/virtio_config.h"
 
 #define GRANULE (2 * MiB)
@@ -90,9 +92,9 @@ static uint32_t start_flush(void)
 static void assert_refused(const char *args, const char *klass,
                            const char *part)
 {
-    g_autofree char *command = g_strdup_printf("{ 'execute': 'freehint-flush',"
-                                               " 'arguments': { %s } }", args);
-    QDict *rsp = qtest_qmp(global_qtest, command);
+    g_autofree char *text = g_strdup_printf("{ %s }", args);
+    QDict *rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': %p }",
+                     qobject_from_json(text, &error_abort));
     QDict *error = qdict_get_qdict(rsp, "error");
 
     g_assert_nonnull(error);
