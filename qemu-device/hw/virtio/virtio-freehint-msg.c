@@ -13,6 +13,7 @@
 #include "qemu/timer.h"
 #include "hw/boards.h"
 #include "trace.h"
+#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 QEMU_BUILD_BUG_ON(VIRTIO_FREEHINT_NUM_DECLINE_REASONS !=
@@ -117,6 +118,9 @@ static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
 {
     size_t len = write_ack(hint, result);
 
+    if (hint->nranges) {
+        len = virtio_freehint_fault_answer(fh, hint, len);
+    }
     virtqueue_push(fh->hintq, &hint->elem, len);
     virtio_notify(VIRTIO_DEVICE(fh), fh->hintq);
     free_hint(hint);
@@ -127,6 +131,10 @@ void virtio_freehint_push(VirtIOFreehint *fh)
     VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
 
     assert(hint->next == hint->nranges);
+    if (virtio_freehint_fault_loses(fh)) {
+        virtio_freehint_forget(fh);
+        return;
+    }
     trace_virtio_freehint_done(hint->cookie, hint->epoch);
     QSIMPLEQ_REMOVE_HEAD(&fh->hints, entry);
     push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);

@@ -15,6 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "trace.h"
+#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 /*
@@ -202,7 +203,8 @@ static bool take_messages(VirtIOFreehint *fh, Budget *takes)
 /* Returns whether there is more to do that no slice in progress will start. */
 static bool advance_hints(VirtIOFreehint *fh, Budget *steps)
 {
-    while (!fh->slice && !QSIMPLEQ_EMPTY(&fh->hints)) {
+    while (!fh->slice && !QSIMPLEQ_EMPTY(&fh->hints) &&
+           !virtio_freehint_fault_holds(fh)) {
         if (is_spent(steps)) {
             return true;
         }

@@ -22,6 +22,7 @@
 #include "qapi/visitor.h"
 #include "system/xen.h"
 #include "trace.h"
+#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 #define VIRTIO_FREEHINT_QUEUE_SIZE 128
@@ -70,8 +71,8 @@ static uint64_t virtio_freehint_get_features(VirtIODevice *vdev,
 
 static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
 {
-    const VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
-    const struct virtio_freehint_config config = {
+    VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
+    struct virtio_freehint_config config = {
         .granule = cpu_to_le64(fh->granule),
         .max_ranges = cpu_to_le32(fh->max_ranges),
         .state = cpu_to_le32(fh->state),
@@ -85,6 +86,7 @@ static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
         .flush_timeout_ms = cpu_to_le32(fh->flush.timeout_ms),
     };
 
+    virtio_freehint_fault_config(fh, &config);
     memcpy(data, &config, vdev->config_len);
 }
 
@@ -227,6 +229,7 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     fh->running = false;
     virtio_freehint_drain(fh, false);
     virtio_freehint_flush_cleanup(fh);
+    virtio_freehint_faults_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
     qemu_bh_delete(fh->bh);
     virtio_delete_queue(fh->hintq);
@@ -460,6 +463,7 @@ static void virtio_freehint_class_init(ObjectClass *klass,
                               "FreehintStats", virtio_freehint_get_stats,
                               NULL, NULL, NULL);
     add_descriptions(klass);
+    virtio_freehint_faults_class_init(klass);
 }
 
 static const TypeInfo virtio_freehint_info = {

@@ -13,6 +13,12 @@ CONFIG_VIRTIO_SERIAL=y
 CONFIG_VIRTIO_RNG=y
 CONFIG_ISA_DEBUG=y
 
+# The device can misbehave on purpose; not for production
+CONFIG_VIRTIO_FREEHINT_FAULTS=y
+
+# A slot that the device can be taken out of
+CONFIG_PCIE_PORT=y
+
 # The peer, for comparisons
 CONFIG_VIRTIO_BALLOON=y
 

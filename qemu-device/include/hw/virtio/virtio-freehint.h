@@ -35,6 +35,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
 
 typedef struct VirtIOFreehintHint VirtIOFreehintHint;
 typedef struct VirtIOFreehintSlice VirtIOFreehintSlice;
+typedef struct VirtIOFreehintFaults VirtIOFreehintFaults;
 
 /* How much of something there was. Never decreases, except for "in flight". */
 typedef struct VirtIOFreehintCount {
@@ -185,6 +186,9 @@ struct VirtIOFreehint {
     VirtIOFreehintStats stats;
     /* QEMU_CLOCK_REALTIME, in ms; -1 before the first hint. */
     int64_t last_hint_ms;
+
+    /* For tests of drivers, see virtio-freehint-faults.c; else NULL. */
+    VirtIOFreehintFaults *faults;
 };
 
 #endif
