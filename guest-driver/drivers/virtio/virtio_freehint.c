@@ -579,10 +579,8 @@ static int vfh_alloc_msgs(struct virtio_freehint *fh)
 				       GFP_KERNEL);
 		msg->answer = kmalloc(struct_size(msg->answer, status, nr),
 				      GFP_KERNEL);
-		if (!msg->request || !msg->answer) {
-			vfh_free_msgs(fh);
+		if (!msg->request || !msg->answer)
 			return -ENOMEM;
-		}
 	}
 	return 0;
 }
@@ -668,10 +666,10 @@ static int vfh_probe(struct virtio_device *vdev)
 		goto free_device;
 	ret = vfh_read_limits(fh);
 	if (ret)
-		goto del_vqs;
+		goto reset;
 	ret = vfh_alloc_msgs(fh);
 	if (ret)
-		goto del_vqs;
+		goto reset;
 
 	virtio_device_ready(vdev);
 	ret = freehint_register(&fh->dev);
@@ -686,10 +684,10 @@ static int vfh_probe(struct virtio_device *vdev)
 	return 0;
 
 reset:
+	/* Or the queue could not be set up by whoever tries next. */
 	virtio_reset_device(vdev);
-	vfh_free_msgs(fh);
-del_vqs:
 	vdev->config->del_vqs(vdev);
+	vfh_free_msgs(fh);
 free_device:
 	kfree(fh);
 	return ret;
