@@ -66,6 +66,8 @@ struct vfh_msg {
  * @dev: as the engine knows it
  * @msgs: by &freehint_hint.slot
  * @epoch: rehint epoch as last read
+ * @given_up: the device is of no use, and that has been said
+ * @baffled: the device gives answers of an unknown kind, and that has been said
  * @config_work: reads the configuration
  * @config_lock: protects @config_stop
  * @config_stop: the configuration is of no interest
@@ -80,6 +82,8 @@ struct virtio_freehint {
 	struct freehint_dev dev;
 	struct vfh_msg msgs[VFH_MAX_HINTS];
 	u32 epoch;
+	bool given_up;
+	bool baffled;
 
 	struct work_struct config_work;
 	spinlock_t config_lock; /* for config_stop */
@@ -182,22 +186,38 @@ static void vfh_queue_config(struct virtio_freehint *fh)
 	spin_unlock_irqrestore(&fh->config_lock, flags);
 }
 
+/* What follows from the first reason is not worth a line. */
+static void vfh_give_up(struct virtio_freehint *fh, const char *why)
+{
+	if (!xchg(&fh->given_up, true))
+		dev_err(&fh->vdev->dev, "%s, no more hints until the driver is bound again\n",
+			why);
+	freehint_broken(&fh->dev);
+}
+
 /* How many statuses the device gave, section "Messages". */
 static size_t vfh_nr_statuses(struct virtio_freehint *fh,
 			      const struct vfh_answer *answer, size_t len)
 {
-	u16 result = le16_to_cpu(answer->ack.result);
+	/* Nobody has written the result if it is not in what was written. */
+	u16 result = len < sizeof(answer->ack) ? 0 :
+		     le16_to_cpu(answer->ack.result);
 
-	if (len >= sizeof(answer->ack) && result == VIRTIO_FREEHINT_R_DONE)
+	switch (result) {
+	case VIRTIO_FREEHINT_R_DONE:
 		return min_t(size_t, le32_to_cpu(answer->ack.nstatus),
 			     len - sizeof(answer->ack));
-
-	/* It would say the same to every other hint. */
-	dev_err_once(&fh->vdev->dev,
-		     "the device does not support these hints (result %u in %zu bytes), giving up on it\n",
-		     result, len);
-	freehint_broken(&fh->dev);
-	return 0;
+	case VIRTIO_FREEHINT_R_UNSUPPORTED:
+		/* It would say the same to every other hint. */
+		vfh_give_up(fh, "the device does not support these hints");
+		return 0;
+	default:
+		if (!fh->baffled)
+			dev_warn(&fh->vdev->dev, "no known result in an answer of %zu bytes (%u), taking all such as refusals\n",
+				 len, result);
+		fh->baffled = true;
+		return 0;
+	}
 }
 
 static void vfh_read_verdicts(const struct vfh_answer *answer, size_t nr,
@@ -373,8 +393,7 @@ static void vfh_config_work(struct work_struct *work)
 	u8 status = fh->vdev->config->get_status(fh->vdev);
 
 	if (status & VIRTIO_CONFIG_S_NEEDS_RESET) {
-		dev_err(&fh->vdev->dev, "the device asks to be reset, no more hints until the driver is bound again\n");
-		freehint_broken(&fh->dev);
+		vfh_give_up(fh, "the device asks to be reset");
 		return;
 	}
 	vfh_read_config(fh);
