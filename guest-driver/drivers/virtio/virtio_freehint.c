@@ -306,7 +306,7 @@ static void vfh_reset_work(struct work_struct *work)
 
 	/* Waits for as long as it takes the device to confirm. */
 	virtio_reset_device(fh->vdev);
-	complete(&fh->reset_done);
+	complete_all(&fh->reset_done);
 }
 
 /* Leave word for the operator; the reset has wiped what was there. */
@@ -318,21 +318,28 @@ static void vfh_tell_failed(struct virtio_freehint *fh)
 	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_FAILED);
 }
 
-/* Ends the use of all buffers, section "Ownership of hinted memory". */
+/* Returns whether the device has let go of all buffers, and in time. */
+static bool vfh_reset_confirmed(struct virtio_freehint *fh)
+{
+	bool asked = fh->was_reset;
+
+	fh->was_reset = true;
+	if (vfh_gone(fh))
+		return true;
+	if (!asked)
+		queue_work(system_long_wq, &fh->reset_work);
+	return wait_for_completion_timeout(&fh->reset_done, VFH_RESET_TIMEOUT);
+}
+
+/* Ends the use of all buffers, section "Hinting free memory". */
 static int vfh_reset(struct freehint_dev *dev)
 {
 	struct virtio_freehint *fh = to_vfh(dev);
 
-	if (fh->was_reset || vfh_gone(fh)) {
-		fh->was_reset = true;
-		return 0;
-	}
-
-	fh->was_reset = true;
-	queue_work(system_long_wq, &fh->reset_work);
-	if (!wait_for_completion_timeout(&fh->reset_done, VFH_RESET_TIMEOUT))
+	if (!vfh_reset_confirmed(fh))
 		return -ETIMEDOUT;
-	vfh_tell_failed(fh);
+	if (!vfh_gone(fh))
+		vfh_tell_failed(fh);
 	return 0;
 }
 
@@ -650,11 +657,25 @@ static void vfh_quiesce(struct virtio_freehint *fh)
  * of this one. Bus mastering off, which is all that PCI does, need not stop a
  * discard that is under way, and not every version of the virtio bus resets its
  * devices; nor would it wait for what is in flight.
+ *
+ * From here a restart by kexec looks like any other one. If no kernel follows,
+ * a device that does not confirm the reset does not get to keep this one.
  */
 static int vfh_reboot(struct notifier_block *nb, unsigned long action,
 		      void *unused)
 {
-	vfh_quiesce(container_of(nb, struct virtio_freehint, reboot_nb));
+	struct virtio_freehint *fh = container_of(nb, struct virtio_freehint,
+						  reboot_nb);
+
+	vfh_config_enable(fh, false);
+	freehint_set_active(&fh->dev, false);
+	if (vfh_reset_confirmed(fh))
+		return NOTIFY_DONE;
+
+	dev_err(&fh->vdev->dev, "the device does not confirm its reset%s\n",
+		action == SYS_RESTART ? ", waiting until it does" : "");
+	if (action == SYS_RESTART)
+		flush_work(&fh->reset_work);
 	return NOTIFY_DONE;
 }
 
