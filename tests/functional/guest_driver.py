@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver in the guest: what it says of itself, binding it, its memory."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
+
+DRIVER = "/sys/bus/virtio/drivers/virtio_freehint"
+DEVICES = "/sys/bus/virtio/devices"
+CHECK = "/sys/kernel/debug/freehint/check"
+
+# What became of the bytes that the driver hinted; the rest is in flight.
+OUTCOMES = ("discarded", "declined", "throttled", "never", "failed", "aborted", "leaked")
+
+# What pages may be missing, in bytes, where all memory has to be accounted
+# for: slab caches, page tables and the like grow for reasons of their own.
+MEMORY_SLACK = 6 * MIB
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout: float = 30) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise GuestError(f"not within {timeout:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+class GuestDriver:
+    """The virtio-freehint driver of a running guest."""
+
+    def __init__(self, vm: FreehintVM) -> None:
+        self._vm = vm
+
+    # -- the device, as this driver is shown it --
+
+    def set_faults(self, **faults: int) -> None:
+        """What the device does wrong from now on, instead of what it did so far.
+
+        See qemu-device/hw/virtio/virtio-freehint-faults.c; "_" is for "-".
+        """
+        value = {name.replace("_", "-"): number for name, number in faults.items()}
+        self._vm.machine.cmd(
+            "qom-set",
+            path=f"/machine/peripheral/{DEVICE_ID}",
+            property="x-faults",
+            value=value,
+        )
+
+    def move_epoch(self) -> None:
+        before = self._vm.query()["rehint-epoch"]
+        self._vm.set_enabled(False)
+        self._vm.set_enabled(True)
+        assert self._vm.query()["rehint-epoch"] != before
+
+    def set_timeout(self, ms: int) -> None:
+        """For how long the driver waits for an answer from now on."""
+        self._vm.check(f"echo {ms} >/sys/module/freehint/parameters/timeout_ms")
+
+    # -- binding --
+
+    def device(self) -> str:
+        """The guest's name for the device, e.g. "virtio3"."""
+        path = self._vm.check(f"grep -lix 0x003f {DEVICES}/*/device")
+        return path.split("/")[-2]
+
+    def is_bound(self) -> bool:
+        return self._vm.run(f"ls -d {DRIVER}/virtio*").status == 0
+
+    def bind(self) -> bool:
+        """Returns whether the driver took the device."""
+        return self._vm.run(f"echo {self.device()} >{DRIVER}/bind").status == 0
+
+    def unbind(self, timeout: float = 60) -> None:
+        self._vm.check(f"echo {self.device()} >{DRIVER}/unbind", timeout)
+
+    # -- what it says --
+
+    def attribute(self, name: str) -> str:
+        return self._vm.check(f"cat {DRIVER}/virtio*/freehint/{name}")
+
+    def counters(self) -> dict[str, int]:
+        """All attributes that are numbers."""
+        lines = self._vm.check(f"cd {DRIVER}/virtio*/freehint && grep . *").splitlines()
+        pairs = (line.split(":", 1) for line in lines)
+        return {name: int(value) for name, value in pairs if value.isdigit()}
+
+    def unaccounted(self) -> int:
+        """Hinted bytes that are neither in flight nor have an outcome: zero."""
+        counters = self.counters()
+        known = sum(counters[f"{name}_bytes"] for name in OUTCOMES)
+        return counters["hinted_bytes"] - known - counters["in_flight_bytes"]
+
+    def violations(self) -> int:
+        """Granules whose state contradicts the allocator's lists: zero."""
+        text = self._vm.check(f"cat {CHECK}")
+        return int(re.findall(r"^violations (\d+)$", text, re.M)[0])
+
+    def mark_log(self) -> str:
+        """Remember this point of the kernel's log, for `log`."""
+        mark = f"mark-{time.monotonic_ns()}"
+        self._vm.check(f"echo {mark} >/dev/kmsg")
+        return mark
+
+    def log(self, mark: str) -> list[str]:
+        """What the driver and the engine wrote to the kernel's log since then."""
+        lines = self._vm.check("dmesg").splitlines()
+        start = next(i for i, line in enumerate(lines) if mark in line)
+        return [line for line in lines[start:] if "freehint" in line]
+
+    # -- memory --
+
+    def settle(self, timeout: float = 60) -> None:
+        """Wait until the driver has nothing to do."""
+        last: list[int] = []
+
+        def is_quiet() -> bool:
+            counters = self.counters()
+            last.append(counters["hinted_bytes"])
+            return (
+                len(last) > 5
+                and len(set(last[-5:])) == 1
+                and not counters["in_flight_bytes"]
+            )
+
+        wait_for("the driver is at rest", is_quiet, timeout)
+
+    def free_by_zone(self) -> dict[str, int]:
+        """Free bytes of each zone, per-CPU lists included, caches dropped."""
+        self._vm.check("sync; echo 3 >/proc/sys/vm/drop_caches")
+        self._vm.check("echo 1 >/proc/sys/vm/stat_refresh; sleep 0.2")
+        free: dict[str, int] = {}
+        zone = ""
+        for line in self._vm.check("cat /proc/zoneinfo").splitlines():
+            words = line.split()
+            if line.startswith("Node"):
+                zone = f"{words[1]}{words[3]}"
+                free[zone] = 0
+            elif words[:2] == ["pages", "free"]:
+                free[zone] += int(words[2]) * 4096
+            elif words[0] == "count:":
+                free[zone] += int(words[1]) * 4096
+        return free
+
+    def missing(self, before: dict[str, int]) -> dict[str, int]:
+        """Bytes that each zone has less of than before, where that is much."""
+        now = self.free_by_zone()
+        lost = {zone: before[zone] - now[zone] for zone in before}
+        return {zone: size for zone, size in lost.items() if size > MEMORY_SLACK}

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver and a device that must not, or can only just, be used."""
+
+import unittest
+from typing import Any
+
+from freehint_vm import DEVICE_ID, MIB, FreehintVM
+from guest_driver import GuestDriver
+from hint_trace import HintTrace
+
+VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
+STATUS_FAILED = "VIRTIO_CONFIG_S_FAILED"
+# Larger than what the guest can keep apart, a pageblock.
+LARGE_GRANULE = 4 * MIB
+
+
+class LimitsTest(unittest.TestCase):
+    vm: FreehintVM
+    trace: HintTrace
+    driver: GuestDriver
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.trace = HintTrace()
+        cls.addClassCleanup(cls.trace.close)
+        vm = FreehintVM(memory_mib=512, extra_args=cls.trace.args)
+        cls.vm = cls.enterClassContext(vm)
+        cls.driver = GuestDriver(cls.vm)
+        cls.driver.settle()
+
+    def setUp(self) -> None:
+        if self.driver.is_bound():
+            self.driver.unbind()
+
+    def tearDown(self) -> None:
+        if self.driver.is_bound():
+            self.assertEqual(self.driver.unaccounted(), 0)
+            self.assertEqual(self.driver.violations(), 0)
+
+    def device_statuses(self) -> list[str]:
+        """Names of the bits in the device status."""
+        path = f"/machine/peripheral/{DEVICE_ID}/virtio-backend"
+        status: Any = self.vm.machine.cmd("x-query-virtio-status", path=path)
+        return [name.split(":")[0] for name in status["status"]["statuses"]]
+
+    def check_refused(self, word: str, **faults: int) -> None:
+        """The driver says why, once, and leaves the device alone."""
+        log, mark = self.driver.mark_log(), self.trace.mark()
+        self.driver.set_faults(**faults)
+        self.assertFalse(self.driver.bind(), "the driver took the device")
+        lines = [line for line in self.driver.log(log) if word in line]
+        self.assertEqual(len(lines), 1, self.driver.log(log))
+        self.assertIn(STATUS_FAILED, self.device_statuses())
+        self.vm.check("memhog 64m; sleep 1")
+        self.assertEqual(self.trace.hints(mark), [])
+
+    def check_works(self) -> None:
+        mark = self.trace.mark()
+        self.assertTrue(self.driver.bind())
+        self.assertEqual(self.vm.query()["driver-status"], "active")
+        self.vm.check("memhog 96m")
+        self.driver.settle()
+        size = sum(r.len for r in self.trace.ranges(mark))
+        self.assertGreater(size, 64 * MIB)
+
+    def test_access_platform_is_refused(self) -> None:
+        self.check_refused("VIRTIO_F_ACCESS_PLATFORM", features=ACCESS_PLATFORM)
+        self.driver.set_faults()
+        self.check_works()
+
+    def test_a_device_of_before_version_1_is_refused(self) -> None:
+        self.check_refused("VIRTIO_F_VERSION_1", features=VERSION_1)
+
+    def test_a_granule_that_is_no_power_of_two_is_refused(self) -> None:
+        for granule in (0, 3 * MIB, 2**64 - 1):
+            with self.subTest(granule=granule):
+                self.check_refused("granule", granule=granule)
+
+    def test_hints_without_ranges_are_refused(self) -> None:
+        self.check_refused("0 ranges", max_ranges=0)
+        self.driver.set_faults()
+        self.check_works()
+
+    def test_one_range_a_hint_will_do(self) -> None:
+        self.driver.set_faults(max_ranges=1)
+        mark = self.trace.mark()
+        self.check_works()
+        cookies = [r.cookie for r in self.trace.ranges(mark)]
+        self.assertEqual(len(cookies), len(set(cookies)), "two ranges in a hint")
+
+    def test_too_large_a_granule_is_not_used(self) -> None:
+        for granule in (LARGE_GRANULE, 2**63):
+            with self.subTest(granule=granule):
+                log, mark = self.driver.mark_log(), self.trace.mark()
+                self.driver.set_faults(granule=granule)
+                self.assertTrue(self.driver.bind())
+                self.assertEqual(self.driver.attribute("status"), "granule")
+                self.assertEqual(self.vm.query()["driver-status"], "granule")
+                self.vm.check("memhog 64m; sleep 1")
+                self.assertEqual(self.trace.hints(mark), [])
+                self.assertEqual(len(self.driver.log(log)), 1)
+                self.driver.unbind()
+
+
+if __name__ == "__main__":
+    unittest.main()

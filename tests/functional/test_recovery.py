@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver and a device that does not answer, or not even to a reset."""
+
+import unittest
+
+from freehint_vm import MIB, FreehintVM
+from guest_driver import GuestDriver, wait_for
+
+TIMEOUT_MS = 1000
+# How long the driver waits for a reset; VFH_RESET_TIMEOUT.
+RESET_S = 10
+
+
+class RecoveryTest(unittest.TestCase):
+    """One guest for all cases: each starts with a device that behaves."""
+
+    vm: FreehintVM
+    driver: GuestDriver
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.vm = cls.enterClassContext(FreehintVM(memory_mib=512, cpus=2))
+        cls.driver = GuestDriver(cls.vm)
+        cls.driver.set_timeout(TIMEOUT_MS)
+
+    def setUp(self) -> None:
+        self.driver.settle()
+        self.free = self.driver.free_by_zone()
+        self.log = self.driver.mark_log()
+        self.before = self.driver.counters()
+
+    def tearDown(self) -> None:
+        self.driver.set_faults()
+        if self.driver.is_bound():
+            self.driver.unbind()
+        self.assertTrue(self.driver.bind())
+        self.driver.settle()
+        self.assertEqual(self.driver.attribute("status"), "active")
+        self.assertEqual(self.driver.violations(), 0)
+
+    def wait_failed(self, timeout: float = 30) -> None:
+        wait_for(
+            "the driver gives the device up",
+            lambda: self.vm.query()["driver-status"] == "failed",
+            timeout,
+        )
+        self.assertEqual(self.driver.attribute("status"), "failed")
+
+    def check_back(self, aborted: int) -> None:
+        """All memory is in use again, and that it was is known."""
+        counters = self.driver.counters()
+        self.assertEqual(counters["in_flight_bytes"], 0)
+        self.assertEqual(counters["leaked_bytes"], 0)
+        self.assertGreaterEqual(counters["aborted_bytes"], aborted)
+        self.assertEqual(self.driver.unaccounted(), 0)
+        self.assertEqual(self.driver.missing(self.free), {})
+        self.check_churn()
+
+    def check_churn(self) -> None:
+        result = self.vm.run("churn -n 1 -m 128 -p 150")
+        self.assertIn(" 0 bytes lost", result.output)
+
+    def test_a_device_that_hangs_is_reset(self) -> None:
+        """With churn running, which verifies what it wrote."""
+        churn = self.vm.start("churn -n 4 -m 128 -p 400")
+        self.driver.set_faults(hang=1)
+        self.wait_failed()
+        result = self.vm.finish(churn)
+        self.assertIn(" 0 bytes lost", result.output)
+        counters = self.driver.counters()
+        self.assertEqual(counters["timeouts"], 1)
+        self.assertEqual(len(self.driver.log(self.log)), 1)
+        self.check_back(aborted=1)
+
+    def test_one_lost_hint_of_many_is_noticed(self) -> None:
+        """Although the device goes on to answer others."""
+        self.driver.set_faults(lose=1)
+        self.vm.check("memhog 96m")
+        churn = self.vm.start("churn -n 4 -m 64 -p 400")
+        self.wait_failed()
+        self.vm.finish(churn)
+        self.assertEqual(self.driver.counters()["timeouts"], 1)
+        self.check_back(aborted=1)
+
+    def test_a_device_that_asks_for_a_reset_gets_it(self) -> None:
+        self.driver.set_faults(needs_reset=1)
+        self.vm.check("memhog 96m")
+        self.wait_failed()
+        self.assertEqual(self.driver.counters()["timeouts"], 0)
+        self.assertEqual(len(self.driver.log(self.log)), 1)
+        self.check_back(aborted=1)
+
+    def test_unbinding_from_a_device_that_hangs(self) -> None:
+        """The driver waits, resets, and has its memory back when it goes."""
+        self.driver.set_timeout(60 * TIMEOUT_MS)
+        self.driver.set_faults(hang=1)
+        self.vm.check("memhog 96m")
+        wait_for("hints", lambda: self.driver.counters()["in_flight_bytes"])
+        self.driver.set_timeout(TIMEOUT_MS)
+        self.driver.unbind()
+        self.assertEqual(self.driver.missing(self.free), {})
+        self.assertEqual(self.vm.query()["driver-status"], "not-ready")
+        self.check_churn()
+
+
+class UnconfirmedResetTest(unittest.TestCase):
+    """A guest for itself: it never gets all of its memory back."""
+
+    def test_memory_of_an_unconfirmed_reset_is_never_used(self) -> None:
+        with FreehintVM(memory_mib=512, cpus=2) as vm:
+            driver = GuestDriver(vm)
+            driver.settle()
+            driver.set_timeout(TIMEOUT_MS)
+            log = driver.mark_log()
+            free = sum(driver.free_by_zone().values())
+
+            driver.set_faults(hang=1, stuck_status=1)
+            vm.check("memhog 96m")
+            wait_for(
+                "the driver gives up",
+                lambda: driver.attribute("status") == "failed",
+                RESET_S + 30,
+            )
+            leaked = driver.counters()["leaked_bytes"]
+            self.assertGreater(leaked, 2 * MIB)
+            self.assertEqual(driver.counters()["in_flight_bytes"], 0)
+            self.assertEqual(driver.counters()["aborted_bytes"], 0)
+            self.assertEqual(driver.unaccounted(), 0)
+            lines = driver.log(log)
+            self.assertEqual(len(lines), 2, lines)
+            self.assertIn(f"{leaked >> 10} KiB", lines[1])
+            gone = free - sum(driver.free_by_zone().values())
+            self.assertLess(abs(gone - leaked), 16 * MIB)
+
+            # The device wakes up late, and discards what it was given then. A
+            # file that fills the memory would lose whatever is in use again.
+            available = vm.check("awk '/MemFree/ {print $2}' /proc/meminfo")
+            mib = int(available) // 1024 - 60
+            self.assertGreater(mib, 100)
+            vm.check("mkdir /full && mount -t tmpfs -o size=100% tmpfs /full")
+            vm.check("dd if=/dev/urandom of=/tmp/seed bs=1M count=1")
+            fill = f"for i in $(seq {mib}); do cat /tmp/seed; done >/full/file"
+            vm.check(f"set -e; {fill}", 300)
+            checksum = vm.check("md5sum /full/file", 300)
+            before = vm.query()["stats"]["discard-bytes"]
+            driver.set_faults(stuck_status=1)
+            wait_for(
+                "discards that come late",
+                lambda: vm.query()["stats"]["discard-bytes"] - before == leaked,
+            )
+            self.assertEqual(vm.check("md5sum /full/file", 300), checksum)
+            vm.check("rm /full/file")
+
+            # With the reset confirmed at last there is a next time.
+            driver.set_faults()
+            driver.unbind()
+            self.assertTrue(driver.bind())
+            driver.settle()
+            self.assertEqual(driver.attribute("status"), "active")
+            gone = free - sum(driver.free_by_zone().values())
+            self.assertGreater(gone, leaked - 16 * MIB)
+            result = vm.run("churn -n 2 -m 128 -p 150")
+            self.assertIn(" 0 bytes lost", result.output)
+
+
+if __name__ == "__main__":
+    unittest.main()
