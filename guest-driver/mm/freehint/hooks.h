@@ -78,10 +78,18 @@ static inline void freehint_wait_range(unsigned long start_pfn,
 		__freehint_wait_range(start_pfn, end_pfn);
 }
 
-/* In page_alloc.c, as what they need is static there. */
+/* In page_alloc.c and compaction.c, as what they need is static there. */
 void __freehint_take(struct zone *zone, struct page *buddy, struct page *page,
 		     unsigned int order);
 void __freehint_give(struct zone *zone, struct page *page, unsigned int order);
+#ifdef CONFIG_COMPACTION
+void freehint_compact_zone(struct zone *zone, const unsigned long *until);
+#else
+static inline void freehint_compact_zone(struct zone *zone,
+					 const unsigned long *until)
+{
+}
+#endif
 
 #else /* !CONFIG_FREEHINT */
 
