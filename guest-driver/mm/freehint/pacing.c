@@ -42,9 +42,12 @@ static void fh_pace_set(struct fh_pace *pace, unsigned int age_ms)
 void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,
 		    unsigned int max_ms)
 {
+	/* Unless it has backed off, it is what the device asked for, and follows. */
+	unsigned int age_ms = pace->age_ms == pace->min_ms ? min_ms : pace->age_ms;
+
 	pace->min_ms = min_ms;
 	pace->max_ms = max(min_ms, max_ms);
-	fh_pace_set(pace, pace->age_ms);
+	fh_pace_set(pace, age_ms);
 }
 
 /*

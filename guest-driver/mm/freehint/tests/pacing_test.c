@@ -61,12 +61,24 @@ static void test_pace_bounds(struct kunit *test)
 
 	fh_pace_bounds(&pace, 100, 5000);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
-	fh_pace_bounds(&pace, 20, 5000);
-	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
 	fh_pace_bounds(&pace, 8000, 5000);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 8000);
 	fh_pace_bounds(&pace, 20, 5000);
-	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 20);
+}
+
+/* What the guest has learned is not forgotten because the device asks for less. */
+static void test_pace_bounds_backed_off(struct kunit *test)
+{
+	const struct fh_reuse hot = { .hinted = 256, .reused = 200 };
+	struct fh_pace pace = { };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &hot, 0);
+	fh_pace_bounds(&pace, 20, 5000);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
+	fh_pace_bounds(&pace, 20, 150);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 150);
 }
 
 /* A guest that wants everything back is left alone longer, up to a limit. */
@@ -135,6 +147,7 @@ static struct kunit_case freehint_pacing_cases[] = {
 	KUNIT_CASE(test_reuse_window),
 	KUNIT_CASE(test_reuse_window_asleep),
 	KUNIT_CASE(test_pace_bounds),
+	KUNIT_CASE(test_pace_bounds_backed_off),
 	KUNIT_CASE(test_pace_backs_off),
 	KUNIT_CASE(test_pace_needs_evidence),
 	KUNIT_CASE(test_pace_speeds_up),
