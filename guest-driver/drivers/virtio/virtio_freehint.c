@@ -29,8 +29,11 @@
 /* Enough to keep the device busy while answers are being dealt with. */
 #define VFH_MAX_HINTS		8
 
-/* A hint takes one descriptor for what the device reads, one for its answer. */
+/* A message takes one descriptor for what the device reads, one for its answer. */
 #define VFH_DESCRIPTORS		2
+
+/* Messages that are no hints: gauges, and the answer to a flush. */
+#define VFH_OTHER_MSGS		2
 
 /* How long a device may take to confirm a reset. */
 #define VFH_RESET_TIMEOUT	(10 * HZ)
@@ -39,19 +42,27 @@
 #define VFH_MAX_RETRY_MS	60000
 
 /**
- * struct vfh_msg - the buffers of one hint
- * @hint: what is in them; NULL while they are not in the queue
- * @request: header and ranges, read by the device
+ * struct vfh_msg - the buffers of one message
+ * @queued: the device has them
+ * @refused: the device does not support this type of message
+ * @hint: of a hint, what is in them
+ * @request: header and what follows it, read by the device
  * @answer: ack and status bytes, written by the device
  *
  * Allocated when the device is probed: nothing is to be allocated while free
  * memory is off the free lists.
  */
 struct vfh_msg {
+	bool queued;
+	bool refused;
 	struct freehint_hint *hint;
 	struct vfh_request {
 		struct virtio_freehint_hdr hdr;
-		struct virtio_freehint_range ranges[];
+		union {
+			DECLARE_FLEX_ARRAY(struct virtio_freehint_range, ranges);
+			struct virtio_freehint_gauges gauges;
+			struct virtio_freehint_flush_done flush_done;
+		};
 	} *request;
 	struct vfh_answer {
 		struct virtio_freehint_ack ack;
@@ -64,10 +75,16 @@ struct vfh_msg {
  * @vdev: it
  * @vq: hintq; the engine thread's
  * @dev: as the engine knows it
- * @msgs: by &freehint_hint.slot
+ * @hints: messages, by &freehint_hint.slot
+ * @gauges: message
+ * @flush_done: message
+ * @flush: what the device is to be told of the last flush
+ * @flush_owed: it has not been told
+ * @notifications: how often the device was told to look at the queue
  * @epoch: rehint epoch as last read
  * @given_up: the device is of no use, and that has been said
  * @baffled: the device gives answers of an unknown kind, and that has been said
+ * @flush_id: the last flush that the device has asked for, if it can
  * @config_work: reads the configuration
  * @config_lock: protects @config_stop
  * @config_stop: the configuration is of no interest
@@ -80,10 +97,16 @@ struct virtio_freehint {
 	struct virtio_device *vdev;
 	struct virtqueue *vq;
 	struct freehint_dev dev;
-	struct vfh_msg msgs[VFH_MAX_HINTS];
+	struct vfh_msg hints[VFH_MAX_HINTS];
+	struct vfh_msg gauges;
+	struct vfh_msg flush_done;
+	struct freehint_flush flush;
+	bool flush_owed;
+	u64 notifications;
 	u32 epoch;
 	bool given_up;
 	bool baffled;
+	u32 flush_id;
 
 	struct work_struct config_work;
 	spinlock_t config_lock; /* for config_stop */
@@ -102,7 +125,64 @@ static struct virtio_freehint *to_vfh(struct freehint_dev *dev)
 }
 
 /*
- * Hints and answers.
+ * Messages.
+ */
+
+static void vfh_fill_hdr(struct vfh_msg *msg, u16 type, u16 flags, u32 nranges,
+			 u64 cookie)
+{
+	msg->request->hdr = (struct virtio_freehint_hdr) {
+		.type = cpu_to_le16(type),
+		.flags = cpu_to_le16(flags),
+		.nranges = cpu_to_le32(nranges),
+		.cookie = cpu_to_le64(cookie),
+	};
+}
+
+/* Does not tell the device. @size is of what follows the header. */
+static int vfh_queue(struct virtio_freehint *fh, struct vfh_msg *msg,
+		     size_t size, size_t nr_statuses)
+{
+	size_t answer_size = struct_size(msg->answer, status, nr_statuses);
+	struct scatterlist request, answer, *sgs[] = { &request, &answer };
+	int ret;
+
+	/* What the device does not write claims nothing. */
+	memset(msg->answer, 0, answer_size);
+
+	sg_init_one(&request, msg->request,
+		    offsetof(struct vfh_request, ranges) + size);
+	sg_init_one(&answer, msg->answer, answer_size);
+	ret = virtqueue_add_sgs(fh->vq, sgs, 1, 1, msg,
+				GFP_NOWAIT | __GFP_NOWARN);
+	if (!ret)
+		msg->queued = true;
+	return ret;
+}
+
+static void vfh_notify(struct virtio_freehint *fh)
+{
+	/* Not while it looks at the queue anyway. */
+	if (!virtqueue_kick_prepare(fh->vq))
+		return;
+	fh->notifications++;
+	virtqueue_notify(fh->vq);
+}
+
+static void vfh_kick(struct freehint_dev *dev)
+{
+	vfh_notify(to_vfh(dev));
+}
+
+static u16 vfh_result(const struct vfh_answer *answer, size_t len)
+{
+	if (len < sizeof(answer->ack))
+		return 0;
+	return le16_to_cpu(answer->ack.result);
+}
+
+/*
+ * Hints and their answers.
  */
 
 /* Section "Range status": what is not listed, and zero, means "declined". */
@@ -129,51 +209,33 @@ static enum freehint_verdict vfh_verdict(u8 status)
 	}
 }
 
-static void vfh_fill_request(struct vfh_request *request,
-			     const struct freehint_hint *hint)
+static void vfh_fill_hint(struct vfh_msg *msg, const struct freehint_hint *hint)
 {
 	u16 flags = hint->zero ? VIRTIO_FREEHINT_HINT_F_ZERO : 0;
 	unsigned int i;
 
-	request->hdr.type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT);
-	request->hdr.flags = cpu_to_le16(flags);
-	request->hdr.nranges = cpu_to_le32(hint->nr_ranges);
-	request->hdr.cookie = cpu_to_le64(hint->cookie);
-
+	vfh_fill_hdr(msg, VIRTIO_FREEHINT_T_HINT, flags, hint->nr_ranges,
+		     hint->cookie);
 	for (i = 0; i < hint->nr_ranges; i++) {
 		const struct freehint_range *range = &hint->ranges[i];
 
-		request->ranges[i].addr = cpu_to_le64(PFN_PHYS(range->pfn));
-		request->ranges[i].len = cpu_to_le64(PFN_PHYS(range->nr_pages));
+		msg->request->ranges[i] = (struct virtio_freehint_range) {
+			.addr = cpu_to_le64(PFN_PHYS(range->pfn)),
+			.len = cpu_to_le64(PFN_PHYS(range->nr_pages)),
+		};
 	}
 }
 
 static int vfh_submit(struct freehint_dev *dev, struct freehint_hint *hint)
 {
 	struct virtio_freehint *fh = to_vfh(dev);
-	struct vfh_msg *msg = &fh->msgs[hint->slot];
-	size_t request_size = struct_size(msg->request, ranges, hint->nr_ranges);
-	size_t answer_size = struct_size(msg->answer, status, hint->nr_ranges);
-	struct scatterlist request, answer, *sgs[] = { &request, &answer };
-	int ret;
+	struct vfh_msg *msg = &fh->hints[hint->slot];
 
-	vfh_fill_request(msg->request, hint);
-	/* What the device does not write claims nothing. */
-	memset(msg->answer, 0, answer_size);
-
-	sg_init_one(&request, msg->request, request_size);
-	sg_init_one(&answer, msg->answer, answer_size);
-	ret = virtqueue_add_sgs(fh->vq, sgs, 1, 1, msg,
-				GFP_NOWAIT | __GFP_NOWARN);
-	if (ret)
-		return ret;
+	vfh_fill_hint(msg, hint);
 	msg->hint = hint;
-	return 0;
-}
-
-static void vfh_kick(struct freehint_dev *dev)
-{
-	virtqueue_kick(to_vfh(dev)->vq);
+	return vfh_queue(fh, msg,
+			 flex_array_size(msg->request, ranges, hint->nr_ranges),
+			 hint->nr_ranges);
 }
 
 static void vfh_queue_config(struct virtio_freehint *fh)
@@ -199,9 +261,7 @@ static void vfh_give_up(struct virtio_freehint *fh, const char *why)
 static size_t vfh_nr_statuses(struct virtio_freehint *fh,
 			      const struct vfh_answer *answer, size_t len)
 {
-	/* Nobody has written the result if it is not in what was written. */
-	u16 result = len < sizeof(answer->ack) ? 0 :
-		     le16_to_cpu(answer->ack.result);
+	u16 result = vfh_result(answer, len);
 
 	switch (result) {
 	case VIRTIO_FREEHINT_R_DONE:
@@ -242,8 +302,8 @@ static unsigned int vfh_retry_ms(const struct vfh_answer *answer,
 	return 0;
 }
 
-static void vfh_answered(struct virtio_freehint *fh, struct vfh_msg *msg,
-			 unsigned int len)
+static void vfh_hint_answered(struct virtio_freehint *fh, struct vfh_msg *msg,
+			      unsigned int len)
 {
 	const struct vfh_answer *answer = msg->answer;
 	struct freehint_hint *hint = msg->hint;
@@ -258,8 +318,94 @@ static void vfh_answered(struct virtio_freehint *fh, struct vfh_msg *msg,
 		if (stale)
 			vfh_queue_config(fh);
 	}
-	msg->hint = NULL;
 	freehint_complete(&fh->dev, hint, stale, vfh_retry_ms(answer, hint));
+}
+
+/*
+ * Gauges and the answer to a flush. The device acknowledges them, no more. One
+ * that does not know them is not to blame, and not to be asked again.
+ */
+
+static struct virtio_freehint_gauges
+vfh_le_gauges(const struct freehint_gauges *gauges)
+{
+	return (struct virtio_freehint_gauges) {
+		.free = cpu_to_le64(gauges->free_bytes),
+		.pending = cpu_to_le64(gauges->pending_bytes),
+		.hinted = cpu_to_le64(gauges->discarded_bytes),
+		.in_flight = cpu_to_le64(gauges->in_flight_bytes),
+		.stuck = cpu_to_le64(gauges->stuck_bytes),
+		.reused = cpu_to_le64(gauges->reused_bytes),
+	};
+}
+
+static bool vfh_gauges(struct freehint_dev *dev,
+		       const struct freehint_gauges *gauges)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+	struct vfh_msg *msg = &fh->gauges;
+
+	if (msg->queued || msg->refused)
+		return false;
+	vfh_fill_hdr(msg, VIRTIO_FREEHINT_T_GAUGES, 0, 0, 0);
+	msg->request->gauges = vfh_le_gauges(gauges);
+	return !vfh_queue(fh, msg, sizeof(msg->request->gauges), 0);
+}
+
+static const u32 vfh_flush_results[] = {
+	[FREEHINT_FLUSH_DONE] = VIRTIO_FREEHINT_FLUSH_DONE,
+	[FREEHINT_FLUSH_TIMEOUT] = VIRTIO_FREEHINT_FLUSH_TIMEOUT,
+	[FREEHINT_FLUSH_REFUSED] = VIRTIO_FREEHINT_FLUSH_REFUSED,
+};
+
+static void vfh_fill_flush_done(struct vfh_msg *msg,
+				const struct freehint_flush *flush)
+{
+	vfh_fill_hdr(msg, VIRTIO_FREEHINT_T_FLUSH_DONE, 0, 0, flush->id);
+	msg->request->flush_done = (struct virtio_freehint_flush_done) {
+		.id = cpu_to_le32(flush->id),
+		.result = cpu_to_le32(vfh_flush_results[flush->result]),
+		.hinted = cpu_to_le64(flush->hinted_bytes),
+		.gauges = vfh_le_gauges(&flush->gauges),
+	};
+}
+
+/*
+ * Or do it when the queue is reaped: the device may have read the answer to the
+ * flush before, and asked for this one, ahead of our seeing that it did. Room is
+ * kept in the queue, but a device may have a very small one.
+ */
+static void vfh_answer_flush(struct virtio_freehint *fh)
+{
+	struct vfh_msg *msg = &fh->flush_done;
+
+	if (!fh->flush_owed || msg->queued || msg->refused)
+		return;
+	vfh_fill_flush_done(msg, &fh->flush);
+	if (vfh_queue(fh, msg, sizeof(msg->request->flush_done), 0))
+		return;
+	fh->flush_owed = false;
+	vfh_notify(fh);
+}
+
+static void vfh_flushed(struct freehint_dev *dev,
+			const struct freehint_flush *flush)
+{
+	struct virtio_freehint *fh = to_vfh(dev);
+
+	fh->flush = *flush;
+	fh->flush_owed = true;
+	vfh_answer_flush(fh);
+}
+
+static void vfh_answered(struct virtio_freehint *fh, struct vfh_msg *msg,
+			 unsigned int len)
+{
+	msg->queued = false;
+	if (msg != &fh->gauges && msg != &fh->flush_done)
+		vfh_hint_answered(fh, msg, len);
+	else if (vfh_result(msg->answer, len) == VIRTIO_FREEHINT_R_UNSUPPORTED)
+		msg->refused = true;
 }
 
 static void vfh_reap(struct freehint_dev *dev)
@@ -273,6 +419,7 @@ static void vfh_reap(struct freehint_dev *dev)
 		while ((msg = virtqueue_get_buf(fh->vq, &len)))
 			vfh_answered(fh, msg, len);
 	} while (!virtqueue_enable_cb(fh->vq));
+	vfh_answer_flush(fh);
 }
 
 static void vfh_hintq_callback(struct virtqueue *vq)
@@ -370,6 +517,31 @@ static void vfh_status(struct freehint_dev *dev, enum freehint_status status)
 		vfh_write_status(fh, vfh_statuses[status].driver_status);
 }
 
+static u32 vfh_read_flush_id(struct virtio_freehint *fh)
+{
+	u32 id = 0;
+
+	virtio_cread_le_feature(fh->vdev, VIRTIO_FREEHINT_F_FLUSH,
+				struct virtio_freehint_config, flush_id, &id);
+	return id;
+}
+
+/* Section "Flush". The id changes last, and what it comes with holds from then. */
+static void vfh_read_flush(struct virtio_freehint *fh)
+{
+	u32 id = vfh_read_flush_id(fh), flags, timeout_ms;
+
+	if (id == fh->flush_id)
+		return;
+	fh->flush_id = id;
+	virtio_cread_le(fh->vdev, struct virtio_freehint_config, flush_flags,
+			&flags);
+	virtio_cread_le(fh->vdev, struct virtio_freehint_config,
+			flush_timeout_ms, &timeout_ms);
+	freehint_flush(&fh->dev, id, timeout_ms,
+		       flags & VIRTIO_FREEHINT_FLUSH_F_COMPACT);
+}
+
 static void vfh_read_config(struct virtio_freehint *fh)
 {
 	u32 state, epoch, delay_ms, min_age_ms;
@@ -391,6 +563,7 @@ static void vfh_read_config(struct virtio_freehint *fh)
 	if (moved)
 		freehint_rehint(&fh->dev);
 	freehint_set_active(&fh->dev, state == VIRTIO_FREEHINT_STATE_ACTIVE);
+	vfh_read_flush(fh);
 }
 
 static void vfh_config_work(struct work_struct *work)
@@ -507,7 +680,9 @@ static DEVICE_ATTR_RO(_name)
 VFH_STAT(granule, stats.granule);
 VFH_STAT(age_ms, stats.age_ms);
 VFH_STAT(hints, stats.hints);
+VFH_STAT(notifications, dev_to_vfh(dev)->notifications);
 VFH_STAT(ranges, stats.ranges);
+VFH_STAT(runs, stats.runs);
 VFH_STAT(hinted_bytes, stats.hinted_bytes);
 VFH_STAT(discarded_bytes, stats.verdict_bytes[FREEHINT_DISCARDED]);
 VFH_STAT(declined_bytes, stats.verdict_bytes[FREEHINT_DECLINED]);
@@ -516,17 +691,18 @@ VFH_STAT(never_bytes, stats.verdict_bytes[FREEHINT_NEVER]);
 VFH_STAT(failed_bytes, stats.verdict_bytes[FREEHINT_FAILED]);
 VFH_STAT(aborted_bytes, stats.aborted_bytes);
 VFH_STAT(leaked_bytes, stats.leaked_bytes);
-VFH_STAT(in_flight_bytes, stats.in_flight_bytes);
-VFH_STAT(reused_bytes, stats.reused_bytes);
-VFH_STAT(free_pending_bytes, stats.pending_bytes);
-VFH_STAT(free_discarded_bytes, stats.discarded_bytes);
+VFH_STAT(in_flight_bytes, stats.gauges.in_flight_bytes);
+VFH_STAT(reused_bytes, stats.gauges.reused_bytes);
+VFH_STAT(free_pending_bytes, stats.gauges.pending_bytes);
+VFH_STAT(free_discarded_bytes, stats.gauges.discarded_bytes);
 VFH_STAT(free_refused_bytes, stats.refused_bytes);
-VFH_STAT(free_stuck_bytes, stats.stuck_bytes);
+VFH_STAT(free_stuck_bytes, stats.gauges.stuck_bytes);
 VFH_STAT(excluded_bytes, stats.excluded_bytes);
 VFH_STAT(stale_granules, stats.stale_granules);
 VFH_STAT(guard_stops, stats.guard_stops);
 VFH_STAT(pcp_drains, stats.pcp_drains);
 VFH_STAT(timeouts, stats.timeouts);
+VFH_STAT(flushes, stats.flushes);
 
 static struct attribute *vfh_attrs[] = {
 	&dev_attr_status.attr,
@@ -536,7 +712,9 @@ static struct attribute *vfh_attrs[] = {
 	&dev_attr_granule.attr,
 	&dev_attr_age_ms.attr,
 	&dev_attr_hints.attr,
+	&dev_attr_notifications.attr,
 	&dev_attr_ranges.attr,
+	&dev_attr_runs.attr,
 	&dev_attr_hinted_bytes.attr,
 	&dev_attr_discarded_bytes.attr,
 	&dev_attr_declined_bytes.attr,
@@ -556,6 +734,7 @@ static struct attribute *vfh_attrs[] = {
 	&dev_attr_guard_stops.attr,
 	&dev_attr_pcp_drains.attr,
 	&dev_attr_timeouts.attr,
+	&dev_attr_flushes.attr,
 	NULL
 };
 
@@ -574,6 +753,8 @@ static const struct freehint_ops vfh_ops = {
 	.kick = vfh_kick,
 	.reap = vfh_reap,
 	.reset = vfh_reset,
+	.gauges = vfh_gauges,
+	.flushed = vfh_flushed,
 	.status = vfh_status,
 };
 
@@ -584,37 +765,57 @@ static int vfh_find_vqs(struct virtio_freehint *fh)
 	return PTR_ERR_OR_ZERO(fh->vq);
 }
 
+static void vfh_free_msg(struct vfh_msg *msg)
+{
+	kfree(msg->request);
+	kfree(msg->answer);
+}
+
 static void vfh_free_msgs(struct virtio_freehint *fh)
 {
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(fh->msgs); i++) {
-		kfree(fh->msgs[i].request);
-		kfree(fh->msgs[i].answer);
-	}
+	for (i = 0; i < ARRAY_SIZE(fh->hints); i++)
+		vfh_free_msg(&fh->hints[i]);
+	vfh_free_msg(&fh->gauges);
+	vfh_free_msg(&fh->flush_done);
+}
+
+static bool vfh_alloc_msg(struct vfh_msg *msg, unsigned int nr_ranges)
+{
+	msg->request = kmalloc(struct_size(msg->request, ranges, nr_ranges),
+			       GFP_KERNEL);
+	msg->answer = kmalloc(struct_size(msg->answer, status, nr_ranges),
+			      GFP_KERNEL);
+	return msg->request && msg->answer;
 }
 
 static int vfh_alloc_msgs(struct virtio_freehint *fh)
 {
-	unsigned int i, nr = fh->dev.max_ranges;
+	unsigned int i;
+	bool ok;
 
-	for (i = 0; i < fh->dev.nr_hints; i++) {
-		struct vfh_msg *msg = &fh->msgs[i];
+	ok = vfh_alloc_msg(&fh->gauges, 0) && vfh_alloc_msg(&fh->flush_done, 0);
+	for (i = 0; i < fh->dev.nr_hints; i++)
+		ok = ok && vfh_alloc_msg(&fh->hints[i], fh->dev.max_ranges);
+	return ok ? 0 : -ENOMEM;
+}
 
-		msg->request = kmalloc(struct_size(msg->request, ranges, nr),
-				       GFP_KERNEL);
-		msg->answer = kmalloc(struct_size(msg->answer, status, nr),
-				      GFP_KERNEL);
-		if (!msg->request || !msg->answer)
-			return -ENOMEM;
-	}
-	return 0;
+/* A device that was reset has no message, and may have become another one. */
+static void vfh_forget_msgs(struct virtio_freehint *fh)
+{
+	fh->gauges.queued = false;
+	fh->gauges.refused = false;
+	fh->flush_done.queued = false;
+	fh->flush_done.refused = false;
+	fh->flush_owed = false;
+	fh->flush_id = vfh_read_flush_id(fh);
 }
 
 static int vfh_read_limits(struct virtio_freehint *fh)
 {
 	struct virtio_device *vdev = fh->vdev;
-	u32 max_ranges;
+	u32 max_ranges, nr_msgs;
 	u64 granule;
 
 	virtio_cread_le(vdev, struct virtio_freehint_config, granule, &granule);
@@ -633,8 +834,8 @@ static int vfh_read_limits(struct virtio_freehint *fh)
 	fh->dev.ops = &vfh_ops;
 	fh->dev.granule = granule;
 	fh->dev.max_ranges = min(max_ranges, VFH_MAX_RANGES);
-	fh->dev.nr_hints = clamp(virtqueue_get_vring_size(fh->vq) / VFH_DESCRIPTORS,
-				 1U, VFH_MAX_HINTS);
+	nr_msgs = virtqueue_get_vring_size(fh->vq) / VFH_DESCRIPTORS;
+	fh->dev.nr_hints = clamp((int)nr_msgs - VFH_OTHER_MSGS, 1, VFH_MAX_HINTS);
 	return 0;
 }
 
@@ -650,6 +851,8 @@ static void vfh_quiesce(struct virtio_freehint *fh)
 	flush_work(&fh->reset_work);
 	if (!vfh_gone(fh))
 		virtio_reset_device(fh->vdev);
+	/* A late interrupt may have set off a last look at the queue. */
+	freehint_sync(&fh->dev);
 }
 
 /*
@@ -711,6 +914,7 @@ static int vfh_probe(struct virtio_device *vdev)
 	if (ret)
 		goto reset;
 
+	vfh_forget_msgs(fh);
 	virtio_device_ready(vdev);
 	ret = freehint_register(&fh->dev);
 	if (ret) {
@@ -779,12 +983,17 @@ static int vfh_restore(struct virtio_device *vdev)
 	ret = vfh_find_vqs(fh);
 	if (ret)
 		return ret;
+	vfh_forget_msgs(fh);
 	virtio_device_ready(vdev);
 	vfh_config_enable(fh, true);
 	vfh_queue_config(fh);
 	return 0;
 }
 #endif
+
+static const unsigned int vfh_features[] = {
+	VIRTIO_FREEHINT_F_FLUSH,
+};
 
 static const struct virtio_device_id vfh_ids[] = {
 	{ VIRTIO_ID_FREEHINT, VIRTIO_DEV_ANY_ID },
@@ -796,6 +1005,8 @@ static struct virtio_driver virtio_freehint_driver = {
 	.driver.name = KBUILD_MODNAME,
 	.driver.dev_groups = vfh_groups,
 	.id_table = vfh_ids,
+	.feature_table = vfh_features,
+	.feature_table_size = ARRAY_SIZE(vfh_features),
 	.validate = vfh_validate,
 	.probe = vfh_probe,
 	.remove = vfh_remove,

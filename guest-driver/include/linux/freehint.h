@@ -99,6 +99,54 @@ struct freehint_hint {
 };
 
 /**
+ * struct freehint_gauges - the guest's memory at a moment, in bytes
+ * @free_bytes: free, and not in flight
+ * @pending_bytes: free in whole granules, to be hinted; 0 like the next while
+ *	the status is not &FREEHINT_ACTIVE
+ * @discarded_bytes: free, and with the host
+ * @in_flight_bytes: in the device's hands
+ * @stuck_bytes: free, in blocks smaller than the granule
+ * @reused_bytes: no gauge but a sum: allocated again soon after it was hinted
+ *
+ * Each figure is right by itself; together they may be a moment apart.
+ */
+struct freehint_gauges {
+	u64 free_bytes;
+	u64 pending_bytes;
+	u64 discarded_bytes;
+	u64 in_flight_bytes;
+	u64 stuck_bytes;
+	u64 reused_bytes;
+};
+
+/**
+ * enum freehint_flush_result - how a flush ended
+ * @FREEHINT_FLUSH_DONE: all that could be hinted was, and got its answers
+ * @FREEHINT_FLUSH_TIMEOUT: time was up before
+ * @FREEHINT_FLUSH_REFUSED: the engine does not hint, or stopped to before the
+ *	flush was done; its status says why
+ */
+enum freehint_flush_result {
+	FREEHINT_FLUSH_DONE,
+	FREEHINT_FLUSH_TIMEOUT,
+	FREEHINT_FLUSH_REFUSED,
+};
+
+/**
+ * struct freehint_flush - a flush that has ended
+ * @id: as given to freehint_flush()
+ * @result: how it ended
+ * @hinted_bytes: hinted for it, and answered
+ * @gauges: the guest's memory after it
+ */
+struct freehint_flush {
+	u32 id;
+	enum freehint_flush_result result;
+	u64 hinted_bytes;
+	struct freehint_gauges gauges;
+};
+
+/**
  * struct freehint_ops - what the engine asks of a driver
  * @submit: put a hint where the device will find it. Called in the engine's
  *	thread; must not wait for memory. 0, or a negative error, upon which the
@@ -109,6 +157,12 @@ struct freehint_hint {
  * @reset: end the device's use of all hints. Returns 0 once the device has
  *	confirmed that, or is gone for good; a negative error if neither can be
  *	had in bounded time: the pages are then never used again. May sleep.
+ * @gauges: put gauges where the device will find them. Called in the engine's
+ *	thread, must not wait for memory. Returns whether the device is to be
+ *	told: not so if it takes no gauges, or has not yet read the last ones.
+ * @flushed: a flush is over: answer the device, and tell it. Called in the
+ *	engine's thread, once for each freehint_flush() unless the device has
+ *	been reset; must not wait for memory.
  * @status: &enum freehint_status has changed. Called with the engine's mutex
  *	held; may sleep, must not call back into the engine.
  */
@@ -117,6 +171,10 @@ struct freehint_ops {
 	void (*kick)(struct freehint_dev *dev);
 	void (*reap)(struct freehint_dev *dev);
 	int (*reset)(struct freehint_dev *dev);
+	bool (*gauges)(struct freehint_dev *dev,
+		       const struct freehint_gauges *gauges);
+	void (*flushed)(struct freehint_dev *dev,
+			const struct freehint_flush *flush);
 	void (*status)(struct freehint_dev *dev, enum freehint_status status);
 };
 
@@ -140,45 +198,43 @@ struct freehint_dev {
  * struct freehint_stats - counters since the device was registered, and gauges
  * @hints: hints submitted
  * @ranges: ranges in them
+ * @runs: the least number of ranges that could have named the same: maximal
+ *	runs, in the order of addresses and within a memory section, of what one
+ *	round hinted. A run that two hints of a round share is two ranges.
  * @hinted_bytes: bytes in them; the sum of @verdict_bytes, @aborted_bytes,
- *	@leaked_bytes and @in_flight_bytes
+ *	@leaked_bytes and &freehint_gauges.in_flight_bytes
  * @verdict_bytes: of these, by the device's verdict
  * @aborted_bytes: of these, given back after a reset without a verdict
  * @leaked_bytes: of these, lost on purpose: the device never let go of them
- * @in_flight_bytes: gauge: of these, in the device's hands now
- * @reused_bytes: allocated again soon after they were hinted
  * @stale_granules: granules that were marked free and were not when they were
  *	looked at; anything but a rare race is a missed hook
  * @guard_stops: rounds that the watermark guard ended early
  * @pcp_drains: times that the per-CPU lists of a zone were drained
  * @timeouts: times that the device did not answer in time
- * @pending_bytes: gauge, 0 like the next three while the status is not
- *	&FREEHINT_ACTIVE: free, to be hinted
- * @discarded_bytes: gauge: free, and with the host
- * @refused_bytes: gauge: free, and declined for now
+ * @flushes: flushes that have ended, in whatever way
+ * @gauges: now
+ * @refused_bytes: gauge, 0 like the next while the status is not
+ *	&FREEHINT_ACTIVE: free, and declined for now
  * @excluded_bytes: gauge: that the device will never take, free or not
- * @stuck_bytes: gauge: free, in blocks smaller than the granule
  * @age_ms: for how long memory stays free now before it is hinted
  * @granule: bytes; what the engine works in
  */
 struct freehint_stats {
 	u64 hints;
 	u64 ranges;
+	u64 runs;
 	u64 hinted_bytes;
 	u64 verdict_bytes[FREEHINT_NR_VERDICTS];
 	u64 aborted_bytes;
 	u64 leaked_bytes;
-	u64 in_flight_bytes;
-	u64 reused_bytes;
 	u64 stale_granules;
 	u64 guard_stops;
 	u64 pcp_drains;
 	u64 timeouts;
-	u64 pending_bytes;
-	u64 discarded_bytes;
+	u64 flushes;
+	struct freehint_gauges gauges;
 	u64 refused_bytes;
 	u64 excluded_bytes;
-	u64 stuck_bytes;
 	u64 granule;
 	unsigned int age_ms;
 };
@@ -191,10 +247,13 @@ bool freehint_allowed(struct freehint_dev *dev);
 void freehint_set_pace(struct freehint_dev *dev, unsigned int delay_ms,
 		       unsigned int min_age_ms);
 void freehint_rehint(struct freehint_dev *dev);
+void freehint_flush(struct freehint_dev *dev, u32 id, unsigned int timeout_ms,
+		    bool compact);
 void freehint_broken(struct freehint_dev *dev);
 void freehint_interrupt(struct freehint_dev *dev);
 void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 		       bool stale, unsigned int retry_ms);
+void freehint_sync(struct freehint_dev *dev);
 enum freehint_status freehint_status(struct freehint_dev *dev);
 void freehint_get_stats(struct freehint_dev *dev, struct freehint_stats *stats);
 

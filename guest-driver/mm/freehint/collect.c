@@ -330,6 +330,29 @@ static void fh_add_range(struct freehint_hint *hint, unsigned long pfn,
 	last->verdict = FREEHINT_DECLINED;
 }
 
+/**
+ * fh_rewind - a round begins
+ * @fz: the zone
+ *
+ * Context: the engine's thread.
+ */
+void fh_rewind(struct fh_zone *fz)
+{
+	fz->cursor = 0;
+	fz->run_end = FH_NO_PFN;
+	fz->progress = false;
+	fz->guarded = false;
+}
+
+/* No range goes on beyond a section, so no run does. */
+static void fh_count_run(struct fh_zone *fz, unsigned long pfn,
+			 unsigned int order)
+{
+	if (pfn != fz->run_end || !(pfn & ~PAGE_SECTION_MASK))
+		fz->runs++;
+	fz->run_end = pfn + (1UL << order);
+}
+
 /* Take, or skip, the aged granules at the cursor. Returns pages taken. */
 static unsigned long fh_take_next(struct fh_zone *fz, struct freehint_hint *hint,
 				  unsigned long max_pages)
@@ -349,6 +372,7 @@ static unsigned long fh_take_next(struct fh_zone *fz, struct freehint_hint *hint
 
 	fh_move(fz, pfn, order, FH_AGED, FH_INFLIGHT);
 	fh_add_range(hint, pfn, 1UL << order);
+	fh_count_run(fz, pfn, order);
 	trace_freehint_take(pfn, order);
 	fz->cursor = pfn + (1UL << order);
 	return 1UL << order;
@@ -489,10 +513,12 @@ static unsigned long fh_pcp_pages(struct zone *zone)
  * An eighth of the zone can be on these lists after a burst, and trickles back
  * over half a minute by itself. Only worth it for more than a few granules.
  *
- * Context: process context.
+ * Context: process context. Return: whether it was worth it.
  */
-void fh_drain_pcp(struct fh_zone *fz)
+bool fh_drain_pcp(struct fh_zone *fz)
 {
-	if (fh_pcp_pages(fz->zone) >= 4 * fh_granule_pages(fz))
-		drain_all_pages(fz->zone);
+	if (fh_pcp_pages(fz->zone) < 4 * fh_granule_pages(fz))
+		return false;
+	drain_all_pages(fz->zone);
+	return true;
 }

@@ -58,9 +58,10 @@ struct fh_engine fh_engine = {
 static void fh_stop_submitting(struct fh_engine *e)
 {
 	WRITE_ONCE(e->running, false);
+	fh_gauges_stop(e);
 	kthread_cancel_delayed_work_sync(&e->tick);
 	/* A pump that has seen running is over after this. */
-	kthread_flush_work(&e->reap);
+	kthread_flush_worker(e->worker);
 }
 
 static void fh_start(struct fh_engine *e)
@@ -73,6 +74,7 @@ static void fh_start(struct fh_engine *e)
 		fh_resync(fz);
 	WRITE_ONCE(e->running, true);
 	fh_next_period(e, fh_period(e));
+	fh_gauges_start(e);
 }
 
 static void fh_stop(struct fh_engine *e)
@@ -84,6 +86,7 @@ static void fh_stop(struct fh_engine *e)
 			fh_timeout_ms);
 		fh_reset_device(e);
 	}
+	fh_flush_stop(e);
 	kthread_flush_worker(e->worker);
 	static_branch_disable(&freehint_key);
 }
@@ -161,6 +164,7 @@ static void fh_recover(struct work_struct *work)
 		return;
 	fh_stop_submitting(e);
 	fh_reset_device(e);
+	fh_flush_stop(e);
 	static_branch_disable(&freehint_key);
 	fh_update(e);
 }
@@ -237,10 +241,24 @@ void freehint_set_pace(struct freehint_dev *dev, unsigned int delay_ms,
 
 	guard(mutex)(&e->lock);
 	WRITE_ONCE(e->delay_ms, min(delay_ms, ceiling));
-	fh_pace_bounds(&e->pace, clamp(min_age_ms, floor, ceiling),
-		       jiffies_to_msecs(FH_WINDOW));
+	WRITE_ONCE(e->min_age_ms, clamp(min_age_ms, floor, ceiling));
+	/* The pace is the thread's. */
+	kthread_queue_work(e->worker, &e->repace);
+	kthread_flush_work(&e->repace);
 }
 EXPORT_SYMBOL_GPL(freehint_set_pace);
+
+/**
+ * freehint_sync - wait until no operation of the driver is under way
+ * @dev: the device, for which nothing is active that could begin one
+ *
+ * Context: process context.
+ */
+void freehint_sync(struct freehint_dev *dev)
+{
+	kthread_flush_worker(fh_engine.worker);
+}
+EXPORT_SYMBOL_GPL(freehint_sync);
 
 /**
  * freehint_rehint - earlier answers of the device do not hold any more
@@ -332,6 +350,9 @@ static int fh_set_up(struct fh_engine *e)
 	kthread_init_delayed_work(&e->watch, fh_overdue);
 	kthread_init_work(&e->reap, fh_reap);
 	kthread_init_work(&e->abort, fh_abort);
+	kthread_init_work(&e->repace, fh_repace);
+	kthread_init_work(&e->tell, fh_gauges_tell);
+	fh_flush_set_up(e);
 
 	if (fh_granule_fits(e)) {
 		ret = fh_storage_create(e->order, &e->kick);
@@ -355,6 +376,7 @@ static void fh_tear_down(struct fh_engine *e)
 	irq_work_sync(&e->kick);
 	kthread_cancel_delayed_work_sync(&e->tick);
 	kthread_cancel_delayed_work_sync(&e->watch);
+	fh_flush_tear_down(e);
 	kthread_destroy_worker(e->worker);
 	fh_free_hints(e);
 }
@@ -390,7 +412,9 @@ int freehint_register(struct freehint_dev *dev)
 	e->give_up = false;
 	e->status = FREEHINT_NR_STATUSES;
 	e->round = false;
+	e->round_end = jiffies;
 	e->pause_until = jiffies;
+	e->told = (struct freehint_gauges) { };
 	e->pace = (struct fh_pace) { .since = jiffies };
 	e->stats = (struct freehint_stats) { };
 
@@ -440,6 +464,8 @@ static int __init fh_init(void)
 
 	init_irq_work(&e->kick, fh_kick);
 	INIT_WORK(&e->recover, fh_recover);
+	fh_flush_init(e);
+	fh_gauges_init(e);
 	fh_debug_init();
 	return fh_flight_init();
 }

@@ -145,6 +145,7 @@ void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 
 	trace_freehint_complete(hint, stale);
 	fh_count_verdicts(e, hint);
+	fh_flush_count(&e->flush, hint);
 	fh_give_back(hint, stale);
 	fh_hint_done(e, hint);
 	if (retry_ms)

@@ -127,9 +127,11 @@ struct fh_reuse {
  * @reused_total: granules reused soon after they were hinted, ever
  * @stale: granules that turned out not to be free
  * @window_end: jiffies; FRESH becomes RECENT then
- * @walking: the running promotion came across something
  * @put_off: the worker's: rounds in a row that this zone sat out, or 0
  * @cursor: the worker's: first pfn that this round has not looked at
+ * @run_end: the worker's: end of what this round took last
+ * @runs: the worker's: runs of neighbours that were hinted, ever; see
+ *	&freehint_stats.runs
  * @progress: the worker's: something was hinted in this round
  * @guarded: the worker's: the watermark guard ended this round early
  */
@@ -154,6 +156,8 @@ struct fh_zone {
 
 	unsigned int put_off;
 	unsigned long cursor;
+	unsigned long run_end;
+	u64 runs;
 	bool progress;
 	bool guarded;
 };
@@ -218,9 +222,10 @@ struct page *fh_find_buddy(struct zone *zone, unsigned long pfn,
 int fh_take_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_resync(struct fh_zone *fz);
+void fh_rewind(struct fh_zone *fz);
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);
 void fh_give_back(struct freehint_hint *hint, bool stale);
-void fh_drain_pcp(struct fh_zone *fz);
+bool fh_drain_pcp(struct fh_zone *fz);
 
 /* pacing.c */
 void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,

@@ -13,6 +13,8 @@
 #include <linux/mm.h>
 #include <linux/sched.h>
 
+#include <trace/events/freehint.h>
+
 #include "engine.h"
 
 bool fh_drain_allowed = true;
@@ -50,7 +52,7 @@ static bool fh_hint_zone(struct fh_engine *e, struct fh_zone *fz)
 	if (!hint)
 		return false;
 
-	if (fz->put_off)
+	if (fz->put_off && !fh_flushing(e))
 		return false;
 	fz->guarded = false;
 	if (!fh_fill(fz, hint) || fh_submit(e, hint))
@@ -70,10 +72,35 @@ static bool fh_hint_zones(struct fh_engine *e)
 	return sent;
 }
 
-static bool fh_may_submit(struct fh_engine *e)
+/**
+ * fh_may_submit - may hints be submitted now
+ * @e: the engine
+ *
+ * Not if it does not run, or if the device or an OOM asked for a pause.
+ */
+bool fh_may_submit(struct fh_engine *e)
 {
 	return READ_ONCE(e->running) &&
 	       time_after_eq(jiffies, READ_ONCE(e->pause_until));
+}
+
+/**
+ * fh_promote - what was young has aged
+ * @fz: the zone
+ *
+ * Context: the engine's thread.
+ */
+void fh_promote(struct fh_zone *fz)
+{
+	unsigned long sec = 0, flags;
+	bool more;
+
+	do {
+		spin_lock_irqsave(&fz->zone->lock, flags);
+		more = fh_promote_some(fz, &sec);
+		spin_unlock_irqrestore(&fz->zone->lock, flags);
+		cond_resched();
+	} while (more);
 }
 
 /*
@@ -82,18 +109,12 @@ static bool fh_may_submit(struct fh_engine *e)
  */
 static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
 {
-	unsigned long sec = 0, flags;
-	unsigned long waiting;
+	unsigned long waiting, flags;
 	bool more;
 
 	/* What comes in from here on is seen below. */
 	waiting = data_race(fz->nr[FH_YOUNG]);
-	do {
-		spin_lock_irqsave(&fz->zone->lock, flags);
-		more = fh_promote_some(fz, &sec);
-		spin_unlock_irqrestore(&fz->zone->lock, flags);
-		cond_resched();
-	} while (more);
+	fh_promote(fz);
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
 	fz->busy = waiting || fz->nr[FH_YOUNG] || fz->burst >= FH_BURST ||
@@ -110,14 +131,24 @@ static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
 
 static void fh_end_round(struct fh_engine *e)
 {
+	long pause = READ_ONCE(e->pause_until) - jiffies;
+	bool busy = false, progress = false, pending = false;
 	unsigned long delay = fh_period(e);
-	long pause = e->pause_until - jiffies;
 	struct fh_zone *fz;
-	bool busy = false;
 
 	e->round = false;
-	for_each_fh_zone(fz)
+	e->round_end = jiffies;
+	trace_freehint_round(false);
+	for_each_fh_zone(fz) {
+		progress |= fz->progress;
 		busy |= fh_zone_end_round(e, fz);
+		/* What comes in now has not waited for this flush. */
+		pending |= data_race(fz->nr[FH_AGED]);
+	}
+	if (fh_flush_goes_on(e, progress, pending)) {
+		busy = true;
+		delay = 0;
+	}
 	if (busy)
 		fh_next_period(e, max_t(long, delay, pause));
 }
@@ -132,11 +163,25 @@ void fh_pump(struct fh_engine *e)
 
 	while (fh_may_submit(e) && fh_hint_zones(e))
 		sent = true;
-	if (sent)
+	if (sent) {
+		/* It is told of both at once. */
+		fh_gauges_send(e);
 		e->dev->ops->kick(e->dev);
+	}
 	fh_watch(e);
 	if (list_empty(&e->flight))
 		fh_end_round(e);
+}
+
+/**
+ * fh_start_round - hint what has aged
+ * @e: the engine; its zones have been rewound
+ */
+void fh_start_round(struct fh_engine *e)
+{
+	e->round = true;
+	trace_freehint_round(true);
+	fh_pump(e);
 }
 
 /*
@@ -177,10 +222,8 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 		cond_resched();
 	}
 
-	if (quiet && READ_ONCE(fh_drain_allowed)) {
-		fh_drain_pcp(fz);
+	if (quiet && READ_ONCE(fh_drain_allowed) && fh_drain_pcp(fz))
 		fh_engine.stats.pcp_drains++;
-	}
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
 	if (quiet)
@@ -190,15 +233,25 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	fz->taken = 0;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 
-	fz->cursor = 0;
-	fz->progress = false;
-	fz->guarded = false;
+	fh_rewind(fz);
+}
+
+/*
+ * The kick of a zone that becomes busy counts from then, not from the end of the
+ * last round. Returns how long the device wants to be left alone yet, in jiffies.
+ */
+static long fh_delay_left(const struct fh_engine *e)
+{
+	unsigned long delay = msecs_to_jiffies(READ_ONCE(e->delay_ms));
+
+	return fh_flushing(e) ? 0 : (long)(e->round_end + delay - jiffies);
 }
 
 /* A period has ended. */
 void fh_tick(struct kthread_work *work)
 {
 	struct fh_engine *e = &fh_engine;
+	long left = fh_delay_left(e);
 	struct fh_reuse reuse = { };
 	struct fh_zone *fz;
 
@@ -209,13 +262,32 @@ void fh_tick(struct kthread_work *work)
 		fh_next_period(e, fh_period(e));
 		return;
 	}
+	if (left > 0) {
+		fh_next_period(e, left);
+		return;
+	}
 
 	for_each_fh_zone(fz)
 		fh_zone_end_period(fz, &reuse);
 	fh_pace_judge(&e->pace, &reuse, jiffies);
+	fh_start_round(e);
+}
 
-	e->round = true;
-	fh_pump(e);
+/*
+ * The device's wishes have changed. Nobody shall wait for the end of a long period
+ * that has been made short.
+ */
+void fh_repace(struct kthread_work *work)
+{
+	struct fh_engine *e = &fh_engine;
+	struct timer_list *timer = &e->tick.timer;
+	unsigned long end;
+
+	fh_pace_bounds(&e->pace, READ_ONCE(e->min_age_ms),
+		       jiffies_to_msecs(FH_WINDOW));
+	end = jiffies + fh_period(e);
+	if (timer_pending(timer) && time_after(READ_ONCE(timer->expires), end))
+		fh_next_period(e, fh_period(e));
 }
 
 /* A zone that was idle has something to do. In the irq_work's context. */

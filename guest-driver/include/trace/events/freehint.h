@@ -115,6 +115,69 @@ TRACE_EVENT(freehint_range,
 				   { FREEHINT_DISCARDED, "discarded" }))
 );
 
+/* Between the end of one and the start of the next the device is left alone. */
+TRACE_EVENT(freehint_round,
+	TP_PROTO(bool start),
+	TP_ARGS(start),
+	TP_STRUCT__entry(
+		__field(bool, start)
+	),
+	TP_fast_assign(
+		__entry->start = start;
+	),
+	TP_printk("%s", __entry->start ? "start" : "end")
+);
+
+TRACE_EVENT(freehint_flush,
+	TP_PROTO(const struct freehint_flush *flush),
+	TP_ARGS(flush),
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(unsigned int, result)
+		__field(u64, hinted)
+		__field(u64, pending)
+		__field(u64, stuck)
+	),
+	TP_fast_assign(
+		__entry->id = flush->id;
+		__entry->result = flush->result;
+		__entry->hinted = flush->hinted_bytes;
+		__entry->pending = flush->gauges.pending_bytes;
+		__entry->stuck = flush->gauges.stuck_bytes;
+	),
+	TP_printk("id=%u result=%s hinted=%llu pending=%llu stuck=%llu",
+		  __entry->id,
+		  __print_symbolic(__entry->result,
+				   { FREEHINT_FLUSH_DONE, "done" },
+				   { FREEHINT_FLUSH_TIMEOUT, "timeout" },
+				   { FREEHINT_FLUSH_REFUSED, "refused" }),
+		  __entry->hinted, __entry->pending, __entry->stuck)
+);
+
+TRACE_EVENT(freehint_gauges,
+	TP_PROTO(const struct freehint_gauges *gauges),
+	TP_ARGS(gauges),
+	TP_STRUCT__entry(
+		__field(u64, free)
+		__field(u64, pending)
+		__field(u64, discarded)
+		__field(u64, in_flight)
+		__field(u64, stuck)
+		__field(u64, reused)
+	),
+	TP_fast_assign(
+		__entry->free = gauges->free_bytes;
+		__entry->pending = gauges->pending_bytes;
+		__entry->discarded = gauges->discarded_bytes;
+		__entry->in_flight = gauges->in_flight_bytes;
+		__entry->stuck = gauges->stuck_bytes;
+		__entry->reused = gauges->reused_bytes;
+	),
+	TP_printk("free=%llu pending=%llu discarded=%llu in_flight=%llu stuck=%llu reused=%llu",
+		  __entry->free, __entry->pending, __entry->discarded,
+		  __entry->in_flight, __entry->stuck, __entry->reused)
+);
+
 TRACE_EVENT(freehint_pace,
 	TP_PROTO(unsigned int age_ms, unsigned long hinted, unsigned long reused,
 		 unsigned long spared),

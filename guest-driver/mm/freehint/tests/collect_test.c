@@ -45,6 +45,38 @@ static void test_coalesce_within_section(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/*
+ * A run is what one range could name: it goes on over the hints of a round, ends
+ * with a section, and does not go on in the next round.
+ */
+static void test_runs(struct kunit *test)
+{
+	const unsigned long last = PAGES_PER_SECTION / GPAGES - 1;
+	struct fake *fake = test->priv;
+
+	free_granules(fake, 3, 6);
+	free_granules(fake, last, 2);
+	promote(fake);
+	/* Room for no more than the first four. */
+	atomic_long_set(&fake->zone.vm_stat[NR_FREE_PAGES], 32 * GPAGES);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->hint->nr_pages, 4 * GPAGES);
+	answer(fake, FREEHINT_DISCARDED, false);
+	KUNIT_EXPECT_EQ(test, fake->fz->runs, 1);
+
+	atomic_long_set(&fake->zone.vm_stat[NR_FREE_PAGES], 1L << 24);
+	KUNIT_ASSERT_TRUE(test, fh_fill(fake->fz, fake->hint));
+	KUNIT_EXPECT_EQ(test, fake->hint->nr_ranges, 3);
+	answer(fake, FREEHINT_DISCARDED, false);
+	KUNIT_EXPECT_EQ(test, fake->fz->runs, 3);
+
+	free_granules(fake, 9, 1);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	answer(fake, FREEHINT_DISCARDED, false);
+	KUNIT_EXPECT_EQ(test, fake->fz->runs, 4);
+}
+
 /* A hint that is full leaves the rest for the next one, which goes on there. */
 static void test_full_hint(struct kunit *test)
 {
@@ -191,6 +223,7 @@ static void test_guard_last_granules(struct kunit *test)
 static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_coalesce),
 	KUNIT_CASE(test_coalesce_within_section),
+	KUNIT_CASE(test_runs),
 	KUNIT_CASE(test_full_hint),
 	KUNIT_CASE(test_half_a_block),
 	KUNIT_CASE(test_stale_bit),

@@ -149,7 +149,7 @@ void rotate(struct fake *fake, bool all)
 
 bool fill(struct fake *fake)
 {
-	fake->fz->cursor = 0;
+	fh_rewind(fake->fz);
 	return fh_fill(fake->fz, fake->hint);
 }
 
