@@ -31,6 +31,9 @@
 /* A hint holds up to half of what may be in flight, so that two overlap. */
 #define FH_MAX_HINT		(FH_MAX_INFLIGHT / 2)
 
+/* Less than this share of it no device is given, but a granule. */
+#define FH_MAX_SLOW		8U
+
 /* Granules that a zone keeps on its lists at all times. */
 #define FH_ZONE_RESERVE		8
 
@@ -85,7 +88,8 @@ static long fh_allowance(struct fh_zone *fz)
 	in_flight = data_race(fz->nr[FH_INFLIGHT]);
 
 	share = (headroom + in_flight) / FH_INFLIGHT_SHARE;
-	share = clamp(share, 1L, max_t(long, FH_MAX_INFLIGHT >> fz->order, 1));
+	share = min_t(long, share, FH_MAX_INFLIGHT >> fz->order) >> fz->slow;
+	share = max(share, 1L);
 
 	/* The zone keeps some, and at least half of what it has. */
 	return min(min3(headroom, share - in_flight, listed - FH_ZONE_RESERVE),
@@ -403,7 +407,8 @@ static bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
  */
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint)
 {
-	const unsigned long max_hint = max(FH_MAX_HINT, fh_granule_pages(fz));
+	const unsigned long max_hint = max(FH_MAX_HINT >> fz->slow,
+					   fh_granule_pages(fz));
 	unsigned long flags;
 	bool more = true;
 
@@ -466,6 +471,25 @@ static void fh_give_some(struct fh_zone *fz, unsigned long *pfn,
 	}
 }
 
+/*
+ * A device has to answer within a time, and throttles what it does not get round
+ * to, also a range of which it has discarded the larger part. So that there is
+ * progress, however slow it is, less is in flight until it keeps up.
+ */
+static void fh_learn_speed(struct fh_zone *fz, const struct freehint_hint *hint)
+{
+	bool throttled = false;
+	unsigned int i;
+
+	for (i = 0; i < hint->nr_ranges; i++)
+		throttled |= hint->ranges[i].verdict == FREEHINT_THROTTLED;
+
+	if (throttled)
+		fz->slow = min(fz->slow + 1, FH_MAX_SLOW);
+	else if (fz->slow)
+		fz->slow--;
+}
+
 /**
  * fh_give_back - put what a hint took back on the free lists
  * @hint: the hint, which the device has let go of; its verdicts count
@@ -479,6 +503,7 @@ void fh_give_back(struct freehint_hint *hint, bool stale)
 	unsigned long flags;
 	unsigned int i;
 
+	fh_learn_speed(fz, hint);
 	for (i = 0; i < hint->nr_ranges; i++) {
 		const struct freehint_range *range = &hint->ranges[i];
 		enum fh_plane to = fh_state_after(range->verdict, stale);

@@ -134,6 +134,8 @@ struct fh_reuse {
  *	&freehint_stats.runs
  * @progress: the worker's: something was hinted in this round
  * @guarded: the worker's: the watermark guard ended this round early
+ * @slow: the worker's: the device did not get round to all that it was given;
+ *	it is given so many times half of that
  */
 struct fh_zone {
 	struct zone *zone;
@@ -160,6 +162,7 @@ struct fh_zone {
 	u64 runs;
 	bool progress;
 	bool guarded;
+	unsigned int slow;
 };
 
 /**

@@ -206,6 +206,30 @@ static void test_guard_share(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/* A device that throttles is given half as much each time, and at last a granule. */
+static void test_slow_device(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	unsigned long in_flight = 8;
+
+	free_granules(fake, 0, 64);
+	promote(fake);
+	atomic_long_set(&fake->zone.vm_stat[NR_FREE_PAGES], 64 * GPAGES);
+	while (in_flight > 1) {
+		KUNIT_ASSERT_TRUE(test, fill(fake));
+		KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], in_flight);
+		answer(fake, FREEHINT_THROTTLED, false);
+		in_flight /= 2;
+	}
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 1);
+	answer(fake, FREEHINT_DISCARDED, false);
+
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 2);
+	answer(fake, FREEHINT_DISCARDED, false);
+}
+
 static void test_guard_last_granules(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -231,6 +255,7 @@ static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_guard_watermark),
 	KUNIT_CASE(test_guard_terms),
 	KUNIT_CASE(test_guard_share),
+	KUNIT_CASE(test_slow_device),
 	KUNIT_CASE(test_guard_last_granules),
 	{ }
 };
