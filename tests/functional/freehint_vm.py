@@ -30,6 +30,8 @@ MIB = 1 << 20
 DEVICE_ID = "fh0"
 KERNEL = BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
+SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
+TRACING = "/sys/kernel/tracing"
 
 # What reports free memory: nothing, our device, or the balloon.
 REPORTERS: dict[str, list[str]] = {
@@ -329,6 +331,34 @@ class FreehintVM:
             )
         return result.output
 
+    def wait_output(self, entry: _Command, line: str, timeout: float = 120) -> None:
+        """Wait until a command that was started has written a line."""
+        deadline = time.monotonic() + timeout
+        while line not in entry.lines:
+            if entry.done.is_set() or time.monotonic() > deadline:
+                raise GuestError(f"'{entry.text}' does not say '{line}'")
+            time.sleep(0.05)
+
+    def figure(self, name: str) -> int:
+        """A number in the driver's sysfs group."""
+        return int(self.check(f"cat {SYSFS}/{name}"))
+
+    def trace(self, *events: str) -> None:
+        """Have the guest's kernel trace events, given as SYSTEM or SYSTEM/EVENT."""
+        self.check(f"echo 4096 > {TRACING}/buffer_size_kb")
+        for event in events:
+            self.check(f"echo 1 > {TRACING}/events/{event}/enable")
+
+    def traced(self, *words: str) -> list[str]:
+        """The lines with one of the words that were traced since the last call.
+
+        A trace is long, and a terminal in the guest is slow, so what is of no
+        interest stays there.
+        """
+        wanted = " ".join(f"-e '{word}'" for word in words)
+        command = f"grep -F {wanted} {TRACING}/trace; echo > {TRACING}/trace"
+        return [line for line in self.check(command).splitlines() if line]
+
     # -- the device --
 
     def query(self) -> dict[str, Any]:
@@ -339,6 +369,21 @@ class FreehintVM:
 
     def set_enabled(self, enabled: bool) -> None:
         self.machine.cmd("freehint-set", id=DEVICE_ID, enabled=enabled)
+
+    def flush(self, timeout_ms: int = 10000, compact: bool = False) -> dict[str, Any]:
+        """Flush, and wait until it has ended; how it has."""
+        started: Any = self.machine.cmd(
+            "freehint-flush", id=DEVICE_ID, timeout_ms=timeout_ms, compact=compact
+        )
+        event = self.machine.event_wait(
+            "FREEHINT_FLUSH_COMPLETED",
+            timeout=timeout_ms / 1000 + 30,
+            match={"data": {"flush-id": started["flush-id"]}},
+        )
+        if event is None:
+            raise GuestError("a flush has not ended")
+        outcome: dict[str, Any] = event["data"]
+        return outcome
 
     # -- memory --
 

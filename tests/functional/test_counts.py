@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How many messages, ranges and calls it takes to give back what was freed.
+
+These count events, not seconds, and so say the same on a busy host.
+"""
+
+import re
+import unittest
+
+from freehint_vm import DEVICE_ID, MIB, FreehintVM
+
+MOST_CALLS = 40
+MOST_NOTIFICATIONS = 16
+
+# Ranges for each run of free memory, and what comes by and by on top of that.
+RANGES_A_RUN = 1.5
+TRICKLE = 8
+
+
+class CountsTest(unittest.TestCase):
+    def test_a_gigabyte_takes_few_calls(self) -> None:
+        with FreehintVM() as vm:
+            vm.settle()
+            names = ("hints", "notifications", "ranges", "runs")
+            before = {name: vm.figure(name) for name in names}
+            calls = vm.query()["stats"]["discard-calls"]
+            discarded = vm.query()["stats"]["discarded"]["bytes"]
+            vm.check("memhog 1g")
+            vm.settle()
+            took = {name: vm.figure(name) - before[name] for name in names}
+            took["calls"] = vm.query()["stats"]["discard-calls"] - calls
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - discarded
+
+            self.assertGreater(discarded, 960 * MIB, took)
+            self.assertLessEqual(took["calls"], MOST_CALLS, took)
+            self.assertLessEqual(took["notifications"], MOST_NOTIFICATIONS, took)
+            self.assertLessEqual(
+                took["ranges"], RANGES_A_RUN * took["runs"] + TRICKLE, took
+            )
+
+    def test_rounds_keep_their_distance(self) -> None:
+        """The device is left alone for as long as it asks, however busy it gets."""
+        delay_ms = 700
+        with FreehintVM(cpus=2) as vm:
+            vm.settle()
+            vm.machine.cmd(
+                "freehint-set", id=DEVICE_ID, delay_ms=delay_ms, min_age_ms=20
+            )
+            vm.trace("freehint/freehint_round")
+            vm.check("churn -m 256 -n 8 -p 150")
+            rounds = [
+                (float(match[1]), match[2])
+                for line in vm.traced("freehint_round:")
+                if (match := re.search(r"([\d.]+): freehint_round: (\w+)", line))
+            ]
+            gaps = [
+                start - end
+                for (end, was), (start, now) in zip(rounds, rounds[1:])
+                if (was, now) == ("end", "start")
+            ]
+            self.assertGreater(len(gaps), 4)
+            # A tick of the guest's clock may be missing.
+            self.assertGreater(min(gaps), delay_ms / 1000 - 0.011)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host asks for all free memory at once, and is told how far that got."""
+
+import unittest
+from typing import Any
+
+from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
+
+# Far more than any test takes: without a flush nothing is hinted.
+NEVER_MS = 60000
+
+# Left behind by a flush that was done: the last blocks of their kinds.
+REST = 16 * MIB
+
+
+def let_rest(vm: FreehintVM) -> None:
+    """From here on memory that becomes free is not hinted by itself."""
+    vm.settle()
+    vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=NEVER_MS)
+
+
+class FlushTest(unittest.TestCase):
+    def assert_done(self, outcome: dict[str, Any]) -> None:
+        self.assertEqual(outcome["result"], "done", outcome)
+        gauges = outcome["guest-gauges"]
+        self.assertEqual(gauges["in-flight"], 0, outcome)
+        self.assertLess(gauges["pending"], REST, outcome)
+
+    def test_a_flush_takes_what_is_too_young(self) -> None:
+        """And what the allocator keeps for single processors."""
+        with FreehintVM(cpus=2) as vm:
+            let_rest(vm)
+            before = vm.memory.now().rss
+            vm.check("memhog 512m")
+            hinted = vm.figure("hinted_bytes")
+            self.assertGreater(vm.memory.now().rss, before + 256 * MIB)
+
+            outcome = vm.flush()
+            self.assert_done(outcome)
+            self.assertEqual(vm.figure("in_flight_bytes"), 0)
+            self.assertEqual(vm.figure("hinted_bytes") - hinted, outcome["hinted"])
+            self.assertGreaterEqual(outcome["hinted"], 480 * MIB)
+            self.assertEqual(outcome["discarded"], outcome["hinted"])
+            self.assertLess(vm.memory.now().rss, before + 64 * MIB)
+
+    def test_each_flush_is_answered_once(self) -> None:
+        """By this driver; the next one owes nothing for what was asked before."""
+        with FreehintVM() as vm:
+            vm.settle()
+            first, second = vm.flush(), vm.flush()
+            self.assert_done(second)
+            self.assertNotEqual(first["flush-id"], second["flush-id"])
+            self.assertEqual(vm.figure("flushes"), 2)
+
+            vm.check(
+                "cd /sys/bus/virtio/drivers/virtio_freehint && d=$(echo virtio*)"
+                " && echo $d >unbind && echo $d >bind"
+            )
+            vm.settle()
+            self.assertEqual(vm.figure("flushes"), 0)
+            self.assert_done(vm.flush())
+            self.assertEqual(vm.figure("flushes"), 1)
+
+    def test_a_guest_that_does_not_hint_refuses(self) -> None:
+        with FreehintVM() as vm:
+            vm.settle()
+            vm.check(f"echo 0 | tee {SYSFS}/allowed")
+            outcome = vm.flush()
+            self.assertEqual(outcome["result"], "refused")
+            self.assertEqual(outcome["driver-status"], "off")
+            self.assertEqual(outcome["hinted"], 0)
+
+            vm.check(f"echo 1 | tee {SYSFS}/allowed")
+            self.assert_done(vm.flush())
+
+    def test_a_slow_host_is_told_how_far_it_got(self) -> None:
+        slow = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
+        with FreehintVM(extra_args=slow) as vm:
+            let_rest(vm)
+            vm.check("memhog 512m")
+            outcome = vm.flush(timeout_ms=1000)
+            self.assertEqual(outcome["result"], "timeout", outcome)
+            self.assertGreater(outcome["hinted"], 0)
+            self.assertLess(outcome["hinted"], 480 * MIB)
+            left = outcome["guest-gauges"]
+            self.assertGreater(left["pending"] + left["in-flight"], 64 * MIB)
+
+            self.assert_done(vm.flush(timeout_ms=30000))
+
+    def test_a_guest_out_of_memory_is_left_alone(self) -> None:
+        """A pause is waited for, as long as there is time."""
+        with FreehintVM() as vm:
+            let_rest(vm)
+            victim = vm.start("memhog -r1000 512m")
+            vm.check("sleep 2; echo f > /proc/sysrq-trigger")
+            self.assertNotEqual(vm.finish(victim).status, 0)
+
+            outcome = vm.flush(timeout_ms=1000)
+            self.assertEqual(outcome["result"], "timeout", outcome)
+            self.assertEqual(outcome["hinted"], 0)
+            self.assertGreater(outcome["guest-gauges"]["pending"], 256 * MIB)
+
+            outcome = vm.flush(timeout_ms=30000)
+            self.assert_done(outcome)
+            self.assertGreater(outcome["hinted"], 256 * MIB)
+
+    def test_compaction_brings_pieces_together(self) -> None:
+        with FreehintVM() as vm:
+            let_rest(vm)
+            pieces = vm.start("fragment -m 512 -k 16")
+            vm.wait_output(pieces, "ready")
+            plain = vm.flush()
+            self.assert_done(plain)
+            self.assertGreater(plain["guest-gauges"]["stuck"], 256 * MIB, plain)
+
+            compacted = vm.flush(timeout_ms=30000, compact=True)
+            self.assert_done(compacted)
+            self.assertLess(compacted["guest-gauges"]["stuck"], 128 * MIB, compacted)
+            self.assertGreater(compacted["discarded"], 128 * MIB)
+
+            vm.check("killall -TERM fragment")
+            result = vm.finish(pieces)
+            self.assertEqual(result.status, 0, result.output)
+
+    def test_compaction_ends_in_time(self) -> None:
+        """Or the flush does, at least; the guest goes on as before."""
+        with FreehintVM() as vm:
+            let_rest(vm)
+            pieces = vm.start("fragment -m 768 -k 8")
+            vm.wait_output(pieces, "ready")
+            outcome = vm.flush(timeout_ms=50, compact=True)
+            self.assertIn(outcome["result"], ("done", "timeout"))
+            self.assertGreater(outcome["guest-gauges"]["stuck"], 256 * MIB, outcome)
+
+            self.assert_done(vm.flush(timeout_ms=30000))
+            vm.check("killall -TERM fragment")
+            result = vm.finish(pieces)
+            self.assertEqual(result.status, 0, result.output)
+
+    def test_flushes_lose_no_byte(self) -> None:
+        """Nor does a guest that never comes to rest keep one from ending."""
+        with FreehintVM(cpus=2) as vm:
+            vm.settle()
+            churn = vm.start("churn -m 256 -n 4 -p 300")
+            compact = False
+            while not churn.done.is_set():
+                outcome = vm.flush(compact=compact)
+                self.assertEqual(outcome["result"], "done", outcome)
+                compact = not compact
+            result = vm.finish(churn)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest tells of its memory, and is not woken up for that, or for us at all."""
+
+import re
+import time
+import unittest
+from typing import Any
+
+from freehint_vm import DEVICE_ID, MIB, FreehintVM
+
+# Under way from the guest to the host, or moved between two figures.
+SLACK = 32 * MIB
+
+IDLE_SECONDS = 22
+
+# The shell's own means, as starting a program takes and frees memory.
+COUNT_WAKEUPS = (
+    "wakeups() { while read -r name value; do"
+    ' [ "$name" != voluntary_ctxt_switches: ] || echo "$value";'
+    " done </proc/$pid/status; };"
+    f" pid=$(pidof kfreehintd); sleep 5; wakeups; sleep {IDLE_SECONDS}; wakeups"
+)
+
+
+class GaugesTest(unittest.TestCase):
+    def wait_gauges(self, vm: FreehintVM, what: str, least: int) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            gauges: dict[str, Any] = vm.query().get("guest-gauges", {})
+            if gauges.get(what, 0) >= least:
+                return gauges
+            time.sleep(0.2)
+        self.fail(f"'{what}' is not {least} or more in 30 s: {gauges}")
+
+    def test_gauges_are_what_the_guest_says(self) -> None:
+        with FreehintVM() as vm:
+            vm.settle()
+            gauges = self.wait_gauges(vm, "hinted", 1024 * MIB)
+            self.assertAlmostEqual(gauges["free"], vm.memory.now().free, delta=SLACK)
+            self.assertLess(gauges["pending"], SLACK)
+            self.assertAlmostEqual(
+                gauges["free"],
+                gauges["hinted"] + gauges["pending"] + gauges["stuck"],
+                delta=SLACK,
+            )
+            self.assertEqual(gauges["in-flight"], 0)
+
+    def test_gauges_come_without_hints(self) -> None:
+        """A guest that takes memory into use hints nothing, but is awake."""
+        with FreehintVM() as vm:
+            vm.settle()
+            free = self.wait_gauges(vm, "free", 1024 * MIB)["free"]
+            hints = vm.query()["stats"]["hints"]
+            user = vm.start("fragment -m 512 -k 1")
+            vm.wait_output(user, "ready")
+            deadline = time.monotonic() + 30
+            while vm.query()["guest-gauges"]["free"] > free - 400 * MIB:
+                self.assertLess(time.monotonic(), deadline, vm.query())
+                time.sleep(0.2)
+            self.assertEqual(vm.query()["stats"]["hints"], hints)
+
+    def test_reuse_and_what_waits(self) -> None:
+        with FreehintVM() as vm:
+            vm.settle()
+            vm.check("churn -m 256 -n 3 -p 500 -t")
+            self.wait_gauges(vm, "reused", 64 * MIB)
+            vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=60000)
+            vm.check("memhog 512m")
+            self.wait_gauges(vm, "pending", 256 * MIB)
+
+    def test_an_idle_guest_sleeps(self) -> None:
+        """The thread is not woken, and what looks at the gauges wakes no CPU."""
+        with FreehintVM() as vm:
+            vm.settle()
+            vm.trace("freehint", "timer/timer_start")
+            result = vm.check(COUNT_WAKEUPS)
+            before, after = map(int, result.split())
+            lines = vm.traced("freehint", "function=fh_")
+            self.assertEqual(after, before, "\n".join(lines))
+
+            looks = [line for line in lines if "function=fh_gauges_look" in line]
+            self.assertGreater(len(looks), 1)
+            for line in looks:
+                self.assertRegex(line, r"flags=\S*\bD\b")
+
+    def test_gauges_need_no_notification(self) -> None:
+        """They go along with hints."""
+        with FreehintVM() as vm:
+            vm.settle()
+            vm.trace("freehint/freehint_gauges", "freehint/freehint_submit")
+            vm.check("memhog 512m")
+            vm.settle()
+            sent = [
+                (float(match[1]), match[2])
+                for line in vm.traced(": freehint_")
+                if (match := re.search(r"([\d.]+): freehint_(\w+):", line))
+            ]
+            along = [
+                now for was, now in zip(sent, sent[1:]) if was[1] == "submit" != now[1]
+            ]
+            self.assertGreater(len(along), 1, sent)
+            # The others are those that the timer found worth telling.
+            alone = [when for when, kind in sent if kind == "gauges"]
+            alone = [when for when in alone if when not in [at for at, _ in along]]
+            for first, second in zip(alone, alone[1:]):
+                self.assertGreater(second - first, 1, sent)
+
+
+if __name__ == "__main__":
+    unittest.main()
