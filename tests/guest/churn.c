@@ -3,12 +3,13 @@
  * Allocates, writes, verifies and frees memory over and over, to find bytes
  * that were lost on the way.
  *
- * usage: churn [-m MIB] [-n CYCLES] [-p PAUSE_MS] [-t]
+ * usage: churn [-m MIB] [-n CYCLES] [-p PAUSE_MS] [-t] [-z]
  *
  *	-m	memory to use, in MiB (default: 512)
  *	-n	cycles (default: 10)
  *	-p	pause after each freeing, in ms (default: 300)
  *	-t	ask for transparent huge pages
+ *	-z	verify, too, that new memory is zero, as it must always be
  *
  * Every word tells what it ought to be: it depends on its own position, its
  * block, and on how often its block was written. So a word that was zeroed, is
@@ -37,6 +38,7 @@ static uint64_t nblocks = 256;
 static uint64_t cycles = 10;
 static uint64_t pause_ms = 300;
 static bool huge;
+static bool verify_zero;
 
 /* Odd multipliers spread the inputs over the word and keep it from being 0. */
 static uint64_t expected(uint64_t block, uint64_t word, uint64_t generation)
@@ -45,12 +47,30 @@ static uint64_t expected(uint64_t block, uint64_t word, uint64_t generation)
 	       generation * 0xc2b2ae3d27d4eb4fULL;
 }
 
-static void write_block(uint64_t *memory, uint64_t block, uint64_t generation)
+/* Number of words that a block has and that are not zero. */
+static uint64_t count_nonzero(const uint64_t *memory, uint64_t block)
 {
+	const uint64_t *words = memory + block * BLOCK_WORDS;
+	uint64_t wrong = 0;
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i++)
+		wrong += words[i] != 0;
+	if (wrong)
+		printf("block %llu is new and has %llu words that are not zero\n",
+		       (unsigned long long)block, (unsigned long long)wrong);
+	return wrong;
+}
+
+/* Writes a block of new memory; the words of it that were wrong as it was new. */
+static uint64_t write_block(uint64_t *memory, uint64_t block,
+			    uint64_t generation)
+{
+	uint64_t wrong = verify_zero ? count_nonzero(memory, block) : 0;
 	uint64_t *words = memory + block * BLOCK_WORDS;
 
 	for (uint64_t i = 0; i < BLOCK_WORDS; i++)
 		words[i] = expected(block, i, generation);
+	return wrong;
 }
 
 /* Number of words that are not what they ought to be; shows the first. */
@@ -117,12 +137,12 @@ static uint64_t churn(uint64_t cycle)
 	uint64_t wrong = 0;
 
 	for (uint64_t b = 0; b < nblocks; b++)
-		write_block(memory, b, 2 * cycle);
+		wrong += write_block(memory, b, 2 * cycle);
 	for (uint64_t b = cycle & 1; b < nblocks; b += 2)
 		free_block(memory, b);
 	pause_after_free();
 	for (uint64_t b = cycle & 1; b < nblocks; b += 2)
-		write_block(memory, b, 2 * cycle + 1);
+		wrong += write_block(memory, b, 2 * cycle + 1);
 	for (uint64_t b = 0; b < nblocks; b++)
 		wrong += verify_block(memory, b,
 				      2 * cycle + ((b ^ cycle ^ 1) & 1));
@@ -145,7 +165,7 @@ static void parse_options(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "m:n:p:t")) != -1) {
+	while ((option = getopt(argc, argv, "m:n:p:tz")) != -1) {
 		switch (option) {
 		case 'm':
 			nblocks = parse_number(optarg) * MIB / BLOCK_BYTES;
@@ -158,6 +178,9 @@ static void parse_options(int argc, char **argv)
 			break;
 		case 't':
 			huge = true;
+			break;
+		case 'z':
+			verify_zero = true;
 			break;
 		default:
 			exit(2);

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests that must not hint say why; those that expect zeroes get them."""
+
+import unittest
+
+from freehint_vm import MIB, SYSFS, FreehintVM
+
+BALLOON = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
+
+
+class RefusalsTest(unittest.TestCase):
+    def assert_refuses(self, vm: FreehintVM, status: str, says: str) -> None:
+        """To the host, to the administrator, and once in the log."""
+        self.assertEqual(vm.query()["driver-status"], status)
+        self.assertEqual(vm.check(f"cat {SYSFS}/status"), status)
+        log = vm.check("dmesg | grep 'freehint: not hinting' || true").splitlines()
+        self.assertEqual(len(log), 1, log)
+        self.assertIn(says, log[0])
+        vm.check("memhog 256m")
+        stats = vm.query()["stats"]
+        self.assertEqual((stats["hints"], stats["discard-calls"]), (0, 0))
+        self.assertEqual(vm.flush()["result"], "refused")
+
+    def test_a_granule_larger_than_a_pageblock(self) -> None:
+        large = ("-global", "virtio-freehint-device.x-granule=4M")
+        with FreehintVM(extra_args=large) as vm:
+            self.assert_refuses(vm, "granule", "larger than a pageblock")
+
+    def test_another_reporter(self) -> None:
+        """For as long as it is there."""
+        with FreehintVM(extra_args=BALLOON) as vm:
+            self.assert_refuses(vm, "other-reporter", "reporting has a device")
+            vm.check(
+                "cd /sys/bus/virtio/drivers/virtio_balloon && d=$(echo virtio*)"
+                " && echo $d >unbind"
+            )
+            self.assertEqual(vm.query()["driver-status"], "active")
+            vm.settle()
+            self.assertGreater(vm.query()["stats"]["discarded"]["bytes"], 512 * MIB)
+
+    def check_churn(self, append: str) -> None:
+        with FreehintVM(cpus=2, append=append) as vm:
+            vm.settle()
+            before = vm.query()["stats"]["discarded"]["bytes"]
+            result = vm.run("churn -z -n 4 -m 256", timeout=300)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+            self.assertGreater(discarded, 4 * 64 * MIB)
+
+    def test_pages_zeroed_when_freed(self) -> None:
+        """The guest does not zero them again when it allocates them."""
+        self.check_churn("init_on_free=1")
+
+    def test_pages_zeroed_when_allocated(self) -> None:
+        self.check_churn("init_on_alloc=1")
+
+
+if __name__ == "__main__":
+    unittest.main()
