@@ -105,7 +105,8 @@ static void virtio_freehint_set_config(VirtIODevice *vdev, const uint8_t *data)
  * goes off, and when the VM stops or continues. Only in the last case does the
  * driver, once it runs again, still want its buffers back.
  */
-static void virtio_freehint_set_status(VirtIODevice *vdev, uint8_t status)
+static VirtIOFreehintStatusResult
+virtio_freehint_set_status(VirtIODevice *vdev, uint8_t status)
 {
     VirtIOFreehint *fh = VIRTIO_FREEHINT(vdev);
 
@@ -118,6 +119,7 @@ static void virtio_freehint_set_status(VirtIODevice *vdev, uint8_t status)
                                   FREEHINT_FLUSH_RESULT_RESET :
                                   FREEHINT_FLUSH_RESULT_STOPPED);
     }
+    return VIRTIO_FREEHINT_STATUS_SET;
 }
 
 static void virtio_freehint_queue_reset(VirtIODevice *vdev, uint32_t index)

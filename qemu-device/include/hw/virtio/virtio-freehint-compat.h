@@ -1,8 +1,8 @@
 /*
  * Virtio free memory hint device: differences between versions of QEMU
  *
- * The only place that knows of them. 10.1 moved headers and made class data
- * constant.
+ * The only place that knows of them. 10.1 moved headers, made class data
+ * constant, and lets setting the status fail.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,11 +15,15 @@
 #include "system/memory.h"
 #include "system/ramblock.h"
 typedef const void VirtIOFreehintClassData;
+typedef int VirtIOFreehintStatusResult;
+#define VIRTIO_FREEHINT_STATUS_SET 0
 #else
 #include "exec/address-spaces.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 typedef void VirtIOFreehintClassData;
+typedef void VirtIOFreehintStatusResult;
+#define VIRTIO_FREEHINT_STATUS_SET
 #endif
 
 #endif
