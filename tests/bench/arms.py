@@ -111,9 +111,9 @@ class BenchGuest(FreehintVM):
         for option in arm.device_options:
             options += ["-global", f"{DEVICE}.{option}"]
         self._folder = tempfile.TemporaryDirectory(prefix="freehint-bench-")
-        self.trace = TraceLog(Path(self._folder.name) / "trace") if trace else None
-        if self.trace:
-            options += self.trace.options()
+        self.host_trace = TraceLog(Path(self._folder.name) / "trace") if trace else None
+        if self.host_trace:
+            options += self.host_trace.options()
         super().__init__(
             arm.reporter,
             accel=accel,
@@ -172,7 +172,7 @@ class BenchGuest(FreehintVM):
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self.settle(quiet=quiet, timeout=timeout)
-            last = self.trace.last_report() if self.trace else None
+            last = self.host_trace.last_report() if self.host_trace else None
             if last is None or time.monotonic() - last > quiet:
                 return self.resident.now()
             time.sleep(0.2)

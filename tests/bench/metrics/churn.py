@@ -85,10 +85,10 @@ def measure_loop(arm: Arm, backing: str, loop: Values) -> Outcome:
         vm.check(f"{command} -n {loop['warm_up']}", timeout=300)
         faults = vm.cpu.read().faults
         result = vm.run(main, timeout=300)
-        assert vm.trace
+        assert vm.host_trace
         run = toucher.parse(result.output)
         grown = vm.resident.grown(result.started, result.ended)
-        reports = vm.trace.reports(result.started, result.ended)
+        reports = vm.host_trace.reports(result.started, result.ended)
         busy = sum(c.touch_ns + c.free_ns for c in run.cycles)
         return Outcome(
             params={"backing": backing} | loop,

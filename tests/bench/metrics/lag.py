@@ -94,8 +94,8 @@ def lag(vm: BenchGuest, begin: float, limit: float) -> float | None:
 
 
 def counts(vm: BenchGuest, begin: float, end: float, calls: int | None) -> Values:
-    assert vm.trace
-    reports = vm.trace.reports(begin, end)
+    assert vm.host_trace
+    reports = vm.host_trace.reports(begin, end)
     values: Values = {
         "notifications": reports.notifications,
         "interrupts": reports.interrupts,

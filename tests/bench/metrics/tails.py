@@ -31,8 +31,8 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
         result = vm.run(command)
         if result.status:
             raise RuntimeError(f"'{command}' has failed: {result.output}")
-        assert vm.trace
-        reports = vm.trace.reports(result.started, result.ended)
+        assert vm.host_trace
+        reports = vm.host_trace.reports(result.started, result.ended)
         values: Values = {"notifications": reports.notifications}
         for line in result.output.splitlines():
             kind, which, *numbers = line.split()
