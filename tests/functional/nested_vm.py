@@ -100,7 +100,7 @@ class NestedVM:
             " fi; done | grep ."
         )
 
-    def launch(self, *extra_args: str, timeout: float = 300) -> None:
+    def launch(self, *extra_args: str, timeout: float = 600) -> None:
         """Start the inner QEMU, and wait until its guest is up."""
         command = " ".join(
             (

@@ -388,7 +388,8 @@ static void storm(QVirtioFreehint *fh, QFreehintHint *hint)
     for (i = 0; i < STORM_MESSAGES; i++) {
         qfreehint_submit(fh, hint);
     }
-    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), >, 0);
+    /* On a busy machine the device may be done before this gets there. */
+    qobject_unref(qfreehint_query());
     for (i = 0; i < STORM_MESSAGES; i++) {
         while (!qfreehint_poll(fh, &head, &len)) {
             /* Empty kicks all along. */
