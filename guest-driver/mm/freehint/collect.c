@@ -382,16 +382,23 @@ static unsigned long fh_take_next(struct fh_zone *fz, struct freehint_hint *hint
 	return 1UL << order;
 }
 
-/* One lock hold. Returns true if the zone may have more to offer. */
-static bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
-			 unsigned long max_pages)
+/**
+ * fh_fill_some - one lock hold of fh_fill()
+ * @fz: the zone; the walk goes on at its cursor
+ * @hint: has room for a range
+ * @max_pages: take so many at most
+ *
+ * Context: zone->lock held, in the engine's thread.
+ * Return: true if the zone may have more to offer.
+ */
+bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
+		  unsigned long max_pages)
 {
 	unsigned int looks = 2 * FH_HOLD_GRANULES;
 
 	while (max_pages && looks-- && hint->nr_ranges < hint->max_ranges) {
-		fz->cursor = fh_next(fz, FH_AGED, fz->cursor);
-		if (fz->cursor == FH_NO_PFN)
-			return false;
+		if (!fh_next(fz, FH_AGED, &fz->cursor))
+			return fz->cursor != FH_NO_PFN;
 		max_pages -= fh_take_next(fz, hint, max_pages);
 	}
 	return true;

@@ -194,8 +194,7 @@ bool fh_test(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 	     enum fh_plane plane);
 bool fh_any(struct fh_zone *fz, unsigned long pfn, unsigned long end,
 	    enum fh_plane plane);
-unsigned long fh_next(struct fh_zone *fz, enum fh_plane plane,
-		      unsigned long pfn);
+bool fh_next(struct fh_zone *fz, enum fh_plane plane, unsigned long *pfn);
 void fh_wipe_chunk(struct fh_zone *fz, unsigned long sec);
 bool fh_promote_some(struct fh_zone *fz, unsigned long *sec);
 bool fh_rotate_some(struct fh_zone *fz, unsigned long *sec, bool all);
@@ -226,6 +225,8 @@ int fh_take_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_resync(struct fh_zone *fz);
 void fh_rewind(struct fh_zone *fz);
+bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
+		  unsigned long max_pages);
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);
 void fh_give_back(struct freehint_hint *hint, bool stale);
 bool fh_drain_pcp(struct fh_zone *fz);

@@ -291,40 +291,47 @@ bool fh_test(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 }
 
 /**
- * fh_next - the next pending granule in address order
+ * fh_next - find the next pending granule in address order
  * @fz: the zone
  * @plane: FH_YOUNG or FH_AGED; for others, sections without either are skipped
- * @pfn: where to start
+ * @pfn: where to start; becomes the granule's first page, or where to go on, or
+ *	FH_NO_PFN if there is no more
  *
- * Return: its first page, or FH_NO_PFN.
+ * Looks at FH_HOLD_CHUNKS sections at most, as there may be many that have
+ * pending granules and none of this plane.
+ *
+ * Return: true if there is a granule at @pfn.
  */
-unsigned long fh_next(struct fh_zone *fz, enum fh_plane plane,
-		      unsigned long pfn)
+bool fh_next(struct fh_zone *fz, enum fh_plane plane, unsigned long *pfn)
 {
 	unsigned int nr = PAGES_PER_SECTION >> fz->order;
 	const struct fh_map *map = fz->map;
+	unsigned int budget = FH_HOLD_CHUNKS;
 	unsigned long sec = 0;
 	unsigned int bit = 0;
 
 	lockdep_assert_held(&fz->zone->lock);
 
-	if (pfn_to_section_nr(pfn) >= map->first) {
-		sec = pfn_to_section_nr(pfn) - map->first;
-		bit = (pfn & ~PAGE_SECTION_MASK) >> fz->order;
+	if (pfn_to_section_nr(*pfn) >= map->first) {
+		sec = pfn_to_section_nr(*pfn) - map->first;
+		bit = (*pfn & ~PAGE_SECTION_MASK) >> fz->order;
 	}
 
-	while (sec < map->nr) {
+	while (sec < map->nr && budget--) {
 		if (test_bit(sec, map->pending) && map->chunk[sec]) {
 			bit = find_next_bit(fh_word(fz, map->chunk[sec], plane, 0),
 					    nr, bit);
-			if (bit < nr)
-				return section_nr_to_pfn(map->first + sec) +
+			if (bit < nr) {
+				*pfn = section_nr_to_pfn(map->first + sec) +
 				       ((unsigned long)bit << fz->order);
+				return true;
+			}
 		}
 		sec = find_next_bit(map->pending, map->nr, sec + 1);
 		bit = 0;
 	}
-	return FH_NO_PFN;
+	*pfn = sec < map->nr ? section_nr_to_pfn(map->first + sec) : FH_NO_PFN;
+	return false;
 }
 
 /**
