@@ -10,10 +10,12 @@ import argparse
 import itertools
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from arms import ARMS, BY_NAME, Arm, why_missing
 from freehint_vm import BUILD, GuestError
@@ -22,9 +24,11 @@ from plan import SCALES, Case, Metric
 from results import Results
 
 
-def interleaved(case: Case, arms: list[Arm]) -> Iterator[tuple[int, Arm]]:
+def interleaved(
+    case: Case, arms: list[Arm], reps: int | None
+) -> Iterator[tuple[int, Arm]]:
     """By repetition, then arm; each repetition begins with another arm."""
-    for rep in range(case.reps):
+    for rep in range(case.reps if reps is None else min(reps, case.reps)):
         shift = rep % max(len(arms), 1)
         for arm in arms[shift:] + arms[:shift]:
             yield rep, arm
@@ -81,7 +85,9 @@ def measure_all(args: argparse.Namespace, results: Results) -> int:
         (metric, case, rep, arm)
         for metric in chosen
         for case in metric.cases(args.scale)
-        for rep, arm in interleaved(case, selected_arms(case, skipped, args.arms))
+        for rep, arm in interleaved(
+            case, selected_arms(case, skipped, args.arms), args.reps
+        )
     ]
     progress, failures = Progress(len(plan)), 0
     for metric, case, rep, arm in plan:
@@ -122,6 +128,8 @@ def shown_command(args: argparse.Namespace) -> list[str]:
     command = ["scripts/bench"] + ["--quick"] * (args.scale == "quick")
     if len(args.only) < len(METRICS):
         command += ["--only", names]
+    if args.reps is not None:
+        command += ["--reps", str(args.reps)]
     if args.arms:
         command += ["--arms", ",".join(args.arms)]
     return command
@@ -144,6 +152,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--arms", type=arm_list, default=[], metavar="ARM,...", help="default: all"
     )
+    parser.add_argument("--reps", type=int, metavar="N", help="at most so many samples")
     parser.add_argument(
         "--output",
         type=Path,
@@ -163,7 +172,14 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    """Leave as after an error: what was set up on the host is taken down."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
     args = parse_arguments()
     return 1 if measure_all(args, Results()) else 0
 
