@@ -19,7 +19,7 @@
 #include "engine.h"
 
 /* Time between two looks, on a CPU that is awake. */
-#define FH_GAUGES_PERIOD	(2 * HZ)
+#define FH_GAUGES_PERIOD	(5 * HZ)
 
 /* What moved by less than one in this many bytes of memory is not worth telling. */
 #define FH_GAUGES_SHARE		128
