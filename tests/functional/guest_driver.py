@@ -15,6 +15,9 @@ CHECK = "/sys/kernel/debug/freehint/check"
 # What became of the bytes that the driver hinted; the rest is in flight.
 OUTCOMES = ("discarded", "declined", "throttled", "never", "failed", "aborted", "leaked")
 
+# What the driver may leave on the free lists for the guest's own needs.
+KEPT = 32 * MIB
+
 # What pages may be missing, in bytes, where all memory has to be accounted
 # for: slab caches, page tables and the like grow for reasons of their own.
 MEMORY_SLACK = 6 * MIB
@@ -124,6 +127,7 @@ class GuestDriver:
                 len(last) > 5
                 and len(set(last[-5:])) == 1
                 and not counters["in_flight_bytes"]
+                and counters["free_pending_bytes"] < KEPT
             )
 
         wait_for("the driver is at rest", is_quiet, timeout)
