@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import itertools
 import os
+import re
 import socket
 import sys
 import threading
@@ -32,6 +33,12 @@ KERNEL = BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 TRACING = "/sys/kernel/tracing"
+
+# What a kernel says when something in it is wrong.
+SPLAT = re.compile(
+    r"WARNING:|BUG:|BUG |INFO: (task|rcu|trying|possible|suspicious)|ODEBUG:|"
+    r"general protection|Oops|bad page|list_(add|del) corruption"
+)
 
 # What reports free memory: nothing, our device, or the balloon.
 REPORTERS: dict[str, list[str]] = {
@@ -293,9 +300,12 @@ class FreehintVM:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        splats = self.splats() if kind is None else []
         self.memory.stop()
         self.machine.shutdown(hard=True)
         self.agent.close()
+        if splats:
+            raise GuestError("the kernel complains:\n" + "\n".join(splats))
         if kind is None:
             self.console.unlink()
 
@@ -358,6 +368,20 @@ class FreehintVM:
         wanted = " ".join(f"-e '{word}'" for word in words)
         command = f"grep -F {wanted} {TRACING}/trace; echo > {TRACING}/trace"
         return [line for line in self.check(command).splitlines() if line]
+
+    def splats(self) -> list[str]:
+        """From the first complaint of the guest's kernel on, what it said.
+
+        A guest that was stopped, or moved elsewhere, cannot be asked.
+        """
+        if not self.machine.is_running():
+            return []
+        status: Any = self.machine.cmd("query-status")
+        if not status["running"]:
+            return []
+        lines = self.run("dmesg").output.splitlines()
+        first = next((i for i, line in enumerate(lines) if SPLAT.search(line)), None)
+        return [] if first is None else lines[first:]
 
     # -- the device --
 
