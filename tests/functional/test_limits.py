@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The driver and a device that must not, or can only just, be used."""
 
+import re
 import unittest
 from typing import Any
 
@@ -12,6 +13,10 @@ VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
 STATUS_FAILED = "VIRTIO_CONFIG_S_FAILED"
 # Larger than what the guest can keep apart, a pageblock.
 LARGE_GRANULE = 4 * MIB
+# Of driver_status, in the device's configuration.
+STATUS_OFFSET = 32
+# The device's configuration is at a multiple of this.
+REGION = 0x1000
 
 
 class LimitsTest(unittest.TestCase):
@@ -29,6 +34,7 @@ class LimitsTest(unittest.TestCase):
         cls.driver.settle()
 
     def setUp(self) -> None:
+        self.driver.set_faults()
         if self.driver.is_bound():
             self.driver.unbind()
 
@@ -100,6 +106,28 @@ class LimitsTest(unittest.TestCase):
                 self.assertEqual(self.trace.hints(mark), [])
                 self.assertEqual(len(self.driver.log(log)), 1)
                 self.driver.unbind()
+
+    def test_the_driver_writes_its_status_and_nothing_else(self) -> None:
+        """As one access of 32 bits, in all that it goes through."""
+        mark = self.trace.mark()
+        event = "memory_region_ops_write"
+        self.vm.machine.cmd("trace-event-set-state", name=event, enable=True)
+        self.assertTrue(self.driver.bind())
+        self.driver.move_epoch()
+        self.vm.check("memhog 64m")
+        self.driver.set_faults(needs_reset=1)
+        self.vm.check("memhog 64m; sleep 1")
+        self.vm.machine.cmd("trace-event-set-state", name=event, enable=False)
+        writes = re.findall(
+            r"memory_region_ops_write .* addr 0x(\w+) .* size (\d+) "
+            r"name 'virtio-pci-device-virtio-freehint'",
+            self.trace.text(mark),
+        )
+        seen = {(int(addr, 16) % REGION, int(size)) for addr, size in writes}
+        self.assertEqual(seen, {(STATUS_OFFSET, 4)})
+        self.assertGreater(len(writes), 3)
+
+        self.driver.set_faults()
 
 
 if __name__ == "__main__":

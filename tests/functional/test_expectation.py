@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What free memory holds at the moment when it is hinted."""
+
+import re
+import tempfile
+import unittest
+from pathlib import Path
+
+from freehint_vm import MIB, FreehintVM
+from guest_driver import GuestDriver, wait_for
+
+TRACING = "/sys/kernel/tracing"
+TAKE = f"{TRACING}/events/freehint/freehint_take/enable"
+# Fills memory with bytes none of which is zero, and frees it.
+FILL = "tr '\\0' x </dev/zero | head -c 128m >/tmp/file; rm /tmp/file"
+
+
+class ExpectationTest(unittest.TestCase):
+    def content_in_flight(self, vm: FreehintVM) -> bytes:
+        """Memory that a device which does nothing has been given."""
+        driver = GuestDriver(vm)
+        driver.settle()
+        vm.check(f"echo 1 >{TAKE}")
+        driver.set_faults(hang=1)
+        vm.check(FILL)
+        wait_for(
+            "much memory in flight",
+            lambda: driver.counters()["in_flight_bytes"] >= 16 * MIB,
+        )
+        taken = re.findall(
+            r"freehint_take: pfn=(0x\w+) order=(\d+)", vm.check(f"cat {TRACING}/trace")
+        )
+        content = b""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "memory"
+            for pfn, order in taken:
+                vm.machine.cmd(
+                    "pmemsave",
+                    val=int(pfn, 16) * 4096,
+                    size=4096 << int(order),
+                    filename=str(path),
+                )
+                content += path.read_bytes()
+        self.assertEqual(driver.counters()["timeouts"], 0, "too slow")
+        self.assertGreaterEqual(len(content), 16 * MIB)
+        return content
+
+    def boot(self, append: str) -> FreehintVM:
+        return FreehintVM(memory_mib=512, append=f"{append} freehint.timeout_ms=60000")
+
+    def test_zeroed_memory_is_zero_when_it_is_hinted(self) -> None:
+        with self.boot("init_on_free=1") as vm:
+            self.assertFalse(any(self.content_in_flight(vm)))
+
+    def test_other_memory_is_not(self) -> None:
+        """The control: the content is that of memory in use before."""
+        with self.boot("init_on_free=0") as vm:
+            self.assertIn(b"x" * MIB, self.content_in_flight(vm))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The device and its driver come and go, with hints in flight and memory in use.
+
+Slices are slow and memory is hinted early, so that there nearly always is a
+hint in flight while churn runs, which verifies what it wrote.
+"""
+
+import time
+import unittest
+
+from freehint_vm import DEVICE_ID, SYSFS, FreehintVM
+from guest_driver import GuestDriver, wait_for
+from hint_trace import HintTrace
+
+SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
+CHURN = "churn -m 128 -p 60 -n"
+ROUNDS = 5
+
+# A root port of PCI Express, operated by the guest's own driver for it.
+SLOT = (
+    *("-device", "pcie-root-port,id=port1,chassis=1,slot=1"),
+    *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
+)
+# Where the slot's register is in the port's configuration, and bits in it.
+CAPABILITIES, EXPRESS, SLOT_CONTROL = 0x34, 0x10, 0x18
+POWER_OFF, INDICATOR_OFF = 0x0400, 0x0300
+
+
+class RebindTest(unittest.TestCase):
+    """One guest for both cases, which end as they began."""
+
+    vm: FreehintVM
+    driver: GuestDriver
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        vm = FreehintVM(memory_mib=512, cpus=2, extra_args=SLOW)
+        cls.vm = cls.enterClassContext(vm)
+        cls.driver = GuestDriver(cls.vm)
+        cls.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
+
+    def setUp(self) -> None:
+        self.driver.settle()
+        self.free = self.driver.free_by_zone()
+        self.churn = self.vm.start(f"{CHURN} {3 * ROUNDS}")
+
+    def check_end(self) -> None:
+        result = self.vm.finish(self.churn, timeout=300)
+        self.assertIn(" 0 bytes lost", result.output)
+        self.driver.settle()
+        self.assertEqual(self.driver.unaccounted(), 0)
+        self.assertEqual(self.driver.missing(self.free), {})
+
+    def test_rebinding_with_hints_in_flight(self) -> None:
+        in_flight = 0
+        for _ in range(ROUNDS):
+            time.sleep(0.7)
+            in_flight += self.vm.query()["stats"]["in-flight"]["bytes"]
+            self.driver.unbind()
+            stats = self.vm.query()["stats"]
+            self.assertEqual(stats["in-flight"]["bytes"], 0)
+            self.assertTrue(self.driver.bind())
+            self.assertEqual(self.driver.unaccounted(), 0)
+            self.assertEqual(self.driver.violations(), 0)
+        self.assertGreater(in_flight, 0, "no hint was ever in flight")
+        self.check_end()
+
+    def test_switching_off_with_hints_in_flight(self) -> None:
+        """By the guest's administrator: `allowed` returns when all is back."""
+        switch = f"$(echo {SYSFS}/allowed)"
+        for _ in range(ROUNDS):
+            time.sleep(0.7)
+            self.vm.check(f"echo 0 >{switch}")
+            self.assertEqual(self.driver.counters()["in_flight_bytes"], 0)
+            self.assertEqual(self.vm.query()["driver-status"], "off")
+            self.vm.check(f"echo 1 >{switch}")
+            self.assertEqual(self.driver.violations(), 0)
+        self.check_end()
+
+
+class UnplugTest(unittest.TestCase):
+    """One guest, whose slot the device is plugged into and taken out of."""
+
+    vm: FreehintVM
+    driver: GuestDriver
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        args = (*SLOW, *SLOT)
+        vm = FreehintVM("none", memory_mib=512, cpus=2, extra_args=args)
+        cls.vm = cls.enterClassContext(vm)
+        cls.driver = GuestDriver(cls.vm)
+
+    def plug(self) -> None:
+        device = {"driver": "virtio-freehint-pci", "bus": "port1", "id": DEVICE_ID}
+        self.vm.machine.qmp("device_add", {**device, "min-age-ms": 20})
+        wait_for("the driver is bound", self.driver.is_bound, 60)
+
+    def wait_unplugged(self) -> None:
+        deleted = self.vm.machine.event_wait(
+            "DEVICE_DELETED", timeout=60, match={"data": {"device": DEVICE_ID}}
+        )
+        self.assertIsNotNone(deleted, "the device is still there")
+        wait_for("the driver is unbound", lambda: not self.driver.is_bound())
+        self.assertEqual(self.vm.machine.cmd("query-freehint"), [])
+
+    def empty_the_slot(self) -> None:
+        """Take the device away from under its driver, as pulling it would."""
+        port = "$(dirname $(ls -d /sys/bus/pci/devices/*/*:pcie004))"
+        dump = f"hexdump -ve '1/1 \"%02x\"' -n 256 {port}/config"
+        config = bytes.fromhex(self.vm.check(dump))
+        capability = config[CAPABILITIES]
+        while config[capability] != EXPRESS:
+            capability = config[capability + 1]
+        offset = capability + SLOT_CONTROL
+        control = int.from_bytes(config[offset : offset + 2], "little")
+        control |= POWER_OFF | INDICATOR_OFF
+        data = "".join(f"\\x{byte:02x}" for byte in control.to_bytes(2, "little"))
+        write = f"dd of={port}/config bs=2 count=1 seek={offset // 2} conv=notrunc"
+        self.vm.check(f"printf '{data}' | {write}")
+        self.assertEqual(self.vm.machine.cmd("query-freehint"), [])
+        # QEMU does not tell the slot's driver. It finds out what it is told.
+        self.vm.check(f"echo 1 >$(echo {port}/0000:*/remove)", 60)
+
+    def check_going(self, unplug: str) -> None:
+        free = self.driver.free_by_zone()
+        for _ in range(2):
+            self.plug()
+            churn = self.vm.start(f"{CHURN} 8")
+            wait_for(
+                "hints in flight",
+                lambda: self.vm.query()["stats"]["in-flight"]["bytes"],
+            )
+            if unplug == "surprise":
+                self.empty_the_slot()
+            else:
+                self.vm.machine.cmd("device_del", id=DEVICE_ID)
+            self.wait_unplugged()
+            result = self.vm.finish(churn)
+            self.assertIn(" 0 bytes lost", result.output)
+        self.assertEqual(self.driver.missing(free), {})
+
+    def test_unplugging_with_hints_in_flight(self) -> None:
+        self.check_going("orderly")
+
+    def test_removal_by_surprise_with_hints_in_flight(self) -> None:
+        self.check_going("surprise")
+
+
+class RestartTest(unittest.TestCase):
+    def test_restarting_with_hints_in_flight(self) -> None:
+        """The driver resets the device before there can be another kernel."""
+        trace = HintTrace()
+        self.addCleanup(trace.close)
+        args = (*SLOW, *trace.args, "-action", "reboot=shutdown")
+        with FreehintVM(memory_mib=512, cpus=2, extra_args=args) as vm:
+            vm.check("memhog 128m")
+            wait_for(
+                "hints in flight",
+                lambda: vm.query()["stats"]["in-flight"]["bytes"],
+            )
+            mark = trace.mark()
+            vm.start("reboot -f")
+            vm.machine.wait(timeout=60)
+        # By the driver: QEMU's own, when it ends, would have answered.
+        self.assertIn("drain hints=0 slice=0 answer=0", trace.text(mark))
+        hinted = {cookie for _, cookie in trace.hints()}
+        self.assertEqual(hinted, set(trace.answers()))
+
+
+if __name__ == "__main__":
+    unittest.main()
