@@ -263,18 +263,28 @@ static void fh_untrack_range(struct zone *zone, unsigned long start_pfn,
 		fh_zone_del_section(fz, sec);
 }
 
-static void fh_untrack_all(void)
+static void fh_untrack_node(pg_data_t *pgdat)
 {
-	struct fh_zone *fz;
-	struct zone *zone;
+	enum zone_type type;
 
-	for_each_zone(zone) {
-		fz = zone->freehint;
+	for (type = 0; type < MAX_NR_ZONES; type++) {
+		struct zone *zone = &pgdat->node_zones[type];
+		struct fh_zone *fz = zone->freehint;
+
 		if (!fz)
 			continue;
 		fh_publish(zone, NULL);
 		fh_zone_free(fz);
 	}
+}
+
+/* A node whose memory was removed is offline, and its zones are still tracked. */
+static void fh_untrack_all(void)
+{
+	int nid;
+
+	for_each_node(nid)
+		fh_untrack_node(NODE_DATA(nid));
 }
 
 static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
