@@ -7,14 +7,15 @@
  * granule on a free list is pending, hinted, declined or never, and none that is
  * not on a free list claims to be.
  */
+#include <linux/cleanup.h>
 #include <linux/debugfs.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/seq_file.h>
 
 #include "../internal.h"
+#include "engine.h"
 #include "hooks.h"
-#include "internal.h"
 
 /**
  * struct fh_audit - granules seen, and what was wrong with them
@@ -90,6 +91,8 @@ static int check_show(struct seq_file *m, void *unused)
 	struct fh_audit audit = { };
 	struct fh_zone *fz;
 
+	/* No device, and no zone, comes or goes meanwhile. */
+	guard(mutex)(&fh_engine.lock);
 	/* With the key off nobody keeps the state. */
 	if (static_key_enabled(&freehint_key)) {
 		get_online_mems();
