@@ -36,6 +36,9 @@ static unsigned int min_age_ceiling_ms = 60000;
 module_param(min_age_ceiling_ms, uint, 0644);
 MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
 
+module_param_named(adapt, fh_adapts, bool, 0644);
+MODULE_PARM_DESC(adapt, "Let memory stay free for longer where it is reused soon after it was hinted");
+
 module_param_named(timeout_ms, fh_timeout_ms, uint, 0644);
 MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
 

@@ -174,6 +174,7 @@ static inline u64 fh_plane_bytes(const struct fh_zone *fz, enum fh_plane plane)
 
 /* round.c: periods and rounds */
 extern bool fh_drain_allowed;
+extern bool fh_adapts;
 unsigned long fh_period(struct fh_engine *e);
 void fh_next_period(struct fh_engine *e, unsigned long delay);
 bool fh_may_submit(struct fh_engine *e);

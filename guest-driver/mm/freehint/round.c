@@ -19,6 +19,9 @@
 
 bool fh_drain_allowed = true;
 
+/* Does the age follow what it sees, or only what the device asks for? */
+bool fh_adapts = true;
+
 /* A zone sits out at most this many rounds because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
 
@@ -284,7 +287,7 @@ void fh_repace(struct kthread_work *work)
 	unsigned long end;
 
 	fh_pace_bounds(&e->pace, READ_ONCE(e->min_age_ms),
-		       jiffies_to_msecs(FH_WINDOW));
+		       READ_ONCE(fh_adapts) ? jiffies_to_msecs(FH_WINDOW) : 0);
 	end = jiffies + fh_period(e);
 	if (timer_pending(timer) && time_after(READ_ONCE(timer->expires), end))
 		fh_next_period(e, fh_period(e));
