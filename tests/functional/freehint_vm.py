@@ -29,7 +29,8 @@ from qemu.machine import QEMUMachine  # noqa: E402
 
 MIB = 1 << 20
 DEVICE_ID = "fh0"
-KERNEL = BUILD / "linux" / "arch" / "x86" / "boot" / "bzImage"
+# One of its variants is in a directory of its own, "linux-debug" for instance.
+KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzImage"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 TRACING = "/sys/kernel/tracing"
@@ -93,6 +94,8 @@ class GuestAgent:
         # difference plus what the message took, so the least is the best.
         self._offsets: deque[float] = deque(maxlen=50)
         self.free: int | None = None
+        # How many kernels of the guest's have said hello.
+        self.boots = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -138,6 +141,7 @@ class GuestAgent:
     def _handle(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == "hello":
+            self.boots += 1
             self._note_time(int(rest))
             self._up.set()
         elif word == "mem":
@@ -222,7 +226,8 @@ class MemoryWatch:
 class FreehintVM:
     """A running guest; use it as a context manager.
 
-    With `origin` there is no guest yet: it comes from there, see migration.py.
+    With `origin` there is no guest yet: it comes from there, see migration.py. If it
+    `wakes`, it was hibernated there, and boots.
     """
 
     def __init__(
@@ -235,12 +240,14 @@ class FreehintVM:
         extra_args: tuple[str, ...] = (),
         append: str = "",
         origin: "FreehintVM | None" = None,
+        wakes: bool = False,
         kernel: Path = KERNEL,
         initramfs: Path = INITRAMFS,
         wrapper: tuple[str, ...] = (),
     ) -> None:
         self.reporter = reporter
         self._origin = origin
+        self._incoming = origin and not wakes
         self.agent: GuestAgent
         accel = accel or os.environ.get("FREEHINT_ACCEL") or "tcg"
         # A file keeps what the kernel said for whoever looks into a failure.
@@ -266,7 +273,7 @@ class FreehintVM:
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
             *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
             *REPORTERS[reporter],
-            *(("-incoming", "defer") if origin else ()),
+            *(("-incoming", "defer") if self._incoming else ()),
             *extra_args,
         )
 
@@ -285,7 +292,7 @@ class FreehintVM:
         pid = self.machine.get_pid()
         assert pid is not None
         self.memory = MemoryWatch(pid, self.agent)
-        if self._origin:
+        if self._incoming:
             return self
         try:
             self._wait_up(120)
@@ -321,6 +328,14 @@ class FreehintVM:
 
     # -- the guest --
 
+    def wait_boots(self, boots: int, timeout: float = 240) -> None:
+        """Wait until so many kernels have booted, the first one included."""
+        deadline = time.monotonic() + timeout
+        while self.agent.boots < boots:
+            if not self.machine.is_running() or time.monotonic() > deadline:
+                raise GuestError(f"kernel {boots} is not up, see {self.console}")
+            time.sleep(0.1)
+
     def start(self, command: str) -> _Command:
         """Start a shell command in the guest; `finish` waits for it."""
         return self.agent.start(command)
@@ -340,6 +355,13 @@ class FreehintVM:
                 f"'{command}' has status {result.status}: {result.output}"
             )
         return result.output
+
+    def check_kernel(self) -> None:
+        """Fail if the guest's kernel has found something wrong in itself."""
+        lines = self.check("dmesg").splitlines()
+        first = next((i for i, line in enumerate(lines) if SPLAT.search(line)), None)
+        if first is not None:
+            raise GuestError("the kernel complains:\n" + "\n".join(lines[first:]))
 
     def wait_output(self, entry: _Command, line: str, timeout: float = 120) -> None:
         """Wait until a command that was started has written a line."""

@@ -17,6 +17,7 @@ class ContentTest(unittest.TestCase):
             # It would prove nothing if the memory had not been away meanwhile.
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
             self.assertGreater(discarded, 10 * 64 * MIB)
+            vm.check_kernel()
 
     def test_ten_cycles_lose_no_byte(self) -> None:
         self.check_churn("-m 256")
@@ -40,6 +41,7 @@ class ContentTest(unittest.TestCase):
             self.assertIn(" 0 bytes lost", result.output)
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
             self.assertGreater(discarded, 256 * MIB)
+            vm.check_kernel()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hints as fast as can be beside all that moves memory: nothing is lost.
+
+FREEHINT_STRESS_SECONDS says how long each case lasts.
+"""
+
+import dataclasses
+import os
+import re
+import threading
+import unittest
+from collections.abc import Callable
+
+from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
+
+SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "15"))
+
+# Memory is hinted when it has been free for one tick of the kernel's clock, however
+# often it is wanted back.
+EAGER = ("-global", "virtio-freehint-device.min-age-ms=0")
+EAGER_GUEST = "freehint.min_age_floor_ms=0 freehint.adapt=0"
+
+# An area for contiguous allocations, which has to hold a page of 1 GiB. All but
+# 512 MiB of the guest's memory is above 4 GiB, where there is an aligned one.
+CMA = ("-cpu", "qemu64,pdpe1gb=on", "-machine", "max-ram-below-4g=512M")
+CMA_GUEST = "hugetlb_cma=1G"
+
+GRANULE_PAGES = 2 * MIB // 4096
+# What a kernel may use more of afterwards, in pages a zone.
+KERNEL_SLACK = 16 * MIB // 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Zone:
+    """A line of tests/guest/census.c, which says what the figures mean."""
+
+    free: int
+    cached: int
+    bare: int
+    away: int
+
+
+def census(vm: FreehintVM) -> dict[str, Zone]:
+    zones = {}
+    for line in vm.check("census").splitlines():
+        found = re.fullmatch(
+            r"(\d+ \w+) free (\d+) cached (\d+) bare (\d+) away (\d+)", line
+        )
+        assert found, line
+        zones[found[1]] = Zone(*map(int, found.groups()[1:]))
+    return zones
+
+
+def counter(vm: FreehintVM, name: str) -> int:
+    return int(vm.check(f"cat {SYSFS}/{name}"))
+
+
+def allow_hints(vm: FreehintVM, allowed: bool) -> None:
+    # A redirection does not expand the pattern in the path.
+    vm.check(f"echo {int(allowed)} | tee {SYSFS}/allowed")
+
+
+def failures(output: str, action: str) -> tuple[int, int]:
+    """How often tests/guest/disturb.c did an action, and how often it failed."""
+    found = re.search(rf"^{action}: (\d+) done, (\d+) failed$", output, re.M)
+    assert found, output
+    return int(found[1]), int(found[2])
+
+
+class Repeater:
+    """Does something on the host over and over while a block runs."""
+
+    def __init__(self, step: Callable[[int], None], pause: float) -> None:
+        self._step = step
+        self._pause = pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.count = 0
+
+    def __enter__(self) -> "Repeater":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause):
+            self._step(self.count)
+            self.count += 1
+
+
+class StressTest(unittest.TestCase):
+    def prepare(self, vm: FreehintVM) -> None:
+        vm.settle()
+        vm.check(
+            "echo 1000 >/proc/sys/vm/nr_overcommit_hugepages;"
+            "if [ -d /sys/kernel/mm/ksm ]; then"
+            " echo 500 >/sys/kernel/mm/ksm/pages_to_scan;"
+            " echo 1 >/sys/kernel/mm/ksm/run; fi"
+        )
+        # Caches fill and the kernel's own pools grow the first time.
+        self.stress(vm, mib=256, seconds=3, beside="")
+
+    def stress(self, vm: FreehintVM, mib: int, seconds: int, beside: str) -> str:
+        """What `disturb` said, after nothing was lost."""
+        hints, away = counter(vm, "hints"), counter(vm, "discarded_bytes")
+        disturb = vm.start(f"disturb -s {seconds} audit:1000 {beside}")
+        result = vm.run(f"stress -m {mib} -s {seconds}", timeout=120 + 3 * seconds)
+        self.assertEqual(result.status, 0, result.output)
+        self.assertIn("\nall: ", result.output)
+        self.assertIn(" 0 bytes lost", result.output.splitlines()[-1])
+        beside_result = vm.finish(disturb, timeout=120 + seconds)
+        self.assertEqual(beside_result.status, 0, beside_result.output)
+        # It would prove nothing if memory had not been away meanwhile.
+        hints = counter(vm, "hints") - hints
+        away = counter(vm, "discarded_bytes") - away
+        self.assertGreater(hints, seconds)
+        self.assertGreater(away, seconds * 2 * MIB)
+        print(f"# {hints} hints, {away // MIB} MiB discarded")
+        for line in (result.output + "\n" + beside_result.output).splitlines():
+            print(f"# {line}")
+        return beside_result.output
+
+    def quiesce(self, vm: FreehintVM) -> None:
+        allow_hints(vm, False)
+        self.assertEqual(vm.check(f"cat {SYSFS}/status"), "off")
+        vm.check("echo 2 >/sys/kernel/mm/ksm/run", timeout=300)
+        vm.check("echo 0 >/proc/sys/vm/nr_hugepages; echo 3 >/proc/sys/vm/drop_caches")
+        for name in ("in_flight_bytes", "leaked_bytes", "timeouts"):
+            self.assertEqual(counter(vm, name), 0, name)
+
+    def assert_accounted_for(
+        self, before: dict[str, Zone], after: dict[str, Zone]
+    ) -> None:
+        self.assertEqual(before.keys(), after.keys())
+        for name, zone in after.items():
+            both = f"{name}: {before[name]} before, {zone} after"
+            cached = zone.cached // GRANULE_PAGES
+            self.assertLessEqual(zone.away, before[name].away + cached, both)
+            lost = before[name].free + before[name].cached - zone.free - zone.cached
+            self.assertLess(lost, KERNEL_SLACK, both)
+
+    def check_beside(self, vm: FreehintVM, mib: int, beside: str) -> str:
+        self.prepare(vm)
+        self.quiesce(vm)
+        before = census(vm)
+        allow_hints(vm, True)
+        output = self.stress(vm, mib, SECONDS, beside)
+        self.quiesce(vm)
+        self.assert_accounted_for(before, census(vm))
+        vm.check_kernel()
+        return output
+
+    def test_beside_compaction_contiguous_allocation_and_offlining(self) -> None:
+        with FreehintVM(
+            cpus=2,
+            memory_mib=3072,
+            extra_args=(*EAGER, *CMA),
+            append=f"{EAGER_GUEST} {CMA_GUEST} movablecore=256M",
+        ) as vm:
+            beside = "compact:500 cma:50 offline:200 huge:300 drop:2000"
+            output = self.check_beside(vm, 640, beside)
+            for action in ("compact", "cma", "offline", "huge"):
+                done, failed = failures(output, action)
+                self.assertGreater(done, failed, output)
+
+    def test_beside_virtio_mem_and_a_balloon(self) -> None:
+        def plug(count: int) -> None:
+            size = (64, 512, 256)[count % 3] * MIB
+            vm.machine.cmd(
+                "qom-set", path="vmem0", property="requested-size", value=size
+            )
+            vm.machine.cmd("balloon", value=(1024 - 64 * (count % 4)) * MIB)
+
+        with FreehintVM(
+            cpus=2,
+            memory_mib=1024,
+            extra_args=(
+                *EAGER,
+                *("-m", "maxmem=2G"),
+                *("-object", "memory-backend-ram,id=vm0,size=512M,reserve=off"),
+                *("-device", "virtio-mem-pci,id=vmem0,memdev=vm0,requested-size=256M"),
+                *("-device", "virtio-balloon-pci,id=balloon0"),
+            ),
+            append=EAGER_GUEST,
+        ) as vm:
+            with Repeater(plug, pause=0.5) as plugging:
+                self.prepare(vm)
+                self.stress(vm, 448, SECONDS, "compact:1000")
+            self.assertGreater(plugging.count, SECONDS)
+            self.quiesce(vm)
+            vm.check_kernel()
+
+    def test_what_is_in_flight_is_seen_to_be_away(self) -> None:
+        """The control: the census would notice a granule that does not return."""
+        slow = ("-global", "virtio-freehint-device.x-slice-start-delay-ms=1500")
+        with FreehintVM(cpus=2, extra_args=(*EAGER, *slow)) as vm:
+            seen = [self.away(vm) for _ in range(5)]
+            vm.machine.cmd("freehint-set", id=DEVICE_ID, enabled=False)
+            vm.check("until [ $(cat %s/in_flight_bytes) = 0 ]; do :; done" % SYSFS)
+            self.assertGreater(max(seen), self.away(vm))
+
+    def away(self, vm: FreehintVM) -> int:
+        return sum(zone.away for zone in census(vm).values())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Counts the pages of each zone by what the kernel says of them.
+ *
+ * usage: census
+ *
+ * A line for each zone that has memory:
+ *
+ *	NODE ZONE free PAGES cached PAGES bare PAGES away GRANULES
+ *
+ * "free" pages are on the free lists, "cached" ones on the per-CPU lists. "bare"
+ * ones have no flag at all: they are cached, the kernel uses them for itself, or
+ * the device that memory is hinted to has them. "away" counts granules of 2 MiB
+ * in which all pages are bare; those that the kernel uses so are few, and do not
+ * come and go.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define GRANULE_PAGES	512
+#define KPF_BUDDY	10
+
+/* As /proc/zoneinfo tells it. */
+struct zone {
+	int node;
+	char name[16];
+	unsigned long spanned;
+	unsigned long cached;
+	unsigned long start_pfn;
+};
+
+struct count {
+	unsigned long free;
+	unsigned long bare;
+	unsigned long away;
+};
+
+/* Adds the granule at @pfn, of which only pages below @end are looked at. */
+static void count_granule(int flags_fd, unsigned long pfn, unsigned long end,
+			  struct count *count)
+{
+	size_t nr = end - pfn < GRANULE_PAGES ? end - pfn : GRANULE_PAGES;
+	uint64_t flags[GRANULE_PAGES];
+	unsigned long bare = 0;
+	ssize_t done;
+
+	done = pread(flags_fd, flags, nr * sizeof(flags[0]),
+		     pfn * sizeof(flags[0]));
+	if (done < 0)
+		err(2, "/proc/kpageflags");
+	nr = done / sizeof(flags[0]);
+	for (size_t i = 0; i < nr; i++) {
+		count->free += flags[i] >> KPF_BUDDY & 1;
+		bare += !flags[i];
+	}
+	count->bare += bare;
+	count->away += bare == GRANULE_PAGES;
+}
+
+static void count_zone(int flags_fd, const struct zone *zone)
+{
+	unsigned long end = zone->start_pfn + zone->spanned;
+	unsigned long pfn = zone->start_pfn;
+	struct count count = { 0 };
+
+	while (pfn < end) {
+		unsigned long next = (pfn / GRANULE_PAGES + 1) * GRANULE_PAGES;
+
+		count_granule(flags_fd, pfn, next < end ? next : end, &count);
+		pfn = next;
+	}
+	printf("%d %s free %lu cached %lu bare %lu away %lu\n", zone->node,
+	       zone->name, count.free, zone->cached, count.bare, count.away);
+}
+
+/* Take what a line says over. True for the last line of a zone with memory. */
+static bool read_line(const char *line, struct zone *zone)
+{
+	unsigned long cached;
+
+	if (sscanf(line, "Node %d, zone %15s", &zone->node, zone->name) == 2)
+		zone->cached = 0;
+	else if (sscanf(line, " count: %lu", &cached) == 1)
+		zone->cached += cached;
+	else if (sscanf(line, " spanned %lu", &zone->spanned) != 1)
+		return sscanf(line, " start_pfn: %lu", &zone->start_pfn) == 1;
+	return false;
+}
+
+int main(void)
+{
+	int flags_fd = open("/proc/kpageflags", O_RDONLY);
+	FILE *zones = fopen("/proc/zoneinfo", "r");
+	struct zone zone = { 0 };
+	char line[256];
+
+	if (flags_fd < 0 || !zones)
+		err(2, "/proc/kpageflags or /proc/zoneinfo");
+	while (fgets(line, sizeof(line), zones))
+		if (read_line(line, &zone))
+			count_zone(flags_fd, &zone);
+	return 0;
+}
