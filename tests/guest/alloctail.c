@@ -32,6 +32,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "number.h"
+
 #define MIB		(1UL << 20)
 #define PAGE_BYTES	4096UL
 #define HUGE_BYTES	(2 * MIB)
@@ -171,16 +173,6 @@ static void print_samples(int order, struct samples *samples)
 	       (unsigned long long)permille(samples, 990),
 	       (unsigned long long)permille(samples, 999),
 	       (unsigned long long)permille(samples, 1000));
-}
-
-static uint64_t parse_number(const char *text)
-{
-	char *end;
-	unsigned long long value = strtoull(text, &end, 10);
-
-	if (*end || end == text)
-		errx(2, "'%s' is not a number", text);
-	return value;
 }
 
 static void parse_options(int argc, char **argv)

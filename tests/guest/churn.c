@@ -30,6 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "number.h"
+
 #define MIB		(1UL << 20)
 #define BLOCK_BYTES	(2 * MIB)
 #define BLOCK_WORDS	(BLOCK_BYTES / sizeof(uint64_t))
@@ -149,16 +151,6 @@ static uint64_t churn(uint64_t cycle)
 	munmap(memory, nblocks * BLOCK_BYTES);
 	pause_after_free();
 	return wrong;
-}
-
-static uint64_t parse_number(const char *text)
-{
-	char *end;
-	unsigned long long value = strtoull(text, &end, 10);
-
-	if (*end || end == text)
-		errx(2, "'%s' is not a number", text);
-	return value;
 }
 
 static void parse_options(int argc, char **argv)

@@ -33,6 +33,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "number.h"
+
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 #define MIB		(1UL << 20)
 #define PAGE		4096UL
@@ -484,16 +486,6 @@ static const struct kind *find_kind(const char *name)
 		if (!strcmp(kinds[i].name, name))
 			return &kinds[i];
 	errx(2, "there is no kind of memory '%s'", name);
-}
-
-static uint64_t parse_number(const char *text)
-{
-	char *end;
-	unsigned long long value = strtoull(text, &end, 10);
-
-	if (*end || end == text)
-		errx(2, "'%s' is not a number", text);
-	return value;
 }
 
 static void parse_options(int argc, char **argv)

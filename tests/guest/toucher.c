@@ -36,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "number.h"
+
 #define MIB		(1UL << 20)
 #define HUGE_BYTES	(2 * MIB)
 #define PAGE_BYTES	4096
@@ -152,16 +154,6 @@ static void print_total(void)
 	}
 	printf("total %llu %llu\n", (unsigned long long)bytes,
 	       (unsigned long long)(last - first));
-}
-
-static uint64_t parse_number(const char *text)
-{
-	char *end;
-	unsigned long long value = strtoull(text, &end, 10);
-
-	if (*end || end == text)
-		errx(2, "'%s' is not a number", text);
-	return value;
 }
 
 static void parse_options(int argc, char **argv)
