@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Another kernel is started while the host still has hints of this one.
-
-For the kernel of the suite "debug", as others cannot start one.
-"""
+"""Another kernel is started while the host still has hints of this one."""
 
 import time
 import unittest

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest sleeps, and finds its memory again; then hints go on.
-
-For the kernel of the suite "debug", as others cannot sleep.
-"""
+"""The guest sleeps, and finds its memory again; then hints go on."""
 
 import tempfile
 import time
