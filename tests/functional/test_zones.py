@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests whose memory is in several nodes and zones, or comes and goes."""
+
+import itertools
+import re
+import time
+import unittest
+from collections import Counter
+
+from freehint_vm import MIB, FreehintVM
+from guest_driver import GuestDriver, wait_for
+
+PAGE = 4096
+GRANULE_PAGES = 2 * MIB // PAGE
+DIMM_MIB = 512
+
+# Of what is free in a zone, so much has been used and is back at least.
+LEAST_BACK = 0.5
+
+
+def zones(vm: FreehintVM) -> dict[str, range]:
+    """The page frames of each zone that has memory."""
+    found = {}
+    text = vm.check("cat /proc/zoneinfo")
+    for zone in re.split(r"^Node ", text, flags=re.M)[1:]:
+        name = re.match(r"(\d+), zone +(\w+)", zone)
+        spanned = re.search(r"^ +spanned +(\d+)", zone, re.M)
+        start = re.search(r"^ +start_pfn: +(\d+)", zone, re.M)
+        assert name and spanned
+        if start:
+            first = int(start[1])
+            found[f"{name[1]} {name[2]}"] = range(first, first + int(spanned[1]))
+    return found
+
+
+def free_granules(vm: FreehintVM) -> dict[str, int]:
+    """What is free in blocks of a granule or more, in granules."""
+    found = {}
+    for line in vm.check("cat /proc/buddyinfo").splitlines():
+        name = re.match(r"Node (\d+), zone +(\w+)((?: +\d+)+) *$", line)
+        assert name, line
+        counts = [int(word) for word in name[3].split()]
+        large = sum(nr << order for order, nr in enumerate(counts) if order >= 9)
+        found[f"{name[1]} {name[2]}"] = large // GRANULE_PAGES
+    return found
+
+
+class HintedBlocks:
+    """What is taken off the free lists for hints while a block of code runs."""
+
+    def __init__(self, vm: FreehintVM) -> None:
+        self._vm = vm
+        # Each block's page frames, in the order in which they were taken.
+        self.blocks: list[range] = []
+
+    def __enter__(self) -> "HintedBlocks":
+        self._vm.trace("freehint/freehint_take")
+        self._vm.traced("freehint_take:")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for line in self._vm.traced("freehint_take:"):
+            event = re.search(r"pfn=(0x[0-9a-f]+) order=(\d+)", line)
+            if event:
+                pfn = int(event[1], 0)
+                self.blocks.append(range(pfn, pfn + (1 << int(event[2]))))
+
+    def zones(self, known: dict[str, range]) -> list[tuple[str, int]]:
+        """The zone and the number of granules of each block."""
+        return [
+            (
+                next(name for name, pfns in known.items() if block[0] in pfns),
+                len(block) // GRANULE_PAGES,
+            )
+            for block in self.blocks
+        ]
+
+
+def totals(hinted: list[tuple[str, int]]) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for zone, granules in hinted:
+        sums[zone] += granules
+    return sums
+
+
+class ZonesTest(unittest.TestCase):
+    def use_most(self, vm: FreehintVM) -> None:
+        """Use memory of all nodes at a time, and free all of it at once.
+
+        Not more than each has: page tables, too, must be somewhere.
+        """
+        nodes = sorted({int(name.split()[0]) for name in zones(vm)})
+        meminfo = "/sys/devices/system/node/node{0}/meminfo"
+        free = [
+            int(vm.check(f"awk '/MemFree/ {{print $4}}' {meminfo.format(node)}"))
+            for node in nodes
+        ]
+        hogs = [
+            vm.start(f"memhog {kib * 7 // 8}k membind {node}")
+            for node, kib in zip(nodes, free)
+        ]
+        for hog in hogs:
+            result = vm.finish(hog)
+            self.assertEqual(result.status, 0, result.output)
+
+    def assert_each_zone_comes_back(self, vm: FreehintVM, expected: set[str]) -> None:
+        """Of each zone's free memory most is hinted after it was used."""
+        known = zones(vm)
+        self.assertEqual(set(known) - {"0 DMA"}, expected)
+        GuestDriver(vm).settle()
+        with HintedBlocks(vm) as hinted:
+            self.use_most(vm)
+            GuestDriver(vm).settle()
+        free, took = free_granules(vm), totals(hinted.zones(known))
+        for zone in expected:
+            self.assertGreater(free[zone], 16, zone)
+            self.assertGreater(took[zone], LEAST_BACK * free[zone], (zone, took, free))
+        self.assertEqual(GuestDriver(vm).violations(), 0)
+
+    def assert_zones_take_turns(self, vm: FreehintVM, first: str, second: str) -> None:
+        """Of two zones that have much to hint at once, neither waits for the other."""
+        vm.set_enabled(False)
+        GuestDriver(vm).settle()
+        with HintedBlocks(vm) as hinted:
+            vm.set_enabled(True)
+            GuestDriver(vm).settle()
+        blocks = hinted.zones(zones(vm))
+        both = totals(blocks)
+        half = sum(both.values()) // 2
+        done = itertools.accumulate(granules for _, granules in blocks)
+        early = totals([block for block, sum_ in zip(blocks, done) if sum_ <= half])
+        for zone in (first, second):
+            self.assertGreater(both[zone], 100, both)
+            self.assertGreater(early[zone], both[zone] / 4, (early, both))
+
+    def test_two_nodes_with_a_boundary_inside_a_granule(self) -> None:
+        nodes = (
+            *("-object", "memory-backend-ram,id=n0,size=511M"),
+            *("-object", "memory-backend-ram,id=n1,size=513M"),
+            *("-numa", "node,nodeid=0,memdev=n0,cpus=0-1"),
+            *("-numa", "node,nodeid=1,memdev=n1"),
+        )
+        with FreehintVM(memory_mib=1024, cpus=2, extra_args=nodes) as vm:
+            boundary = zones(vm)["1 DMA32"].start
+            self.assertNotEqual(boundary % GRANULE_PAGES, 0)
+            self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 DMA32"})
+            self.assert_zones_take_turns(vm, "0 DMA32", "1 DMA32")
+
+    def test_memory_above_4_gib_and_a_movable_zone(self) -> None:
+        with FreehintVM(
+            memory_mib=1536,
+            cpus=2,
+            extra_args=("-machine", "max-ram-below-4g=512M"),
+            append="movablecore=512M",
+        ) as vm:
+            self.assert_each_zone_comes_back(vm, {"0 DMA32", "0 Normal", "0 Movable"})
+
+    def test_a_node_that_comes_and_goes(self) -> None:
+        """A DIMM is the only memory of its node, and goes while it is hinted."""
+        with FreehintVM(
+            memory_mib=512,
+            cpus=2,
+            extra_args=(
+                *("-m", "slots=1,maxmem=2G"),
+                *("-object", "memory-backend-ram,id=n0,size=512M"),
+                *("-numa", "node,nodeid=0,memdev=n0,cpus=0-1", "-numa", "node,nodeid=1"),
+            ),
+            append="memhp_default_state=online_movable",
+        ) as vm:
+            driver = GuestDriver(vm)
+            self.plug(vm)
+            self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 Movable"})
+            stress = vm.start("stress -m 256 -s 5")
+            self.unplug(vm)
+            result = vm.finish(stress)
+            self.assertEqual(result.status, 0, result.output)
+            self.assertEqual(driver.violations(), 0)
+            # The engine starts anew while the node is gone.
+            driver.unbind()
+            self.assertTrue(driver.bind())
+            self.plug(vm)
+            self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 Movable"})
+            self.assertEqual(driver.attribute("leaked_bytes"), "0")
+            vm.check_kernel()
+
+    def plug(self, vm: FreehintVM) -> None:
+        vm.machine.cmd(
+            "object-add", qom_type="memory-backend-ram", id="d0", size=DIMM_MIB * MIB
+        )
+        vm.machine.cmd("device_add", driver="pc-dimm", id="dimm0", memdev="d0", node=1)
+
+        def is_online() -> bool:
+            return len(zones(vm).get("1 Movable", ())) == DIMM_MIB * MIB // PAGE
+
+        wait_for("the DIMM is online", is_online)
+
+    def unplug(self, vm: FreehintVM) -> None:
+        deadline = time.monotonic() + 60
+        vm.machine.cmd("device_del", id="dimm0")
+        while True:
+            gone = vm.machine.event_wait(
+                "DEVICE_DELETED", timeout=max(deadline - time.monotonic(), 0.1)
+            )
+            if gone is None:
+                self.fail("the guest does not let go of the DIMM")
+            if gone["data"].get("device") == "dimm0":
+                break
+        vm.machine.cmd("object-del", id="d0")
+
+
+if __name__ == "__main__":
+    unittest.main()
