@@ -75,6 +75,26 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(len(gaps), 4)
             self.assertGreater(min(gaps), delay_ms / 1000 - 1.5 * TICK)
 
+    def test_memory_rests_for_as_long_as_is_asked(self) -> None:
+        """And not twice as long, where it was freed at once and nothing else was."""
+        age_ms = 2000
+        with FreehintVM() as vm:
+            vm.settle()
+            vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=age_ms)
+            vm.check("toucher -t -m 256")
+            vm.settle(quiet=3 * age_ms / 1000)
+            count_time_in_ticks(vm)
+            vm.trace("freehint/freehint_pending", "freehint/freehint_submit")
+            vm.check("toucher -t -m 256")
+            vm.settle(quiet=3 * age_ms / 1000)
+            events = traced(vm, "pending", "submit")
+            freed = [when for when, event in events if event[0] == "pending:"]
+            hinted = [when for when, event in events if event[0] == "submit:"]
+            self.assertTrue(freed and hinted)
+            rested = hinted[0] - freed[0], hinted[-1] - freed[0]
+            self.assertGreater(rested[0], age_ms / 1000 - 1.5 * TICK)
+            self.assertLess(rested[1], 1.5 * age_ms / 1000)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -4,7 +4,8 @@
  *
  * Time goes in periods. At the end of each, a round hints what has aged; when the
  * round is over, what was young has aged. So memory is hinted after one to two
- * periods. A guest in which nothing is freed has no periods, and is not woken up.
+ * periods. A guest in which nothing is freed has no periods, and is not woken up;
+ * what is freed then begins with a short one.
  *
  * All of this but fh_kick() runs in the engine's thread.
  */
@@ -21,6 +22,12 @@ bool fh_drain_allowed = true;
 
 /* Does the age follow what it sees, or only what the device asks for? */
 bool fh_adapts = true;
+
+/*
+ * The period that ends idleness is so many times shorter than others, long enough
+ * for what is freed in one go. What ages at its end rests for a whole one after it.
+ */
+#define FH_FIRST_PERIOD	4
 
 /* A zone sits out at most this many rounds because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
@@ -202,7 +209,7 @@ static void fh_put_off(struct fh_zone *fz)
 /* What happened in the period that ends, and what was learned in it. */
 static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 {
-	bool rotate, all, quiet, more = true;
+	bool rotate, all, quiet, began, more = true;
 	unsigned long sec = 0, flags;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
@@ -214,6 +221,8 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	rotate = time_after_eq(jiffies, fz->window_end);
 	all = time_after_eq(jiffies, fz->window_end + FH_WINDOW);
 	quiet = fz->burst >= FH_BURST && fz->freed + fz->taken < FH_BURST;
+	/* A short burst is over by now, and what it left behind ages with it. */
+	began = fz->burst >= FH_BURST && fz->burst == fz->freed;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 
 	while (rotate && more) {
@@ -225,7 +234,7 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 		cond_resched();
 	}
 
-	if (quiet && READ_ONCE(fh_drain_allowed) && fh_drain_pcp(fz))
+	if ((began || quiet) && READ_ONCE(fh_drain_allowed) && fh_drain_pcp(fz))
 		fh_engine.stats.pcp_drains++;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
@@ -297,9 +306,10 @@ void fh_repace(struct kthread_work *work)
 void fh_kick(struct irq_work *work)
 {
 	struct fh_engine *e = &fh_engine;
+	unsigned long delay = max(fh_period(e) / FH_FIRST_PERIOD, 1UL);
 
 	/* Must not pull in a tick that is due already, hence not _mod_. */
 	if (READ_ONCE(e->running))
-		kthread_queue_delayed_work(e->worker, &e->tick, fh_period(e));
+		kthread_queue_delayed_work(e->worker, &e->tick, delay);
 }
 
