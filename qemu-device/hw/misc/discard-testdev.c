@@ -6,6 +6,9 @@
  * stay where it is from the moment that discards are disabled: if told to, it
  * writes to a page then, in place of a device that does DMA.
  *
+ * Flapping, it disables and enables them in turn as fast as the main loop goes
+ * round: whoever acts on that has something to do at any time.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -13,6 +16,7 @@
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "qapi/error.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qom/object.h"
 
@@ -29,6 +33,8 @@ struct DiscardTestdev {
     bool uncoordinated_disabled;
     /* Guest-physical address of the page to write to, 0 for none. */
     uint64_t dma_addr;
+    /* Schedules itself; NULL if discards are left as they are. */
+    QEMUBH *flap_bh;
 };
 
 static void write_page(uint64_t addr, Error **errp)
@@ -92,8 +98,36 @@ static void discard_testdev_set_uncoordinated(Object *obj, bool value,
                  ram_block_uncoordinated_discard_disable, errp);
 }
 
+static void flap(void *opaque)
+{
+    DiscardTestdev *dev = opaque;
+
+    discard_testdev_set_disabled(OBJECT(dev), !dev->disabled, &error_abort);
+    qemu_bh_schedule(dev->flap_bh);
+}
+
+static bool discard_testdev_get_flapping(Object *obj, Error **errp)
+{
+    return DISCARD_TESTDEV(obj)->flap_bh;
+}
+
+static void discard_testdev_set_flapping(Object *obj, bool value, Error **errp)
+{
+    DiscardTestdev *dev = DISCARD_TESTDEV(obj);
+
+    if (value && !dev->flap_bh) {
+        dev->flap_bh = qemu_bh_new_guarded(flap, dev,
+                                           &DEVICE(dev)->mem_reentrancy_guard);
+        qemu_bh_schedule(dev->flap_bh);
+    } else if (!value && dev->flap_bh) {
+        qemu_bh_delete(dev->flap_bh);
+        dev->flap_bh = NULL;
+    }
+}
+
 static void discard_testdev_finalize(Object *obj)
 {
+    discard_testdev_set_flapping(obj, false, &error_abort);
     discard_testdev_set_disabled(obj, false, &error_abort);
     discard_testdev_set_uncoordinated(obj, false, &error_abort);
 }
@@ -125,6 +159,11 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                    discard_testdev_set_uncoordinated);
     object_class_property_set_description(klass, "uncoordinated-disabled",
                                           "disable uncoordinated discards");
+    object_class_property_add_bool(klass, "flapping",
+                                   discard_testdev_get_flapping,
+                                   discard_testdev_set_flapping);
+    object_class_property_set_description(klass, "flapping",
+                                          "change 'disabled' all the time");
 }
 
 static const TypeInfo discard_testdev_info = {

@@ -14,6 +14,7 @@
 #include "qemu/host-utils.h"
 #include "qemu/main-loop.h"
 #include "hw/virtio/vhost.h"
+#include "migration/migration.h"
 #include "migration/misc.h"
 #include "migration/options.h"
 #include "qapi/qapi-events-freehint.h"
@@ -215,8 +216,23 @@ strList *virtio_freehint_pinning_devices(void)
     return devices;
 }
 
+/*
+ * When QEMU ends it lets go of the migration object first, and after that polls
+ * and answers the monitor. The device goes on asking about migration.
+ */
+static void hold_migration(void)
+{
+    object_ref(OBJECT(migrate_get_current()));
+}
+
+static void release_migration(void)
+{
+    object_unref(OBJECT(migrate_get_current()));
+}
+
 void virtio_freehint_veto_init(VirtIOFreehint *fh)
 {
+    hold_migration();
     fh->reason = first_reason(virtio_freehint_reasons(fh));
     fh->state = state_for(fh->reason);
     fh->veto_timer = timer_new_ms(QEMU_CLOCK_REALTIME, veto_timer_cb, fh);
@@ -230,4 +246,5 @@ void virtio_freehint_veto_cleanup(VirtIOFreehint *fh)
     migration_remove_notifier(&fh->migration_notifier);
     ram_block_discard_remove_notifier(&fh->discard_notifier);
     timer_free(fh->veto_timer);
+    release_migration();
 }

@@ -14,7 +14,6 @@
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
-#include "system/runstate.h"
 #include "trace.h"
 #include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
@@ -258,10 +257,6 @@ void virtio_freehint_bh(void *opaque)
     const int64_t start = cpu_time_ns();
     Budget takes = { }, steps = { };
 
-    /* When QEMU ends, what there is to ask about goes first, e.g. migration. */
-    if (runstate_check(RUN_STATE_SHUTDOWN)) {
-        return;
-    }
     trace_virtio_freehint_turn_begin();
     run_turn(opaque, &takes, &steps);
     trace_virtio_freehint_turn_end(takes.used, steps.used,
