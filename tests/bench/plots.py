@@ -4,6 +4,7 @@
 import subprocess
 from pathlib import Path
 
+from results import LICENCE
 from samples import Sample, Samples
 
 HEAD = """\
@@ -52,7 +53,8 @@ def draw(path: Path, title: str, samples: list[Sample], extra: str = "") -> None
         ) from None
     if done.returncode or not done.stdout:
         raise PlotError(f"gnuplot draws no {path.name}: {done.stderr.strip()}")
-    path.write_text(done.stdout)
+    head, newline, rest = done.stdout.partition("\n")
+    path.write_text(f"{head}{newline}<!-- {LICENCE} -->\n{rest}")
 
 
 def one_each(samples: Samples) -> list[Sample]:

@@ -95,10 +95,13 @@ class ReportTest(unittest.TestCase):
         self.assertEqual([v.measured for v in missed], ["1/17"])
         self.assertIn("2 of 3 are met.", report.text_of(results))
 
-    def test_what_never_happened_has_no_median(self) -> None:
+    def test_what_never_happened_has_no_median_and_is_missed(self) -> None:
         results = self.results()
         results.samples.append(lag_sample("freehint", None, 32))
-        self.assertIsNone(Samples(results.samples).of(arm="freehint").median("t90"))
+        samples = Samples(results.samples)
+        self.assertIsNone(samples.of(arm="freehint").median("t90"))
+        missed = [v.ours for v in verdicts(samples) if not v.met]
+        self.assertEqual(missed, ["never"])
 
     @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
     def test_plots_are_drawn(self) -> None:
