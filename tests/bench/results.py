@@ -21,6 +21,7 @@ from freehint_vm import BUILD, PROJECT
 from plan import Metric, Outcome
 
 SCHEMA = 1
+LICENCE = "SPDX-License-Identifier: GPL-2.0-or-later"
 
 
 class ResultsError(Exception):
@@ -61,6 +62,11 @@ def describe_versions() -> dict[str, Any]:
     }
 
 
+def case_of(sample: dict[str, Any]) -> str:
+    """What was measured; the same for all arms, which are compared in one run."""
+    return json.dumps([sample["metric"], sample["params"]], sort_keys=True)
+
+
 @dataclasses.dataclass
 class Results:
     """What a file holds."""
@@ -96,9 +102,9 @@ class Results:
         )
 
     def merge(self, other: "Results") -> None:
-        """A metric that was measured anew replaces what there was of it."""
-        fresh = {sample["metric"] for sample in other.samples}
-        kept = [s for s in self.samples if s["metric"] not in fresh]
+        """A case that was measured anew replaces what there was of it."""
+        fresh = {case_of(sample) for sample in other.samples}
+        kept = [s for s in self.samples if case_of(s) not in fresh]
         shift = len(self.runs)
         moved = [s | {"run": s["run"] + shift} for s in other.samples]
         self.runs += other.runs
@@ -106,7 +112,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Whole or not at all, as a run may end at any time."""
-        record = {"schema": SCHEMA, "runs": self.runs, "samples": self.samples}
+        record = {"comment": LICENCE, "schema": SCHEMA, "runs": self.runs}
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         lines = ",\n".join(json.dumps(s, sort_keys=True) for s in self.samples)

@@ -85,6 +85,7 @@ def measure_all(args: argparse.Namespace, results: Results) -> int:
         (metric, case, rep, arm)
         for metric in chosen
         for case in metric.cases(args.scale)
+        if all(str(case.params.get(key)) == value for key, value in args.where)
         for rep, arm in interleaved(
             case, selected_arms(case, skipped, args.arms), args.reps
         )
@@ -122,12 +123,21 @@ def arm_list(text: str) -> list[str]:
     return text.split(",")
 
 
+def condition(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not PARAMETER=VALUE")
+    return key, value
+
+
 def shown_command(args: argparse.Namespace) -> list[str]:
     """The command to repeat it with, without where the results went."""
     names = ",".join(metric.name for metric in args.only)
     command = ["scripts/bench"] + ["--quick"] * (args.scale == "quick")
     if len(args.only) < len(METRICS):
         command += ["--only", names]
+    for key, value in args.where:
+        command += ["--where", f"{key}={value}"]
     if args.reps is not None:
         command += ["--reps", str(args.reps)]
     if args.arms:
@@ -151,6 +161,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--arms", type=arm_list, default=[], metavar="ARM,...", help="default: all"
+    )
+    parser.add_argument(
+        "--where",
+        type=condition,
+        action="append",
+        default=[],
+        metavar="PARAMETER=VALUE",
+        help="only cases with this parameter, as the results have it",
     )
     parser.add_argument("--reps", type=int, metavar="N", help="at most so many samples")
     parser.add_argument(
@@ -179,7 +197,9 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, stop)
+        # Unless it was started to outlive its terminal.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     args = parse_arguments()
     return 1 if measure_all(args, Results()) else 0
 

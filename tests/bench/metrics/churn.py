@@ -28,40 +28,41 @@ POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint")
 ANONYMOUS = ("off", "off-again", "freehint-lazy")
 
 
-def loops(scale: str) -> list[Values]:
-    """Warm-up, in cycles, and what is measured after it."""
+def loops(scale: str) -> list[tuple[Values, int]]:
+    """Warm-up, in cycles, and what is measured after it; and how many times."""
     if scale == "smoke":
-        return [{"mib": 128, "pause_ms": 300, "warm_up": 1, "cycles": 2}]
+        return [({"mib": 128, "pause_ms": 300, "warm_up": 1, "cycles": 2}, 1)]
     churn = [
-        {"pause_ms": 0, "warm_up": 3, "seconds": 5},
-        {"pause_ms": 500, "warm_up": 12, "cycles": 12},
-        {"pause_ms": 3000, "warm_up": 8, "cycles": 5},
-        {"pause_ms": 10000, "warm_up": 1, "cycles": 2},
+        ({"pause_ms": 0, "warm_up": 3, "seconds": 5}, 5),
+        ({"pause_ms": 500, "warm_up": 12, "cycles": 12}, 3),
+        ({"pause_ms": 3000, "warm_up": 8, "cycles": 5}, 2),
+        ({"pause_ms": 10000, "warm_up": 1, "cycles": 2}, 2),
     ]
+    churn = [({"mib": CHURN_MIB} | loop, reps) for loop, reps in churn]
     fault = [
-        {"mib": FAULT_MIB, "threads": n, "warm_up": 10, "seconds": 5}
+        ({"mib": FAULT_MIB, "threads": n, "warm_up": 10, "seconds": 5}, 5)
         for n in (1, VCPUS)
     ]
-    churn = [{"mib": CHURN_MIB} | loop for loop in churn]
-    return [churn[1], fault[0]] if scale == "quick" else churn + fault
+    if scale == "quick":
+        return [(loop, 1) for loop, _ in (churn[1], fault[0])]
+    return churn + fault
 
 
 def cases(scale: str) -> list[Case]:
-    params = {"loops": loops(scale)}
+    backings = {"hugetlb": POOLED, "anon": ANONYMOUS}
     if scale == "smoke":
-        return [Case(params | {"backing": "anon"}, ("off", "freehint"))]
-    reps = 3 if scale == "full" else 1
+        backings = {"anon": ("off", "freehint")}
     return [
-        Case(params | {"backing": "hugetlb"}, POOLED, reps),
-        Case(params | {"backing": "anon"}, ANONYMOUS, reps),
+        Case({"backing": backing} | loop, arms, reps)
+        for backing, arms in backings.items()
+        for loop, reps in loops(scale)
     ]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
-    backing = params["backing"]
-    with HugePool(MEMORY_MIB if backing == "hugetlb" else 0):
-        for loop in params["loops"]:
-            yield measure_loop(arm, backing, loop)
+    """A guest for each loop, so that none learns from another one."""
+    with HugePool(MEMORY_MIB if params["backing"] == "hugetlb" else 0):
+        yield measure_loop(arm, params)
 
 
 def command_of(loop: Values) -> str:
@@ -71,15 +72,14 @@ def command_of(loop: Values) -> str:
     return command + (f" -p {loop['pause_ms']}" if loop.get("pause_ms") else "")
 
 
-def measure_loop(arm: Arm, backing: str, loop: Values) -> Outcome:
-    """In a guest of its own, so that no loop learns from another one."""
+def measure_loop(arm: Arm, loop: Values) -> Outcome:
     command = command_of(loop)
     for unit, option in (("cycles", "n"), ("seconds", "s")):
         main = f"{command} -{option} {loop[unit]}" if unit in loop else ""
         if main:
             break
     with BenchGuest(
-        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, backing=backing, trace=True
+        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, backing=loop["backing"], trace=True
     ) as vm:
         vm.rest(quiet=1.0)
         vm.check(f"{command} -n {loop['warm_up']}", timeout=300)
@@ -91,7 +91,7 @@ def measure_loop(arm: Arm, backing: str, loop: Values) -> Outcome:
         reports = vm.host_trace.reports(result.started, result.ended)
         busy = sum(c.touch_ns + c.free_ns for c in run.cycles)
         return Outcome(
-            params={"backing": backing} | loop,
+            params=loop,
             values={
                 "rate": run.bytes / MIB / (run.ns / 1e9),
                 "busy_rate": run.bytes / MIB / (busy / 1e9),
