@@ -19,33 +19,43 @@ EVERY = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-l
 PARTS = (50, 90, 99)
 # Longer than the two reuse windows in which an allocation counts as reuse.
 REST = 11.0
-# How long to look at what comes back, in seconds, and where nothing should.
-WATCH, WATCH_SMOKE = 20.0, 6.0
+# How long to look at what comes back, in seconds; that ends when nothing has come
+# for a while, though not before most has. And where nothing should come.
+WATCH, WATCH_SMOKE = 20.0, 3.0
 WATCH_OFF = 3.0
+QUIET = 5.0
+# Balloon reporting is soon through with a small guest that has just booted.
+MEMORY_SMOKE_MIB = 512
 SERIES_STEP = 0.1
 
 
 def cases(scale: str) -> list[Case]:
     if scale == "smoke":
         sizes = [{"mib": 256, "huge": True}]
-        params = {"sizes": sizes, "watch_s": WATCH_SMOKE}
+        params = {"memory_mib": MEMORY_SMOKE_MIB, "sizes": sizes, "watch_s": WATCH_SMOKE}
         return [Case(params, ("off", "balloon", "freehint"))]
     sizes = [{"mib": mib, "huge": True} for mib in (256, 1024, MEMORY_MIB * 3 // 4)]
     sizes.append({"mib": 1024, "huge": False})
     if scale == "quick":
         sizes = sizes[1:2]
-    params = {"sizes": sizes, "watch_s": WATCH}
+    params = {"memory_mib": MEMORY_MIB, "sizes": sizes, "watch_s": WATCH}
     return [Case(params, EVERY, reps=3 if scale == "full" else 1)]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
     """One boot for all sizes, with a rest between that leaves no history."""
-    with BenchGuest(arm, memory_mib=MEMORY_MIB, trace=True) as vm:
-        vm.rest()
+    with BenchGuest(arm, memory_mib=params["memory_mib"], trace=True) as vm:
+        vm.rest(quiet=1.0 if arm.reporter == "none" else 3.0)
         for index, size in enumerate(params["sizes"]):
-            if index and arm.reporter != "none":
-                time.sleep(REST)
+            if index:
+                rest(vm)
             yield measure_size(vm, size, params["watch_s"])
+
+
+def rest(vm: BenchGuest) -> None:
+    vm.rest()
+    if vm.arm.reporter == "freehint":
+        time.sleep(REST)
 
 
 def measure_size(vm: BenchGuest, size: Values, watch: float) -> Outcome:
@@ -62,6 +72,8 @@ def measure_size(vm: BenchGuest, size: Values, watch: float) -> Outcome:
         watch = WATCH_OFF
     limits = {part: used - part / 100 * size["mib"] * MIB for part in PARTS}
     while time.monotonic() < begin + watch and vm.resident.now() > limits[99]:
+        if vm.resident.now() <= limits[90] and unchanged(vm, QUIET):
+            break
         time.sleep(0.05)
     # What comes right behind is seen too.
     time.sleep(0.5)
@@ -84,6 +96,11 @@ def measure_size(vm: BenchGuest, size: Values, watch: float) -> Outcome:
         qemu=vm.command(),
         series={"kept_mib": series(vm, begin, end)},
     )
+
+
+def unchanged(vm: BenchGuest, seconds: float) -> bool:
+    sizes = [s.kept() for s in vm.resident.since(time.monotonic() - seconds)]
+    return max(sizes) - min(sizes) < MIB
 
 
 def lag(vm: BenchGuest, begin: float, limit: float) -> float | None:
