@@ -51,6 +51,7 @@ ARMS = [
         append=f"{DELAY_PARAMETER}=100",
     ),
     Arm("freehint", "freehint", "freehint"),
+    Arm("freehint-20ms", "freehint, 20 ms", "freehint", device_options=("min-age-ms=20",)),
     Arm("freehint-lazy", "freehint, lazy", "freehint", device_options=("discard=lazy",)),
 ]
 BY_NAME = {arm.name: arm for arm in ARMS}
