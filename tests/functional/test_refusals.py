@@ -9,9 +9,14 @@ BALLOON = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
 
 
 class RefusalsTest(unittest.TestCase):
-    def assert_refuses(self, vm: FreehintVM, status: str, says: str) -> None:
+    def assert_refuses(
+        self, vm: FreehintVM, status: str, says: str, obstacle: str
+    ) -> None:
         """To the host, to the administrator, and once in the log."""
-        self.assertEqual(vm.query()["driver-status"], status)
+        found = vm.query()
+        self.assertEqual(found["driver-status"], status)
+        self.assertEqual([o["cause"] for o in found["obstacles"]], ["guest"])
+        self.assertIn(obstacle, found["obstacles"][0]["detail"])
         self.assertEqual(vm.check(f"cat {SYSFS}/status"), status)
         log = vm.check("dmesg | grep 'freehint: not hinting' || true").splitlines()
         self.assertEqual(len(log), 1, log)
@@ -24,12 +29,16 @@ class RefusalsTest(unittest.TestCase):
     def test_a_granule_larger_than_a_pageblock(self) -> None:
         large = ("-global", "virtio-freehint-device.x-granule=4M")
         with FreehintVM(extra_args=large) as vm:
-            self.assert_refuses(vm, "granule", "larger than a pageblock")
+            self.assert_refuses(
+                vm, "granule", "larger than a pageblock", "granule is larger"
+            )
 
     def test_another_reporter(self) -> None:
         """For as long as it is there."""
         with FreehintVM(extra_args=BALLOON) as vm:
-            self.assert_refuses(vm, "other-reporter", "reporting has a device")
+            self.assert_refuses(
+                vm, "other-reporter", "reporting has a device", "another facility"
+            )
             vm.check(
                 "cd /sys/bus/virtio/drivers/virtio_balloon && d=$(echo virtio*)"
                 " && echo $d >unbind"
@@ -37,6 +46,21 @@ class RefusalsTest(unittest.TestCase):
             self.assertEqual(vm.query()["driver-status"], "active")
             vm.settle()
             self.assertGreater(vm.query()["stats"]["discarded"]["bytes"], 512 * MIB)
+
+    def test_poisoned_pages(self) -> None:
+        with FreehintVM(append="page_poison=1") as vm:
+            self.assert_refuses(vm, "poisoning", "page_poison", "pattern")
+
+    def test_pages_unmapped_when_freed(self) -> None:
+        with FreehintVM(append="debug_pagealloc=on") as vm:
+            self.assert_refuses(vm, "debugging", "debug_pagealloc", "debugging")
+
+    def test_guard_pages(self) -> None:
+        """They come with unmapping only."""
+        guards = "debug_pagealloc=on debug_guardpage_minorder=1"
+        with FreehintVM(append=guards) as vm:
+            vm.check("dmesg | grep 'Setting debug_guardpage_minorder to 1'")
+            self.assert_refuses(vm, "debugging", "debug_pagealloc", "debugging")
 
     def check_churn(self, append: str) -> None:
         with FreehintVM(cpus=2, append=append) as vm:

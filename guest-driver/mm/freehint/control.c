@@ -125,8 +125,8 @@ static enum freehint_status fh_verdict(const struct fh_engine *e)
 }
 
 static const char * const fh_refusals[FREEHINT_NR_STATUSES] = {
-	[FREEHINT_POISONING] = "free pages are poisoned (page_poisoning)",
-	[FREEHINT_DEBUGGING] = "free pages are guarded by a debugging facility",
+	[FREEHINT_POISONING] = "free pages are poisoned (page_poison)",
+	[FREEHINT_DEBUGGING] = "free pages are unmapped or shadowed (debug_pagealloc, KMSAN)",
 	[FREEHINT_OTHER_REPORTER] = "free page reporting has a device already",
 	[FREEHINT_GRANULE] = "the device's granule is larger than a pageblock",
 };
