@@ -124,7 +124,7 @@ class MigrationTest(unittest.TestCase):
             self.check_refused(source, without, "virtio-freehint")
             self.check_returns(source)
 
-    def check_not_sent(self, *memory: str) -> None:
+    def check_not_sent(self, *memory: str, capabilities: tuple[str, ...] = ()) -> None:
         """What is hinted again while precopy runs gets to no destination.
 
         The guest is given time to hint: how far precopy gets until then is not
@@ -139,6 +139,8 @@ class MigrationTest(unittest.TestCase):
             self.assertGreater(plain["ram"]["normal-bytes"], HOG_MIB * MIB)
 
             source.set_enabled(True)
+            for vm in source, target:
+                migration.set_capabilities(vm, *capabilities)
             with migration.socket_uri() as uri:
                 migration.set_bandwidth(source, 2 * MIB)
                 migration.start(source, target, uri)
@@ -171,6 +173,9 @@ class MigrationTest(unittest.TestCase):
 
     def test_freed_shared_memory_is_not_sent(self) -> None:
         self.check_not_sent(*SHARED_MEMORY)
+
+    def test_freed_memory_is_not_sent_by_many_threads(self) -> None:
+        self.check_not_sent(capabilities=("multifd",))
 
     def test_postcopy(self) -> None:
         """Not before all memory is there; then, without anybody looking."""
