@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Write the benchmark report and its plots, from results alone.
 
-Several files are merged: of a metric that is in more than one, the last counts.
+Several files are merged: of a case that is in more than one, the last counts.
 """
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import markdown
 from arms import ARMS, BY_NAME, PROJECT
 from metrics import METRICS
 from plots import PlotError, draw_all
-from results import Results, ResultsError, load_all
+from results import Results, ResultsError, case_of, load_all
 from samples import Samples
 from sections import SECTIONS
 from targets import verdicts
@@ -77,18 +78,25 @@ def runs_of(results: Results, metric: str) -> list[dict[str, Any]]:
     return [results.runs[number] for number in sorted(numbers)]
 
 
+def span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def provenance(results: Results, metric: str) -> list[str]:
     """Where the numbers of a section come from."""
     lines = []
     for run in runs_of(results, metric):
-        loads = [
-            s["load"]
+        samples = [
+            s
             for s in results.samples
             if s["metric"] == metric and results.runs[s["run"]] is run
         ]
+        loads = [s["load"] for s in samples]
+        counts = Counter(f"{s['arm']} {case_of(s)}" for s in samples).values()
         versions, machine = run["versions"], run["machine"]
         lines.append(
             f"Made by `{run['command']}` at {run['started']}, {run['accel'].upper()}; "
+            f"samples of each case and arm: {span(min(counts), max(counts))}; "
             f"load average before each sample {min(loads):.1f} to {max(loads):.1f}; "
             f"revision {versions['project']}, {versions['qemu']}, Linux "
             f"{versions['linux']} ({versions['guest_kernel']}); "
