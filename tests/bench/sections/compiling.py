@@ -6,10 +6,10 @@ from markdown import by_arm, commands, number, shown
 from samples import Params, Samples
 
 TEXT = """\
-A guest of 1.5 GiB with two vCPUs compiles Lua with gcc, from a disk; then it idles
-for 20 s, removes what it built, idles, drops its page cache and idles. The integral
-of QEMU's memory over time, while it builds and after that, and QEMU's memory at the
-end of each step.
+A guest of 1.5 GiB with two vCPUs compiles Lua's library with gcc, from a disk; then
+it idles for 20 s, removes what it built, idles, drops its page cache and idles. The
+integral of QEMU's memory over time, while it builds and after that, and QEMU's
+memory at the end of each step.
 """
 
 VALUES = (
