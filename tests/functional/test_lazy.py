@@ -15,7 +15,8 @@ from pathlib import Path
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
 
 V1 = Path("/sys/fs/cgroup/memory")
-USED = 512 * MIB
+GUEST_MIB = 640
+USED = 256 * MIB
 PAGE = os.sysconf("SC_PAGESIZE")
 PR_SET_THP_DISABLE = 41
 
@@ -114,13 +115,13 @@ class LazyTest(unittest.TestCase):
 
     def swapped_under_limit(self, mode: str) -> int:
         """How much is swapped when the host takes back half of what was freed."""
-        with Cgroup() as cgroup, swap_file(1024 * MIB), contextlib.ExitStack() as stack:
+        with Cgroup() as cgroup, swap_file(2 * USED), contextlib.ExitStack() as stack:
             with cgroup.for_children():
-                vm = stack.enter_context(FreehintVM(memory_mib=1024))
+                vm = stack.enter_context(FreehintVM(memory_mib=GUEST_MIB))
             vm.settle()
             if mode == "off":
                 vm.set_enabled(False)
-                vm.check("memhog 512m")
+                vm.check(f"memhog {USED // MIB}m")
             else:
                 vm.machine.cmd("freehint-set", id=DEVICE_ID, discard=mode)
                 use_memory(vm)
@@ -142,32 +143,33 @@ class LazyTest(unittest.TestCase):
         self.assertGreater(self.swapped_under_limit("off"), USED // 4, "the control")
         self.assertLess(self.swapped_under_limit("lazy"), 32 * MIB)
 
-    def faults_of_second_use(self, mode: str) -> int:
-        with no_huge_pages():
-            vm = FreehintVM(memory_mib=1024)
-            with vm:
-                vm.settle()
-                vm.machine.cmd("freehint-set", id=DEVICE_ID, discard=mode)
-                # The guest uses first what it has not used for longest, so that
-                # all of its memory has been in use after two rounds.
-                use_memory(vm, 800 * MIB)
-                use_memory(vm, 800 * MIB)
-                before = faults(self.pid(vm))
-                use_memory(vm)
-                return faults(self.pid(vm)) - before
+    def faults_of_second_use(self, vm: FreehintVM, mode: str) -> int:
+        vm.machine.cmd("freehint-set", id=DEVICE_ID, discard=mode)
+        # The guest uses first what it has not used for longest, so that all of
+        # its memory has been in use after two rounds.
+        use_memory(vm, 400 * MIB)
+        use_memory(vm, 400 * MIB)
+        before = faults(self.pid(vm))
+        use_memory(vm)
+        return faults(self.pid(vm)) - before
 
     def test_using_it_again_takes_no_fault(self) -> None:
         """As many as pages where it was dropped, next to none where it was not."""
-        self.assertGreater(self.faults_of_second_use("drop"), USED // PAGE * 3 // 4)
-        self.assertLess(self.faults_of_second_use("lazy"), USED // PAGE // 20)
+        with no_huge_pages():
+            vm = FreehintVM(memory_mib=GUEST_MIB)
+            with vm:
+                vm.settle()
+                pages = USED // PAGE
+                self.assertGreater(self.faults_of_second_use(vm, "drop"), pages * 3 // 4)
+                self.assertLess(self.faults_of_second_use(vm, "lazy"), pages // 20)
 
     def test_it_is_the_guests_until_the_host_takes_it(self) -> None:
-        with FreehintVM(memory_mib=1024) as vm:
+        with FreehintVM(memory_mib=GUEST_MIB) as vm:
             vm.settle()
             vm.machine.cmd("freehint-set", id=DEVICE_ID, discard="lazy")
             use_memory(vm)
             self.assertGreater(lazily_freed(self.pid(vm)), USED // 2)
-            result = vm.run("churn -n 3 -m 256", timeout=300)
+            result = vm.run("churn -n 3 -m 128", timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
 
