@@ -297,7 +297,7 @@ class FreehintVM:
         try:
             self._wait_up(120)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
@@ -307,10 +307,12 @@ class FreehintVM:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        splats = self.splats() if kind is None else []
-        self.memory.stop()
-        self.machine.shutdown(hard=True)
-        self.agent.close()
+        try:
+            splats = self.splats() if kind is None else []
+        finally:
+            self.memory.stop()
+            self.machine.shutdown(hard=True)
+            self.agent.close()
         if splats:
             raise GuestError("the kernel complains:\n" + "\n".join(splats))
         if kind is None:
