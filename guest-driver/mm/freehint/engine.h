@@ -217,8 +217,9 @@ void fh_gauges_add_zone(struct freehint_gauges *gauges,
 			const struct fh_zone *fz, bool running);
 bool fh_gauges_moved(const struct freehint_gauges *old,
 		     const struct freehint_gauges *now, u64 step);
-void fh_gauges_get(struct fh_engine *e, struct freehint_gauges *gauges);
+void fh_gauges_get(const struct fh_engine *e, struct freehint_gauges *gauges);
 bool fh_gauges_send(struct fh_engine *e);
+void fh_gauges_rest(struct fh_engine *e);
 void fh_gauges_start(struct fh_engine *e);
 void fh_gauges_stop(struct fh_engine *e);
 void fh_gauges_init(struct fh_engine *e);

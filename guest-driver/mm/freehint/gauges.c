@@ -66,7 +66,7 @@ void fh_gauges_add_zone(struct freehint_gauges *gauges,
  *
  * Context: any in which a device stays registered.
  */
-void fh_gauges_get(struct fh_engine *e, struct freehint_gauges *gauges)
+void fh_gauges_get(const struct fh_engine *e, struct freehint_gauges *gauges)
 {
 	struct fh_zone *fz;
 
@@ -126,7 +126,7 @@ bool fh_gauges_send(struct fh_engine *e)
 	return true;
 }
 
-/* The timer has found something to tell. In the thread. */
+/* There is something to tell, and no hint that it could go along with. In the thread. */
 void fh_gauges_tell(struct kthread_work *work)
 {
 	struct fh_engine *e = &fh_engine;
@@ -135,14 +135,35 @@ void fh_gauges_tell(struct kthread_work *work)
 		e->dev->ops->kick(e->dev);
 }
 
+static bool fh_gauges_worth_telling(const struct fh_engine *e)
+{
+	struct freehint_gauges now;
+
+	fh_gauges_get(e, &now);
+	return fh_gauges_moved(&e->told, &now, fh_gauges_step(e));
+}
+
+/**
+ * fh_gauges_rest - the engine has nothing more to do for now
+ * @e: the engine
+ *
+ * What went along with the last hint is of the time when it was in flight. Nobody
+ * may look again for as long as the guest is idle.
+ *
+ * Context: the engine's thread.
+ */
+void fh_gauges_rest(struct fh_engine *e)
+{
+	if (fh_gauges_worth_telling(e))
+		fh_gauges_tell(&e->tell);
+}
+
 /* In the timer's interrupt, so that the thread is only woken for something. */
 static void fh_gauges_look(struct timer_list *timer)
 {
 	struct fh_engine *e = container_of(timer, struct fh_engine, look);
-	struct freehint_gauges now;
 
-	fh_gauges_get(e, &now);
-	if (fh_gauges_moved(&e->told, &now, fh_gauges_step(e)))
+	if (fh_gauges_worth_telling(e))
 		kthread_queue_work(e->worker, &e->tell);
 	mod_timer(&e->look, jiffies + FH_GAUGES_PERIOD);
 }

@@ -161,6 +161,8 @@ static void fh_end_round(struct fh_engine *e)
 	}
 	if (busy)
 		fh_next_period(e, max_t(long, delay, pause));
+	else
+		fh_gauges_rest(e);
 }
 
 /**
