@@ -46,17 +46,21 @@ watch_log() {
     done
 }
 
-# long_step TITLE LOG COMMAND...: run it with its output in LOG, showing
-# progress; where it fails, show what it said last.
+# long_step TITLE LOG COMMAND...: run it, in a shell of its own, with its output in
+# LOG, showing progress; where it fails, show what it said last. A function ends at
+# its first error: bash would go on in one whose status somebody asks for.
 long_step() {
-    local title=$1 log=$2 watcher status=0 start=$SECONDS
+    local title=$1 log=$2 watcher status start=$SECONDS
     shift 2
     mkdir -p "$(dirname "$log")"
     : >"$log"
     say "$title"
     watch_log "$log" &
     watcher=$!
-    "$@" >>"$log" 2>&1 </dev/null || status=$?
+    set +e
+    (set -e; "$@") >>"$log" 2>&1 </dev/null
+    status=$?
+    set -e
     kill "$watcher" 2>/dev/null || true
     wait "$watcher" 2>/dev/null || true
     [ ! -t 1 ] || printf '\r\033[K'
