@@ -18,7 +18,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "functional"))
 
-from freehint_vm import BUILD, KERNEL, FreehintVM, GuestError  # noqa: E402
+from freehint_vm import BUILD, KERNEL, MIB, FreehintVM, GuestError  # noqa: E402
 from meters import CpuMeter, ResidentWatch, TraceLog  # noqa: E402
 
 # The kernel whose page reporting has a delay that can be set; the ordinary one
@@ -106,6 +106,7 @@ class BenchGuest(FreehintVM):
         cpus: int = 1,
         backing: str = "anon",
         trace: bool = False,
+        ram_only: bool = False,
         accel: str = "tcg",
         extra_args: tuple[str, ...] = (),
         wrapper: tuple[str, ...] = (),
@@ -129,6 +130,8 @@ class BenchGuest(FreehintVM):
         )
         self.arm = arm
         self.backing = backing
+        self._ram = memory_mib * MIB
+        self._ram_only = ram_only
 
     def __enter__(self) -> "BenchGuest":
         super().__enter__()
@@ -147,7 +150,7 @@ class BenchGuest(FreehintVM):
         assert pid is not None
         threads: Any = self.machine.cmd("query-cpus-fast")
         self.cpu = CpuMeter(pid, [entry["thread-id"] for entry in threads])
-        self.resident = ResidentWatch(pid, self.kind())
+        self.resident = ResidentWatch(pid, self.kind(), self._ram)
 
     def __exit__(
         self,
@@ -175,6 +178,8 @@ class BenchGuest(FreehintVM):
         """What of QEMU's memory the host could not have for something else."""
         if self.backing == "hugetlb":
             return "hugetlb"
+        if self._ram_only:
+            return "ram"
         lazy = "discard=lazy" in self.arm.device_options
         return "lazy" if lazy else "rss"
 

@@ -25,6 +25,17 @@ def smaps_rollup(pid: int) -> dict[str, int]:
     return {name: int(kib) * KIB for name, kib in found}
 
 
+def resident_ram(pid: int, size: int) -> int:
+    """Bytes of the guest's RAM that are there: that of the mappings of its size."""
+    found, length = 0, 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            length = int(match[2], 16) - int(match[1], 16)
+        elif line.startswith("Rss:") and length >= size:
+            found += int(line.split()[1]) * KIB
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Resident:
     """QEMU's memory at a moment; the host may take `lazy` of it when it likes."""
@@ -38,15 +49,15 @@ class Resident:
 
 
 class ResidentWatch:
-    """Samples QEMU's memory all along: "rss", "lazy" or "hugetlb"."""
+    """Samples QEMU's memory all along: "rss", "lazy", "hugetlb", or "ram" alone."""
 
-    INTERVAL = 0.02
-    INTERVAL_SMAPS = 0.05
+    INTERVALS = {"rss": 0.02, "lazy": 0.05, "hugetlb": 0.05, "ram": 0.25}
 
-    def __init__(self, pid: int, kind: str) -> None:
+    def __init__(self, pid: int, kind: str, ram: int) -> None:
         self._pid = pid
         self._kind = kind
-        self._interval = self.INTERVAL if kind == "rss" else self.INTERVAL_SMAPS
+        self._ram = ram
+        self._interval = self.INTERVALS[kind]
         self._stop = threading.Event()
         self.samples = [self._take()]
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -81,6 +92,8 @@ class ResidentWatch:
         if self._kind == "rss":
             pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
             return Resident(now, pages * PAGE)
+        if self._kind == "ram":
+            return Resident(now, resident_ram(self._pid, self._ram))
         fields = smaps_rollup(self._pid)
         if self._kind == "hugetlb":
             return Resident(now, fields["Shared_Hugetlb"] + fields["Private_Hugetlb"])

@@ -8,8 +8,9 @@ from samples import Params, Samples
 TEXT = """\
 A guest of 1.5 GiB with two vCPUs compiles Lua's library with gcc, from a disk; then
 it idles for 20 s, removes what it built, idles, drops its page cache and idles. The
-integral of QEMU's memory over time, while it builds and after that, and QEMU's
-memory at the end of each step.
+integral over time of the RAM that the guest has from the host, while it builds and
+after that, and that RAM at the end of each step. What QEMU translates of the
+compiler's code, about as much again, is not in it.
 """
 
 VALUES = (
@@ -27,7 +28,7 @@ def name(case: Params) -> str:
 
 
 def section(samples: Samples) -> list[str]:
-    lines = [TEXT, "![QEMU's memory over time](benchmarks/compiling.svg)", ""]
+    lines = [TEXT, "![The guest's RAM over time](benchmarks/compiling.svg)", ""]
     for key, title, show in VALUES:
         lines += by_arm(title, samples, name, shown(key, show))
     return lines + commands(samples)
