@@ -92,8 +92,8 @@ def within(limit: float) -> Callable[[float], bool]:
 
 def churn(samples: Samples) -> Iterator[Verdict]:
     pooled = samples.of(backing="hugetlb")
-    noise = noise_floor(pooled)
     for case in pooled.cases():
+        noise = noise_floor(pooled.of(**case))
         mine, peer = (pooled.of(arm=a, **case) for a in ("freehint", "balloon"))
         title = f"churn, MiB/s: at least as many, ±{noise:.0%} noise"
         theirs, ours = peer.median("busy_rate"), mine.median("busy_rate")
@@ -121,20 +121,15 @@ def refaults(case: Params, mine: Samples, peer: Samples) -> Iterator[Verdict]:
 
 
 def noise_floor(samples: Samples) -> float:
-    """How far the two runs without a reporter are apart, at the worst."""
-    gaps = [0.0]
-    for case in samples.cases():
-        first, again = (samples.of(arm=a, **case) for a in ("off", "off-again"))
-        a, b = first.median("busy_rate"), again.median("busy_rate")
-        if a and b:
-            gaps.append(abs(a - b) / a)
-    return max(gaps)
+    """How far the two runs of a case without a reporter are apart."""
+    a, b = (samples.of(arm=x).median("busy_rate") for x in ("off", "off-again"))
+    return abs(a - b) / min(a, b) if a and b else 0.0
 
 
 def lazy_tax(samples: Samples) -> Iterator[Verdict]:
     """Against "off": what is not taken costs nothing to have."""
-    noise = noise_floor(samples)
     for case in samples.cases():
+        noise = noise_floor(samples.of(**case))
         off = samples.of(arm="off", **case).median("busy_rate")
         lazy = samples.of(arm="freehint-lazy", **case).median("busy_rate")
         title = f"lazy against off, MiB/s: no tax, ±{noise:.0%} noise"

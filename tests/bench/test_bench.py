@@ -82,11 +82,12 @@ class ReportTest(unittest.TestCase):
         return results
 
     def test_the_report_says_what_was_measured(self) -> None:
-        text = report.text_of(self.results())
+        results = self.results()
+        text = report.text_of(results)
         self.assertIn("3 of 3 are met.", text)
         self.assertIn("| 1024 MiB | 10.00 | 0.25 |", text)
         self.assertIn("not run: no such option", text)
-        self.assertEqual(text, report.text_of(self.results()))
+        self.assertEqual(text, report.text_of(results))
 
     def test_a_missed_target_is_told(self) -> None:
         results = self.results()

@@ -35,7 +35,7 @@ def loops(scale: str) -> list[tuple[Values, int]]:
     if scale == "smoke":
         return [({"mib": 128, "pause_ms": 300, "warm_up": 1, "cycles": 2}, 1)]
     churn = [
-        ({"pause_ms": 0, "warm_up": 3, "seconds": 5}, 5),
+        ({"pause_ms": 0, "warm_up": 8, "seconds": 5}, 5),
         ({"pause_ms": 500, "warm_up": 6, "cycles": 12}, 3),
         ({"pause_ms": 3000, "warm_up": 6, "cycles": 4}, 2),
         ({"pause_ms": 10000, "warm_up": 1, "cycles": 2}, 2),
