@@ -37,7 +37,9 @@ def unavailable() -> str:
 def cases(scale: str) -> list[Case]:
     if scale == "smoke":
         return []
-    return [Case({"program": "lua"}, ARMS if scale == "full" else ("balloon", "freehint"))]
+    if scale == "quick":
+        return [Case({"program": "lua"}, ("balloon", "freehint"))]
+    return [Case({"program": "lua"}, ARMS, reps=3)]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
