@@ -87,6 +87,33 @@ static void assert_discarded(VM *vm, uint16_t flags, uint64_t addr,
     g_assert_true(qfreehint_is_filled(addr, len, 0));
 }
 
+/* What QEMU says, kept where it can be read. */
+
+static char *log_path(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.log", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void assert_warned(const char *part, int times)
+{
+    g_autofree char *path = log_path(), *text = NULL;
+    const char *found;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (found = text; (found = strstr(found, part)); found++) {
+        times--;
+    }
+    g_assert_cmpint(times, ==, 0);
+}
+
+static void remove_log(void)
+{
+    g_autofree char *path = log_path();
+
+    unlink(path);
+}
+
 /* Backings of the machine's RAM */
 
 /* How much memory the host has for QEMU, in bytes. */
@@ -216,14 +243,19 @@ static void file_remove(File *file)
 static void test_file(const void *opaque)
 {
     const char *share = opaque;
+    g_autofree char *log = log_path();
     File file = file_create();
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
                       " -object memory-backend-file,id=mem0,size=128M,"
-                      "mem-path=%s,share=%s", file.path, share);
+                      "mem-path=%s,share=%s 2>%s", file.path, share, log);
 
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     g_assert_true(file_is_filled(&file, 0xa5));
     vm_stop(vm);
+    assert_warned("memory 'mem0' is not discarded", 1);
+    assert_warned("discard-file-backed=on", 1);
+    remove_log();
     file_remove(&file);
 }
 
@@ -248,12 +280,17 @@ static void test_file_allowed(const void *opaque)
 
 static void test_prealloc(void)
 {
+    g_autofree char *log = log_path();
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
                       " -object memory-backend-ram,id=mem0,size=128M,"
-                      "prealloc=on");
+                      "prealloc=on 2>%s", log);
 
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     vm_stop(vm);
+    assert_warned("memory 'mem0' is not discarded", 1);
+    assert_warned("discard-reserved=on", 1);
+    remove_log();
 
     vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
                   ",discard-reserved=on"
@@ -269,7 +306,7 @@ static void test_prealloc(void)
  */
 static void test_host_failure(void)
 {
-    g_autofree char *path = NULL;
+    g_autofree char *path = NULL, *log = log_path();
     int fd = memfd_create("qtest-freehint", MFD_ALLOW_SEALING);
     VM *vm;
 
@@ -282,7 +319,7 @@ static void test_host_failure(void)
     vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
                   ",discard-file-backed=on"
                   " -object memory-backend-file,id=mem0,size=128M,share=on,"
-                  "mem-path=%s", path);
+                  "mem-path=%s 2>%s", path, log);
 
     assert_discarded(vm, 0, FREE_START, GRANULE);
     g_assert_cmpint(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), ==, 0);
@@ -293,6 +330,10 @@ static void test_host_failure(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 2);
     vm_stop(vm);
+    /* Once for each time that the operator wants it tried. */
+    assert_warned("discarding from memory", 2);
+    assert_warned("is not discarded", 0);
+    remove_log();
     close(fd);
 }
 

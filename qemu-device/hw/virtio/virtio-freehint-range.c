@@ -42,6 +42,8 @@ typedef struct VirtIOFreehintBlock {
     bool reserved;
     /* The host failed to discard part of it. */
     bool failed;
+    /* The log says that its backing keeps it from being discarded. */
+    bool refusal_told;
 } VirtIOFreehintBlock;
 
 /* Called with the memory device that @mr belongs to, NULL for boot memory. */
@@ -131,6 +133,7 @@ static void update_block(MemoryRegion *mr, Object *dev, void *opaque)
     *block = describe_block(mr, dev);
     if (old) {
         block->failed = old->failed;
+        block->refusal_told = old->refusal_told;
     } else {
         update->grown = true;
     }
@@ -165,28 +168,56 @@ static void update_blocks(VirtIOFreehint *fh)
 /*
  * Together with is_aligned(), covers all that ram_block_discard_range() would
  * complain about, one message for each call: a guest must not fill the log.
+ *
+ * Returns: NULL if the backing lets the memory go, else what is in the way
  */
-static bool can_discard(const VirtIOFreehint *fh,
-                        const VirtIOFreehintBlock *block, RAMBlock *rb,
-                        uint16_t flags)
+static const char *backing_refusal(const VirtIOFreehint *fh,
+                                   const VirtIOFreehintBlock *block,
+                                   RAMBlock *rb)
 {
-    if (block->failed) {
-        return false;
-    }
     if (rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
                      RAM_READONLY_FD | RAM_GUEST_MEMFD)) {
-        return false;
+        return "its backing does not let go of memory";
     }
-    /*
-     * The file loses the content, even if the mapping is private. And what
-     * others write to the file shows where the guest relies on zeros.
-     */
-    if (qemu_ram_is_named_file(rb) &&
-        (!fh->discard_file_backed || flags & VIRTIO_FREEHINT_HINT_F_ZERO)) {
-        return false;
+    /* The file loses the content, even if the mapping is private. */
+    if (qemu_ram_is_named_file(rb) && !fh->discard_file_backed) {
+        return "it is a named file; discard-file-backed=on lets holes be"
+               " punched into it";
     }
     /* The reservation goes with the pages, a later access may be fatal. */
-    return !block->reserved || fh->discard_reserved;
+    if (block->reserved && !fh->discard_reserved) {
+        return "it has huge pages or is preallocated; discard-reserved=on"
+               " gives the reservation up";
+    }
+    return NULL;
+}
+
+/* An operator wonders why the VM does not shrink, but needs no reminders. */
+static void tell_refusal(VirtIOFreehintBlock *block, MemoryRegion *mr,
+                         const char *refusal)
+{
+    if (!block->refusal_told) {
+        block->refusal_told = true;
+        warn_report("virtio-freehint: memory '%s' is not discarded: %s",
+                    memory_region_name(mr), refusal);
+    }
+}
+
+static bool can_discard(const VirtIOFreehint *fh, VirtIOFreehintBlock *block,
+                        MemoryRegion *mr, uint16_t flags)
+{
+    const char *refusal = backing_refusal(fh, block, mr->ram_block);
+
+    if (refusal) {
+        tell_refusal(block, mr, refusal);
+        return false;
+    }
+    /* What others write to a file shows where the guest relies on zeros. */
+    if (qemu_ram_is_named_file(mr->ram_block) &&
+        flags & VIRTIO_FREEHINT_HINT_F_ZERO) {
+        return false;
+    }
+    return !block->failed;
 }
 
 /* Large pages may exceed the granule, and DIMMs need not start on one. */
@@ -210,7 +241,7 @@ static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
                              uint16_t flags, VirtIOFreehintPart *part)
 {
     MemoryRegion *mr = section->mr;
-    const VirtIOFreehintBlock *block;
+    VirtIOFreehintBlock *block;
 
     if (section->readonly || mr->rom_device) {
         return VIRTIO_FREEHINT_S_READ_ONLY;
@@ -230,7 +261,7 @@ static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
     if (part->offset + part->len > part->rb->used_length) {
         return VIRTIO_FREEHINT_S_EXCLUDED;
     }
-    if (!can_discard(fh, block, part->rb, flags)) {
+    if (!can_discard(fh, block, mr, flags)) {
         return VIRTIO_FREEHINT_S_BACKING;
     }
     return is_aligned(part) ? VIRTIO_FREEHINT_S_DISCARDED :
@@ -335,7 +366,7 @@ static void raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
     const VirtIOFreehintBlock block = describe_block(mr, dev);
     RAMBlock *rb = mr->ram_block;
 
-    if (rb && can_discard(search->fh, &block, rb, 0) &&
+    if (rb && !backing_refusal(search->fh, &block, rb) &&
         rb->page_size <= VIRTIO_FREEHINT_MAX_GRANULE) {
         search->granule = MAX(search->granule, rb->page_size);
     }
