@@ -85,6 +85,12 @@ QFreehintHint qfreehint_prepare_body(QVirtioFreehint *fh,
     return prepare(t_alloc, hdr, body, size, 0);
 }
 
+/* Descriptors for so many bytes; DIV_ROUND_UP() overflows for large steps. */
+static uint32_t count_parts(uint32_t size, uint32_t step)
+{
+    return size ? (size - 1) / step + 1 : 0;
+}
+
 static uint32_t add_part(QVirtioFreehint *fh, uint64_t addr, uint32_t size,
                          uint32_t step, bool write, bool more)
 {
@@ -104,8 +110,8 @@ void qfreehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
                             uint32_t readable, uint32_t writable,
                             uint32_t step)
 {
-    const uint32_t needed = DIV_ROUND_UP(readable, step) +
-                            DIV_ROUND_UP(writable, step);
+    const uint32_t needed = count_parts(readable, step) +
+                            count_parts(writable, step);
 
     /* libqos never reuses descriptors: start again where there are no more. */
     if (fh->vq->free_head + needed > fh->vq->size) {
