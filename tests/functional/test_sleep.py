@@ -26,7 +26,8 @@ class SleepTest(unittest.TestCase):
         self.assertIn("\nstatus 0", output)
         self.assertIn(" 0 bytes lost\nstatus", output)
         self.assertEqual(vm.check(f"cat {SYSFS}/leaked_bytes"), "0")
-        self.assertEqual(vm.check("dmesg | grep 'no answer' || true"), "")
+        overdue = vm.check("dmesg | grep 'no answer' || true")
+        self.assertEqual((vm.figure("timeouts"), overdue), (0, ""))
 
     def assert_hints_go_on(self, vm: FreehintVM) -> None:
         self.assertEqual(vm.check(f"cat {SYSFS}/status"), "active")

@@ -20,6 +20,7 @@ struct zone;
  * @FREEHINT_FAILED: it tried and failed; try again after freehint_rehint()
  * @FREEHINT_NEVER: nothing, and it never will; until freehint_rehint()
  * @FREEHINT_DISCARDED: the host has the memory, or may take it when it likes
+ * @FREEHINT_NR_VERDICTS: how many there are
  *
  * Zero is "declined", so that an answer that nobody wrote claims nothing. None
  * but @FREEHINT_DISCARDED says anything about the content of the range.
@@ -43,6 +44,7 @@ enum freehint_verdict {
  * @FREEHINT_OTHER_REPORTER: free page reporting has a device already
  * @FREEHINT_GRANULE: the device's granule is larger than a pageblock
  * @FREEHINT_BROKEN: the device did not answer, or the driver gave up on it
+ * @FREEHINT_NR_STATUSES: how many there are
  */
 enum freehint_status {
 	FREEHINT_ACTIVE = 0,

@@ -50,6 +50,7 @@
  * @FH_NEVER: the device will not take it; stays set while it is allocated
  * @FH_FRESH: hinted in this reuse window
  * @FH_RECENT: hinted in the reuse window before
+ * @FH_NR_PLANES: how many bitmaps that makes
  *
  * At most one of YOUNG to INFLIGHT is set, and none of YOUNG to HELD together
  * with NEVER: see the table in Documentation/mm/freehint.rst.
