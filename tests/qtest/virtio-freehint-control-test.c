@@ -22,7 +22,7 @@
 #define MAX_RANGES 1024
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
-#define FREE_START (64 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 

@@ -20,8 +20,8 @@
 #define GRANULE (2 * MiB)
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
-#define RAM_SIZE (128 * MiB)
-#define FREE_START (64 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
+#define FREE_LEN (64 * MiB)
 
 /* Long enough to do something meanwhile, even on a busy machine. */
 #define SLOW_OPTS "x-slice-delay-ms=1200"
@@ -312,8 +312,8 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
 static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
 {
     const QFreehintRange ranges[] = {
-        { FREE_START, RAM_SIZE - FREE_START },
-        { FREE_START, RAM_SIZE - FREE_START },
+        { FREE_START, FREE_LEN },
+        { FREE_START, FREE_LEN },
     };
     const struct virtio_freehint_hdr hdr = {
         .type = VIRTIO_FREEHINT_T_HINT,
@@ -424,7 +424,7 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
     qtest_qmp_assert_success(global_qtest, "{ 'execute':"
                              " 'migrate-set-parameters', 'arguments': {"
                              " 'max-bandwidth': 1048576 } }");
-    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
 
     hint = start_slow_hint(fh, alloc);
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate',"
@@ -463,8 +463,9 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     qpci_io_writel(fh->pci->pdev, fh->pci->bar, fh->pci->device_cfg_offset +
                    offsetof(struct virtio_freehint_config, driver_status),
                    VIRTIO_FREEHINT_DRIVER_ACTIVE);
-    to = qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0,"
-                     "enabled=off,delay-ms=7 -incoming %s", uri);
+    to = qtest_initf("-M %s -device virtio-freehint-pci,addr=04.0,id=fh0,"
+                     "enabled=off,delay-ms=7 -incoming %s",
+                     qfreehint_machine(), uri);
     hint = start_slow_hint(fh, alloc);
     qfreehint_migrate(uri);
     qfreehint_await_migration();

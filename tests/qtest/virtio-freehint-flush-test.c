@@ -19,7 +19,7 @@
 #include "standard-headers/linux/virtio_config.h"
 
 #define GRANULE (2 * MiB)
-#define FREE_START (64 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
 
 #define CONFIG_TIMEOUT_US (10 * 1000 * 1000)
 
@@ -520,8 +520,9 @@ static uint32_t *find_flush(char *state, size_t size)
 /* Takes what "migrate file:" has saved. */
 static QTestState *load_state(const char *path)
 {
-    QTestState *qts = qtest_init("-M pc -device virtio-freehint-pci,addr=04.0,"
-                                 "id=fh0 -incoming defer");
+    QTestState *qts = qtest_initf("-M %s -device virtio-freehint-pci,"
+                                  "addr=04.0,id=fh0 -incoming defer",
+                                  qfreehint_machine());
     g_autofree char *uri = g_strdup_printf("file:%s", path);
 
     qtest_qmp_send(qts, "{ 'execute': 'migrate-incoming',"

@@ -33,10 +33,10 @@
  * RAM that neither firmware nor libqos uses, in a machine of 128 MiB: messages,
  * memory that is never hinted properly, memory that is.
  */
-#define SCRATCH_START (48 * MiB)
-#define KEPT_START (60 * MiB)
-#define FREE_START (64 * MiB)
-#define FREE_END (128 * MiB)
+#define SCRATCH_START (qfreehint_ram_start() + 48 * MiB)
+#define KEPT_START (qfreehint_ram_start() + 60 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
+#define FREE_END (qfreehint_ram_start() + 128 * MiB)
 #define KEPT_BYTE 0xc5
 
 #define MAX_MESSAGES 6
@@ -135,7 +135,7 @@ static QFreehintRange valid_range(uint64_t start, uint64_t end)
 /* A range that has to be refused, even where it names memory to be kept. */
 static QFreehintRange bad_range(void)
 {
-    static const uint64_t elsewhere[] = {
+    const uint64_t elsewhere[] = {
         0xc0000, 0xf0000, 0xfee00000, 0xfffc0000, FREE_END, 4 * GiB, 1 * TiB,
         0xfd000000, 0xfebd0000,
     };

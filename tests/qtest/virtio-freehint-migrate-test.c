@@ -17,15 +17,15 @@
 #define GRANULE (2 * MiB)
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
-#define RAM_SIZE (128 * MiB)
-#define FREE_START (64 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
+#define FREE_LEN (64 * MiB)
 
 /*
  * What gets hinted while a migration runs. It is sent last, and what lies
  * before it takes half a minute at the bandwidth that the tests begin with.
  */
-#define HINT_START (96 * MiB)
-#define HINT_LEN (RAM_SIZE - HINT_START)
+#define HINT_START (FREE_START + 32 * MiB)
+#define HINT_LEN (32 * MiB)
 #define SLOW_BYTES_PER_S MiB
 
 /* Less than what is hinted, but much more than what is sent twice. */
@@ -100,8 +100,8 @@ static void await_migration_status(const char *wanted)
 
 static QTestState *start_destination(const char *props, const char *uri)
 {
-    return qtest_initf("-M pc -device virtio-freehint-pci,addr=04.0,id=fh0%s"
-                       " -incoming %s", props, uri);
+    return qtest_initf("-M %s -device virtio-freehint-pci,addr=04.0,id=fh0%s"
+                       " -incoming %s", qfreehint_machine(), props, uri);
 }
 
 /* The guest is where global_qtest stands from here on. */
@@ -126,7 +126,7 @@ static void migrate_and_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
 {
     uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
 
-    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
     set_bandwidth(SLOW_BYTES_PER_S);
     qfreehint_migrate(uri);
     if (asked) {
@@ -280,7 +280,7 @@ static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
     uint64_t sent = 0, total, before;
     QFreehintHint hint;
 
-    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
     set_bandwidth(0);
     qfreehint_migrate(uri);
     await_epoch_other_than(fh, epoch);
@@ -323,7 +323,7 @@ static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
     int fd = listen_only(uri, 1);
     QFreehintHint hint;
 
-    qfreehint_fill(FREE_START, RAM_SIZE - FREE_START, 0xa5);
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
     qfreehint_migrate(uri);
     await_epoch_other_than(fh, epoch);
     hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);

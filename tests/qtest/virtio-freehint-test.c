@@ -23,8 +23,8 @@
 #define MAX_RANGES 1024
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
-#define RAM_SIZE (128 * MiB)
-#define FREE_START (64 * MiB)
+#define FREE_START (qfreehint_ram_start() + 64 * MiB)
+#define FREE_LEN (64 * MiB)
 
 #define CONFIG_TIMEOUT_US (10 * 1000 * 1000)
 
@@ -134,7 +134,7 @@ static void test_discard(void *obj, void *data, QGuestAllocator *alloc)
 /* More than one slice; and nothing at all. */
 static void test_sizes(void *obj, void *data, QGuestAllocator *alloc)
 {
-    const uint64_t len = RAM_SIZE - FREE_START;
+    const uint64_t len = FREE_LEN;
     QVirtioFreehint *fh = obj;
     uint64_t calls = qfreehint_stat("discard-calls");
 
@@ -172,18 +172,49 @@ static uint64_t count_rejected(const char *kind)
     return ranges;
 }
 
-/*
- * Each kind of bad range between two good ones, which are discarded. The
- * ranges start in good memory where they can: it must stay.
- */
+/* A range that is refused, and how. */
+typedef struct BadRange {
+    const char *kind;
+    QFreehintRange range;
+    uint8_t status;
+} BadRange;
+
+/* A bad range between two good ones, which are discarded. */
+static void check_bad_range(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                            const BadRange *bad)
+{
+    const uint64_t good = FREE_START + 8 * MiB;
+    const uint64_t window = 16 * MiB;
+    const uint64_t end = FREE_START + FREE_LEN;
+    const QFreehintRange ranges[] = {
+        { good, GRANULE }, bad->range, { good + 4 * MiB, GRANULE },
+    };
+    uint64_t rejected = count_rejected(bad->kind);
+    uint8_t status[ARRAY_SIZE(ranges)];
+
+    g_test_message("%s 0x%" PRIx64 "+0x%" PRIx64, bad->kind,
+                   (uint64_t)bad->range.addr, (uint64_t)bad->range.len);
+    qfreehint_fill(FREE_START, window, 0xa5);
+    qfreehint_fill(end - GRANULE, GRANULE, 0xa5);
+    qfreehint_hint(fh, alloc, 0, ranges, ARRAY_SIZE(ranges), status);
+    g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(status[1], ==, bad->status);
+    g_assert_cmphex(status[2], ==, VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(count_rejected(bad->kind) - rejected, ==, 1);
+
+    g_assert_true(qfreehint_is_filled(FREE_START, good - FREE_START, 0xa5));
+    g_assert_true(qfreehint_is_filled(good, GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(good + GRANULE, 2 * MiB, 0xa5));
+    g_assert_true(qfreehint_is_filled(good + 4 * MiB, GRANULE, 0));
+    g_assert_true(qfreehint_is_filled(good + 6 * MiB, 2 * MiB, 0xa5));
+    g_assert_true(qfreehint_is_filled(end - GRANULE, GRANULE, 0xa5));
+}
+
+/* They start in good memory where they can: it must stay. */
 static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
 {
-    const uint64_t end = RAM_SIZE;
-    const struct {
-        const char *kind;
-        QFreehintRange range;
-        uint8_t status;
-    } bad[] = {
+    const uint64_t end = FREE_START + FREE_LEN;
+    const BadRange bad[] = {
         { "empty", { FREE_START, 0 }, VIRTIO_FREEHINT_S_EMPTY },
         { "overflow", { FREE_START, -GRANULE }, VIRTIO_FREEHINT_S_OVERFLOW },
         { "overflow", { -GRANULE, 2 * GRANULE }, VIRTIO_FREEHINT_S_OVERFLOW },
@@ -196,48 +227,47 @@ static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
         /* RAM, then nothing */
         { "unmapped", { end - GRANULE, 2 * GRANULE },
           VIRTIO_FREEHINT_S_UNMAPPED },
-        { "unmapped", { 1 * TiB, GRANULE }, VIRTIO_FREEHINT_S_UNMAPPED },
         { "unmapped", { -GRANULE, GRANULE }, VIRTIO_FREEHINT_S_UNMAPPED },
-        /* The local APIC and its surroundings */
-        { "not-ram", { 0xfee00000, GRANULE }, VIRTIO_FREEHINT_S_NOT_RAM },
-        /* RAM, nothing, then the APIC: all but the firmware */
-        { "not-ram", { FREE_START, 0xff000000 - FREE_START },
-          VIRTIO_FREEHINT_S_NOT_RAM },
-        /* The firmware, and nothing before it */
-        { "read-only", { 4 * GiB - GRANULE, GRANULE },
-          VIRTIO_FREEHINT_S_READ_ONLY },
-        /* RAM, VGA and the copy of the firmware below 1 MiB */
-        { "read-only", { 0, GRANULE }, VIRTIO_FREEHINT_S_READ_ONLY },
     };
-    const uint64_t good = FREE_START + 8 * MiB;
-    const uint64_t window = 16 * MiB;
-    QVirtioFreehint *fh = obj;
     int i;
 
     for (i = 0; i < ARRAY_SIZE(bad); i++) {
-        const QFreehintRange ranges[] = {
-            { good, GRANULE }, bad[i].range, { good + 4 * MiB, GRANULE },
-        };
-        uint64_t rejected = count_rejected(bad[i].kind);
-        uint8_t status[ARRAY_SIZE(ranges)];
+        check_bad_range(obj, alloc, &bad[i]);
+    }
+    qfreehint_assert_identity();
+}
 
-        g_test_message("%s 0x%" PRIx64 "+0x%" PRIx64, bad[i].kind,
-                       (uint64_t)bad[i].range.addr,
-                       (uint64_t)bad[i].range.len);
-        qfreehint_fill(FREE_START, window, 0xa5);
-        qfreehint_fill(end - GRANULE, GRANULE, 0xa5);
-        qfreehint_hint(fh, alloc, 0, ranges, ARRAY_SIZE(ranges), status);
-        g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_DISCARDED);
-        g_assert_cmphex(status[1], ==, bad[i].status);
-        g_assert_cmphex(status[2], ==, VIRTIO_FREEHINT_S_DISCARDED);
-        g_assert_cmpuint(count_rejected(bad[i].kind) - rejected, ==, 1);
+static const BadRange bad_in_pc[] = {
+    { "unmapped", { 1 * TiB, GRANULE }, VIRTIO_FREEHINT_S_UNMAPPED },
+    /* The local APIC and its surroundings */
+    { "not-ram", { 0xfee00000, GRANULE }, VIRTIO_FREEHINT_S_NOT_RAM },
+    /* RAM, nothing, then the APIC: all but the firmware */
+    { "not-ram", { 64 * MiB, 0xff000000 - 64 * MiB },
+      VIRTIO_FREEHINT_S_NOT_RAM },
+    /* The firmware, and nothing before it */
+    { "read-only", { 4 * GiB - GRANULE, GRANULE },
+      VIRTIO_FREEHINT_S_READ_ONLY },
+    /* RAM, VGA and the copy of the firmware below 1 MiB */
+    { "read-only", { 0, GRANULE }, VIRTIO_FREEHINT_S_READ_ONLY },
+};
 
-        g_assert_true(qfreehint_is_filled(FREE_START, good - FREE_START, 0xa5));
-        g_assert_true(qfreehint_is_filled(good, GRANULE, 0));
-        g_assert_true(qfreehint_is_filled(good + GRANULE, 2 * MiB, 0xa5));
-        g_assert_true(qfreehint_is_filled(good + 4 * MiB, GRANULE, 0));
-        g_assert_true(qfreehint_is_filled(good + 6 * MiB, 2 * MiB, 0xa5));
-        g_assert_true(qfreehint_is_filled(end - GRANULE, GRANULE, 0xa5));
+static const BadRange bad_in_virt[] = {
+    /* Flash, which reads as ROM */
+    { "read-only", { 0, GRANULE }, VIRTIO_FREEHINT_S_READ_ONLY },
+    /* The interrupt controller */
+    { "not-ram", { 0x08000000, GRANULE }, VIRTIO_FREEHINT_S_NOT_RAM },
+};
+
+/* What else a machine has than RAM. */
+static void test_bad_places(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const bool pc = !qfreehint_ram_start();
+    const BadRange *bad = pc ? bad_in_pc : bad_in_virt;
+    const int n = pc ? ARRAY_SIZE(bad_in_pc) : ARRAY_SIZE(bad_in_virt);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        check_bad_range(obj, alloc, &bad[i]);
     }
     qfreehint_assert_identity();
 }
@@ -688,6 +718,7 @@ static void register_virtio_freehint_test(void)
     qos_add_test("sizes", "virtio-freehint", test_sizes, NULL);
     qos_add_test("zero", "virtio-freehint", test_zero, NULL);
     qos_add_test("bad-ranges", "virtio-freehint", test_bad_ranges, NULL);
+    qos_add_test("bad-places", "virtio-freehint", test_bad_places, NULL);
     qos_add_test("framing", "virtio-freehint", test_framing, NULL);
     qos_add_test("unsupported", "virtio-freehint", test_unsupported, NULL);
     qos_add_test("malformed", "virtio-freehint", test_malformed, NULL);
@@ -699,7 +730,6 @@ static void register_virtio_freehint_test(void)
     qos_add_test("refused-devices", "virtio-freehint", test_refused_devices,
                  NULL);
     qos_add_test("veto", "virtio-freehint", test_veto, &veto);
-
 }
 
 libqos_init(register_virtio_freehint_test);

@@ -15,7 +15,25 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
+/* Where "virt" of Arm has its RAM. */
+#define ARM_VIRT_RAM_START 0x40000000
+
 static QGuestAllocator *alloc;
+
+static bool is_arm(void)
+{
+    return !strcmp(qtest_get_arch(), "aarch64");
+}
+
+uint64_t qfreehint_ram_start(void)
+{
+    return is_arm() ? ARM_VIRT_RAM_START : 0;
+}
+
+const char *qfreehint_machine(void)
+{
+    return is_arm() ? "virt -cpu max" : "pc";
+}
 
 void qfreehint_start(QVirtioFreehint *fh, QGuestAllocator *t_alloc)
 {

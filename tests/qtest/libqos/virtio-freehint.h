@@ -103,7 +103,8 @@ uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
 uint16_t qfreehint_send(QVirtioFreehint *fh, QGuestAllocator *alloc,
                         uint16_t type, const void *body, size_t size);
 
-/* Guest memory */
+/* Guest memory; its RAM begins at 0, except where there is no PC. */
+uint64_t qfreehint_ram_start(void);
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 
@@ -125,6 +126,9 @@ void qfreehint_assert_identity(void);
 
 void qfreehint_set_enabled(bool enabled);
 void qfreehint_set_prop(const char *path, const char *prop, bool value);
+
+/* What -M takes for another QEMU with the same machine, and more. */
+const char *qfreehint_machine(void);
 
 /* A Unix socket of this test's own, to migrate over. */
 char *qfreehint_migration_uri(void);
