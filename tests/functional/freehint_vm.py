@@ -435,7 +435,7 @@ class FreehintVM:
 
     # -- memory --
 
-    def settle(self, quiet: float = 2.0, timeout: float = 60) -> int:
+    def settle(self, quiet: float = 1.0, timeout: float = 60) -> int:
         """Wait until QEMU's memory has not changed by 1 MiB for a while."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -69,7 +69,7 @@ class CountsTest(unittest.TestCase):
             )
             count_time_in_ticks(vm)
             vm.trace("freehint/freehint_round")
-            vm.check("churn -m 256 -n 8 -p 150")
+            vm.check("churn -m 128 -n 8 -p 150")
             rounds = [(when, event[-1]) for when, event in traced(vm, "round")]
             gaps = [
                 start - end
@@ -81,7 +81,7 @@ class CountsTest(unittest.TestCase):
 
     def test_memory_rests_for_as_long_as_is_asked(self) -> None:
         """And not twice as long, where it was freed at once and nothing else was."""
-        age_ms = 2000
+        age_ms = 1000
         with FreehintVM() as vm:
             vm.settle()
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=age_ms)

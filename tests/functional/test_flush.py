@@ -82,13 +82,13 @@ class FlushTest(unittest.TestCase):
 
     def test_a_slow_host_is_told_how_far_it_got(self) -> None:
         slow = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
-        with FreehintVM(extra_args=slow) as vm:
+        with FreehintVM(memory_mib=768, extra_args=slow) as vm:
             let_rest(vm)
-            vm.check("memhog 512m")
+            vm.check("memhog 384m")
             outcome = vm.flush(timeout_ms=1000)
             self.assertEqual(outcome["result"], "timeout", outcome)
             self.assertGreater(outcome["hinted"], 0)
-            self.assertLess(outcome["hinted"], 480 * MIB)
+            self.assertLess(outcome["hinted"], 320 * MIB)
             left = outcome["guest-gauges"]
             self.assertGreater(left["pending"] + left["in-flight"], 64 * MIB)
 
@@ -134,7 +134,7 @@ class FlushTest(unittest.TestCase):
         """Or the flush does, at least; the guest goes on as before."""
         with FreehintVM() as vm:
             let_rest(vm)
-            pieces = vm.start("fragment -m 768 -k 8")
+            pieces = vm.start("fragment -m 512 -k 8")
             vm.wait_output(pieces, "ready")
             outcome = vm.flush(timeout_ms=50, compact=True)
             self.assertIn(outcome["result"], ("done", "timeout"))
@@ -149,7 +149,7 @@ class FlushTest(unittest.TestCase):
         """Nor does a guest that never comes to rest keep one from ending."""
         with FreehintVM(cpus=2) as vm:
             vm.settle()
-            churn = vm.start("churn -m 256 -n 4 -p 300")
+            churn = vm.start("churn -m 128 -n 4 -p 300")
             compact = False
             while not churn.done.is_set():
                 outcome = vm.flush(compact=compact)

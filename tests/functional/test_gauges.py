@@ -14,7 +14,7 @@ SLACK = 32 * MIB
 # The guest tells of a change of 1/128 of its memory.
 STEP = 1536 * MIB // 128
 
-IDLE_SECONDS = 22
+IDLE_SECONDS = 16
 
 # The shell's own means, as starting a program takes and frees memory.
 COUNT_WAKEUPS = (

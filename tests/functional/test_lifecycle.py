@@ -13,8 +13,8 @@ from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
 SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
-CHURN = "churn -m 128 -p 60 -n"
-ROUNDS = 5
+CHURN = "churn -m 64 -p 60 -n"
+ROUNDS = 4
 
 # A root port of PCI Express, operated by the guest's own driver for it.
 SLOT = (

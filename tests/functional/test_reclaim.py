@@ -43,7 +43,7 @@ class ReclaimTest(unittest.TestCase):
         with FreehintVM("none") as vm:
             before = vm.settle()
             result = self.run_memhog(vm)
-            back = vm.wait_rss_below(before + MEMHOG_BYTES // 2, timeout=10)
+            back = vm.wait_rss_below(before + MEMHOG_BYTES // 2, timeout=5)
             self.assertIsNone(back, "memory came back with no device")
             self.assertGreater(vm.memory.at(result.ended).rss, MEMHOG_BYTES)
 

@@ -21,7 +21,7 @@ class RefusalsTest(unittest.TestCase):
         log = vm.check("dmesg | grep 'freehint: not hinting' || true").splitlines()
         self.assertEqual(len(log), 1, log)
         self.assertIn(says, log[0])
-        vm.check("memhog 256m")
+        vm.check("memhog 128m")
         stats = vm.query()["stats"]
         self.assertEqual((stats["hints"], stats["discard-calls"]), (0, 0))
         self.assertEqual(vm.flush()["result"], "refused")
@@ -66,11 +66,11 @@ class RefusalsTest(unittest.TestCase):
         with FreehintVM(cpus=2, append=append) as vm:
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
-            result = vm.run("churn -z -n 4 -m 256", timeout=300)
+            result = vm.run("churn -z -n 4 -m 128", timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
-            self.assertGreater(discarded, 4 * 64 * MIB)
+            self.assertGreater(discarded, 4 * 32 * MIB)
 
     def test_pages_zeroed_when_freed(self) -> None:
         """The guest does not zero them again when it allocates them."""

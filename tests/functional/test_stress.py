@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 
-SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "15"))
+SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "10"))
 
 # Memory is hinted when it has been free for one tick of the kernel's clock, however
 # often it is wanted back.
