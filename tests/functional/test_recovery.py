@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The driver and a device that does not answer, or not even to a reset."""
 
+import os
+import signal
+import time
 import unittest
 
 from freehint_vm import MIB, FreehintVM
@@ -9,6 +12,15 @@ from guest_driver import GuestDriver, wait_for
 TIMEOUT_MS = 1000
 # How long the driver waits for a reset; VFH_RESET_TIMEOUT.
 RESET_S = 10
+
+
+def stop_for(vm: FreehintVM, seconds: float) -> None:
+    """Neither the guest's CPUs nor its devices run for a while."""
+    pid = vm.machine.get_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
 
 
 class RecoveryTest(unittest.TestCase):
@@ -103,11 +115,33 @@ class RecoveryTest(unittest.TestCase):
         self.check_churn()
 
 
+class StarvedGuestTest(unittest.TestCase):
+    """A guest whose clock jumps is not to blame its device, which did not run either."""
+
+    def test_a_host_that_runs_neither_for_a_while_does_not_end_hints(self) -> None:
+        with FreehintVM(memory_mib=512, cpus=2) as vm:
+            driver = GuestDriver(vm)
+            driver.settle()
+            driver.set_timeout(5 * TIMEOUT_MS)
+            driver.set_faults(hang=1)
+            vm.check("memhog 96m")
+            wait_for(
+                "hints are in flight", lambda: driver.counters()["in_flight_bytes"]
+            )
+            stop_for(vm, 6 * TIMEOUT_MS / 1000)
+            # The driver has seen the time go by before the device can answer.
+            vm.check("true")
+            driver.set_faults()
+            driver.settle()
+            self.assertEqual(driver.counters()["timeouts"], 0)
+            self.assertEqual(driver.attribute("status"), "active")
+
+
 class UnconfirmedResetTest(unittest.TestCase):
     """A guest for itself: it never gets all of its memory back."""
 
     def test_memory_of_an_unconfirmed_reset_is_never_used(self) -> None:
-        with FreehintVM(memory_mib=512, cpus=2) as vm:
+        with FreehintVM(memory_mib=384, cpus=2) as vm:
             driver = GuestDriver(vm)
             driver.settle()
             driver.set_timeout(TIMEOUT_MS)

@@ -77,7 +77,7 @@ struct freehint_range {
  * @zone: where every range of this hint lies
  * @slot: 0 .. &freehint_dev.nr_hints - 1; lets the driver find its own buffer
  * @cookie: counts hints; for traces
- * @deadline: jiffies by which the device must have answered
+ * @looks: how often the answer was looked for in vain
  * @nr_pages: sum over the ranges
  * @zero: the guest takes every byte to be zero afterwards, whatever the verdict
  * @max_ranges: room in @ranges
@@ -92,7 +92,7 @@ struct freehint_hint {
 	struct zone *zone;
 	unsigned int slot;
 	u64 cookie;
-	unsigned long deadline;
+	unsigned int looks;
 	unsigned long nr_pages;
 	bool zero;
 	unsigned int max_ranges;

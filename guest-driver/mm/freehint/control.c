@@ -83,7 +83,7 @@ static void fh_start(struct fh_engine *e)
 static void fh_stop(struct fh_engine *e)
 {
 	fh_stop_submitting(e);
-	if (!e->broken && !fh_wait_in_flight(e, fh_timeout_ms)) {
+	if (!e->broken && !fh_wait_answers(e)) {
 		e->stats.timeouts++;
 		pr_warn("no answer in %u ms while stopping, resetting the device\n",
 			fh_timeout_ms);
@@ -350,7 +350,7 @@ static int fh_set_up(struct fh_engine *e)
 	}
 	/* A work remembers its worker, and the last one is gone. */
 	kthread_init_delayed_work(&e->tick, fh_tick);
-	kthread_init_delayed_work(&e->watch, fh_overdue);
+	kthread_init_delayed_work(&e->watch, fh_look_for_answer);
 	kthread_init_work(&e->reap, fh_reap);
 	kthread_init_work(&e->abort, fh_abort);
 	kthread_init_work(&e->repace, fh_repace);

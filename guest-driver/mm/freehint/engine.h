@@ -99,7 +99,7 @@ struct fh_flush {
  * @tick: a period has ended
  * @reap: the device has answered, or something else makes a round go on
  * @abort: the device has been reset; everything in flight comes back
- * @watch: fires when the oldest hint is overdue
+ * @watch: looks for the answer to the oldest hint, now and then
  * @kick: from under a zone lock to @tick
  * @recover: resets the device; not in the thread, as it may take long
  * @repace: the device's wishes for the pace have changed
@@ -188,9 +188,10 @@ void fh_kick(struct irq_work *work);
 /* flight.c: hints that the device has */
 extern unsigned int fh_timeout_ms;
 void fh_watch(struct fh_engine *e);
+bool fh_wait_answers(struct fh_engine *e);
 int fh_submit(struct fh_engine *e, struct freehint_hint *hint);
 void fh_reap(struct kthread_work *work);
-void fh_overdue(struct kthread_work *work);
+void fh_look_for_answer(struct kthread_work *work);
 void fh_abort(struct kthread_work *work);
 void fh_reset_device(struct fh_engine *e);
 bool fh_wait_in_flight(struct fh_engine *e, unsigned int ms);

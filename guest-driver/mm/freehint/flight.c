@@ -24,11 +24,23 @@
 /* How long a device may take for an answer before it is reset. */
 unsigned int fh_timeout_ms = 5000;
 
+/*
+ * In this time, the answer is looked for so many times. Looks are counted, not
+ * time: where the host runs neither the guest nor its device for a while, the
+ * guest's clock jumps, the device could not answer, and that makes for one look.
+ */
+#define FH_LOOKS		8
+
 /* Longest wait for what is in flight on behalf of others, in ms. */
 #define FH_WAIT_MS		1000
 
 /* After an OOM, free memory is left alone for this long. */
 #define FH_OOM_PAUSE		(10 * HZ)
+
+static unsigned long fh_look_period(void)
+{
+	return max(msecs_to_jiffies(READ_ONCE(fh_timeout_ms)) / FH_LOOKS, 1UL);
+}
 
 /**
  * fh_watch - see to it that an overdue answer is noticed
@@ -38,14 +50,9 @@ unsigned int fh_timeout_ms = 5000;
  */
 void fh_watch(struct fh_engine *e)
 {
-	struct freehint_hint *oldest;
-	long left;
-
-	oldest = list_first_entry_or_null(&e->flight, struct freehint_hint, list);
-	if (!oldest)
-		return;
-	left = oldest->deadline - jiffies;
-	kthread_mod_delayed_work(e->worker, &e->watch, max(left, 1L));
+	/* If it is planned already, it stays so. */
+	if (!list_empty(&e->flight))
+		kthread_queue_delayed_work(e->worker, &e->watch, fh_look_period());
 }
 
 /* Whoever asks for the longest pause gets it; racing ones get about that. */
@@ -78,7 +85,7 @@ int fh_submit(struct fh_engine *e, struct freehint_hint *hint)
 
 	hint->cookie = e->stats.hints + 1;
 	hint->zero = want_init_on_free();
-	hint->deadline = jiffies + msecs_to_jiffies(READ_ONCE(fh_timeout_ms));
+	hint->looks = 0;
 	trace_freehint_submit(hint);
 
 	atomic_long_add(hint->nr_pages, &e->in_flight);
@@ -153,28 +160,33 @@ void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 }
 EXPORT_SYMBOL_GPL(freehint_complete);
 
-/* The oldest answer is overdue, or was when this was armed. In the thread. */
-void fh_overdue(struct kthread_work *work)
+static struct freehint_hint *fh_oldest(struct fh_engine *e)
+{
+	return list_first_entry_or_null(&e->flight, struct freehint_hint, list);
+}
+
+/* Part of the time for an answer to the oldest hint is over. In the thread. */
+void fh_look_for_answer(struct kthread_work *work)
 {
 	struct fh_engine *e = &fh_engine;
-	struct freehint_hint *oldest;
+	struct freehint_hint *oldest = fh_oldest(e);
+	u64 cookie;
 
-	oldest = list_first_entry_or_null(&e->flight, struct freehint_hint, list);
 	if (!oldest || e->broken)
 		return;
-	if (time_before(jiffies, oldest->deadline)) {
-		fh_watch(e);
-		return;
-	}
+	cookie = oldest->cookie;
 	/* An answer whose notification was lost is an answer all the same. */
-	e->dev->ops->reap(e->dev);
-	if (list_first_entry_or_null(&e->flight, struct freehint_hint, list) != oldest) {
+	fh_reap(&e->reap);
+	oldest = fh_oldest(e);
+	if (!oldest)
+		return;
+	if (oldest->cookie != cookie || ++oldest->looks < FH_LOOKS) {
 		fh_watch(e);
 		return;
 	}
 	e->stats.timeouts++;
 	pr_warn("no answer to hint %llu in %u ms, resetting the device\n",
-		oldest->cookie, fh_timeout_ms);
+		cookie, fh_timeout_ms);
 	schedule_work(&e->recover);
 }
 
@@ -236,6 +248,24 @@ bool fh_wait_in_flight(struct fh_engine *e, unsigned int ms)
 {
 	return wait_event_timeout(e->wait, !atomic_long_read(&e->in_flight),
 				  msecs_to_jiffies(ms));
+}
+
+/**
+ * fh_wait_answers - wait until the device has nothing, or ought to be reset
+ * @e: the engine, which submits nothing
+ *
+ * Context: process context, not the engine's thread. Return: whether it has
+ * nothing.
+ */
+bool fh_wait_answers(struct fh_engine *e)
+{
+	unsigned int looks;
+
+	for (looks = 0; looks < FH_LOOKS; looks++)
+		if (wait_event_timeout(e->wait, !atomic_long_read(&e->in_flight),
+				       fh_look_period()))
+			return true;
+	return false;
 }
 
 static bool fh_range_in_flight(unsigned long pfn, unsigned long end)
