@@ -175,35 +175,58 @@ int state(struct fake *fake, unsigned long granule)
 	return found;
 }
 
+/**
+ * fake_zone_init - make a zone that is tracked, with state for all of it
+ * @test: fails if there is no memory
+ * @zone: zeroed
+ * @sections: size, from FAKE_START on
+ * @free_pages: how many pages its counters say are free, in the largest blocks
+ *
+ * Return: the state, for fh_zone_free().
+ */
+struct fh_zone *fake_zone_init(struct kunit *test, struct zone *zone,
+			       unsigned long sections, unsigned long free_pages)
+{
+	unsigned long sec;
+
+	spin_lock_init(&zone->lock);
+	zone->zone_start_pfn = FAKE_START;
+	zone->spanned_pages = sections * PAGES_PER_SECTION;
+	atomic_long_set(&zone->vm_stat[NR_FREE_PAGES], free_pages);
+	zone->free_area[MAX_PAGE_ORDER].nr_free = free_pages >> MAX_PAGE_ORDER;
+
+	zone->freehint = fh_zone_alloc(zone, G);
+	KUNIT_ASSERT_NOT_NULL(test, zone->freehint);
+	for (sec = 0; sec < sections; sec++)
+		KUNIT_ASSERT_EQ(test, fh_zone_add_section(zone->freehint,
+							  FAKE_SECTION + sec), 0);
+	return zone->freehint;
+}
+
+struct freehint_hint *fake_hint_alloc(struct kunit *test, unsigned int max_ranges)
+{
+	struct freehint_hint *hint;
+
+	hint = kunit_kzalloc(test, struct_size(hint, ranges, max_ranges), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, hint);
+	hint->max_ranges = max_ranges;
+	return hint;
+}
+
 int fake_init(struct kunit *test)
 {
 	struct fake *fake = kunit_kzalloc(test, sizeof(*fake), GFP_KERNEL);
-	unsigned long i;
 
 	KUNIT_ASSERT_NOT_NULL(test, fake);
 	test->priv = fake;
-
-	spin_lock_init(&fake->zone.lock);
-	fake->zone.zone_start_pfn = FAKE_START;
-	fake->zone.spanned_pages = FAKE_END - FAKE_START;
-	/* Plenty, so that the guard is out of the way unless it is tested. */
-	atomic_long_set(&fake->zone.vm_stat[NR_FREE_PAGES], 1L << 24);
-	fake->zone.free_area[MAX_PAGE_ORDER].nr_free = 1UL << 12;
 
 	fake->order = kunit_kmalloc(test, UNITS, GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fake->order);
 	memset(fake->order, NO_BLOCK, UNITS);
 
-	fake->hint = kunit_kzalloc(test, struct_size(fake->hint, ranges, MAX_RANGES),
-				   GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, fake->hint);
-	fake->hint->max_ranges = MAX_RANGES;
-
-	fake->fz = fh_zone_alloc(&fake->zone, G);
-	KUNIT_ASSERT_NOT_NULL(test, fake->fz);
-	fake->zone.freehint = fake->fz;
-	for (i = 0; i < FAKE_SECTIONS; i++)
-		KUNIT_ASSERT_EQ(test, fh_zone_add_section(fake->fz, FAKE_SECTION + i), 0);
+	fake->hint = fake_hint_alloc(test, MAX_RANGES);
+	/* Plenty, so that the guard is out of the way unless it is tested. */
+	fake->fz = fake_zone_init(test, &fake->zone, FAKE_SECTIONS, 1UL << 24);
 
 	kunit_activate_static_stub(test, fh_take_block, fake_take_block);
 	kunit_activate_static_stub(test, fh_give_block, fake_give_block);
@@ -215,5 +238,5 @@ void fake_exit(struct kunit *test)
 	struct fake *fake = test->priv;
 
 	if (fake)
-		fh_zone_free(fake->fz);
+		fh_zone_free(fake->zone.freehint);
 }

@@ -67,6 +67,11 @@ static inline unsigned long unit(unsigned long pfn)
 int fake_init(struct kunit *test);
 void fake_exit(struct kunit *test);
 
+/* What a test with a zone of another size needs, too. */
+struct fh_zone *fake_zone_init(struct kunit *test, struct zone *zone,
+			       unsigned long sections, unsigned long free_pages);
+struct freehint_hint *fake_hint_alloc(struct kunit *test, unsigned int max_ranges);
+
 /* The allocator. These hold the lock of the zone, which nobody contends for. */
 int fake_find(struct fake *fake, unsigned long pfn, unsigned long *head);
 void fake_free(struct fake *fake, unsigned long pfn, int order);

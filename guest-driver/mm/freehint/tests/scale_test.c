@@ -101,31 +101,16 @@ static void scale_free(struct scale *s)
 static struct scale *scale_alloc(struct kunit *test, unsigned long gib)
 {
 	struct scale *s = kunit_kzalloc(test, sizeof(*s), GFP_KERNEL);
-	unsigned long sec, sections = (gib << 30) / SZ_1M >>
-				      (PFN_SECTION_SHIFT + PAGE_SHIFT - 20);
+	unsigned long sections = (gib << 30) / SZ_1M >>
+				 (PFN_SECTION_SHIFT + PAGE_SHIFT - 20);
 
 	KUNIT_ASSERT_NOT_NULL(test, s);
 	test->priv = s;
 	s->start = FAKE_START;
 	s->end = section_nr_to_pfn(FAKE_SECTION + sections);
 
-	spin_lock_init(&s->zone.lock);
-	s->zone.zone_start_pfn = s->start;
-	s->zone.spanned_pages = s->end - s->start;
-	atomic_long_set(&s->zone.vm_stat[NR_FREE_PAGES], s->end - s->start);
-	s->zone.free_area[MAX_PAGE_ORDER].nr_free =
-		(s->end - s->start) >> MAX_PAGE_ORDER;
-
-	s->hint = kunit_kzalloc(test, struct_size(s->hint, ranges, SCALE_RANGES),
-				GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, s->hint);
-	s->hint->max_ranges = SCALE_RANGES;
-
-	s->fz = fh_zone_alloc(&s->zone, G);
-	KUNIT_ASSERT_NOT_NULL(test, s->fz);
-	s->zone.freehint = s->fz;
-	for (sec = 0; sec < sections; sec++)
-		KUNIT_ASSERT_EQ(test, fh_zone_add_section(s->fz, FAKE_SECTION + sec), 0);
+	s->hint = fake_hint_alloc(test, SCALE_RANGES);
+	s->fz = fake_zone_init(test, &s->zone, sections, s->end - s->start);
 
 	kunit_activate_static_stub(test, fh_take_block, scale_take_block);
 	kunit_activate_static_stub(test, fh_give_block, scale_give_block);
