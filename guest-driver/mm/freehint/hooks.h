@@ -3,7 +3,8 @@
  * What the page allocator tells the engine of free memory hints, and the two
  * helpers by which the engine takes memory off the free lists and puts it back.
  *
- * All of it happens under zone->lock. With the key off each hook is a NOP.
+ * All of it happens under zone->lock. With the key off each hook is a NOP, where
+ * there is CONFIG_JUMP_LABEL.
  */
 #ifndef _MM_FREEHINT_HOOKS_H
 #define _MM_FREEHINT_HOOKS_H
