@@ -543,6 +543,135 @@ static void test_mlock(void)
     vm_stop(vm);
 }
 
+/* Memory shared with another process, which may pin it */
+
+#define VHOST_USER_BLK "contrib/vhost-user-blk/vhost-user-blk"
+
+typedef struct BackEnd {
+    char *folder;
+    char *socket;
+    char *disk;
+    GPid pid;
+} BackEnd;
+
+static void back_end_spawn(BackEnd *end)
+{
+    const char *argv[] = {
+        VHOST_USER_BLK, "-s", end->socket, "-b", end->disk, NULL
+    };
+
+    g_assert_true(g_spawn_async(NULL, (char **)argv, NULL,
+                                G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
+                                &end->pid, NULL));
+}
+
+static BackEnd back_end_start(void)
+{
+    BackEnd end = { .folder = g_dir_make_tmp("qtest-freehint-XXXXXX", NULL) };
+    gint64 start = g_get_monotonic_time();
+
+    g_assert_nonnull(end.folder);
+    end.socket = g_build_filename(end.folder, "socket", NULL);
+    end.disk = g_build_filename(end.folder, "disk", NULL);
+    g_assert_true(g_file_set_contents(end.disk, "", 0, NULL));
+    g_assert_cmpint(truncate(end.disk, MiB), ==, 0);
+    back_end_spawn(&end);
+    while (!g_file_test(end.socket, G_FILE_TEST_EXISTS)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+    return end;
+}
+
+static void back_end_stop(BackEnd *end)
+{
+    if (end->pid) {
+        kill(end->pid, SIGKILL);
+        waitpid(end->pid, NULL, 0);
+        end->pid = 0;
+    }
+}
+
+static void back_end_remove(BackEnd *end)
+{
+    back_end_stop(end);
+    unlink(end->socket);
+    unlink(end->disk);
+    rmdir(end->folder);
+    g_free(end->socket);
+    g_free(end->disk);
+    g_free(end->folder);
+}
+
+#define BACK_END_SLOT 5
+
+static VM *vm_start_with_back_end(const BackEnd *end, const char *props)
+{
+    return vm_start("-M pc,memory-backend=mem0 -nodefaults"
+                    " -object memory-backend-memfd,id=mem0,size=128M,share=on"
+                    " -chardev socket,id=vu0,path=%s"
+                    " -device vhost-user-blk-pci,id=blk0,chardev=vu0,addr=%d"
+                    " -device " DEVICE "%s", end->socket, BACK_END_SLOT, props);
+}
+
+/* How it ends that another process has the memory. */
+typedef void BackEndEnd(BackEnd *end);
+
+static void unplug(BackEnd *end)
+{
+    qpci_unplug_acpi_device_test(global_qtest, "blk0", BACK_END_SLOT);
+}
+
+/* A veto as long as the device is plugged, and its back end is there. */
+static void test_vhost_user(const void *data)
+{
+    BackEndEnd *end_it = (BackEndEnd *)data;
+    BackEnd end;
+    VM *vm;
+    uint32_t epoch;
+    gint64 start;
+
+    if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
+        g_test_skip("no " VHOST_USER_BLK);
+        return;
+    }
+    end = back_end_start();
+    vm = vm_start_with_back_end(&end, "");
+    qfreehint_assert_state("vetoed", "external");
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+
+    end_it(&end);
+    start = g_get_monotonic_time();
+    while (QFREEHINT_CONFIG(&vm->fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
+    back_end_remove(&end);
+}
+
+/* The operator knows that this one does not pin anything. */
+static void test_vhost_user_safe(void)
+{
+    BackEnd end;
+    VM *vm;
+
+    if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
+        g_test_skip("no " VHOST_USER_BLK);
+        return;
+    }
+    end = back_end_start();
+    vm = vm_start_with_back_end(&end, ",assume-vhost-user-safe=on");
+    qfreehint_assert_state("active", "none");
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
+    back_end_remove(&end);
+}
+
 static void test_start_disabled(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",enabled=off,"
@@ -594,6 +723,11 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/ivshmem", test_ivshmem);
     qtest_add_func("virtio-freehint/smram", test_smram);
     qtest_add_func("virtio-freehint/mlock", test_mlock);
+    qtest_add_data_func("virtio-freehint/vhost-user/unplugged", unplug,
+                        test_vhost_user);
+    qtest_add_data_func("virtio-freehint/vhost-user/gone", back_end_stop,
+                        test_vhost_user);
+    qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }

@@ -32,6 +32,7 @@ CONFIG_VGA_PCI=y
 # Vetoes
 CONFIG_VFIO_PCI=y
 CONFIG_VTD=y
+CONFIG_VHOST_USER_BLK=y
 
 # Devices that the generic tests of QEMU expect
 CONFIG_TEST_DEVICES=y
