@@ -136,6 +136,45 @@ static void test_obstacles(void *obj, void *data, QGuestAllocator *alloc)
     assert_causes("");
 }
 
+static void await_reason(QVirtioFreehint *fh, uint32_t reason)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (QFREEHINT_CONFIG(fh, reason) != reason) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
+/* RDMA pins the source's memory for as long as the migration lasts. */
+static void test_rdma(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+
+    say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+    qfreehint_set_prop("veto0", "rdma-migrations", true);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    /* Something that takes a minute to send. */
+    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                             " 'migrate-set-parameters', 'arguments': {"
+                             " 'max-bandwidth': 1048576 } }");
+    qfreehint_migrate("exec:cat > /dev/null");
+    await_reason(fh, VIRTIO_FREEHINT_REASON_MIGRATION);
+    qfreehint_assert_state("vetoed", "migration");
+    assert_causes("rdma-migration ");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DECLINED);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate_cancel' }");
+    await_reason(fh, VIRTIO_FREEHINT_REASON_NONE);
+    assert_causes("");
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, epoch);
+    qfreehint_set_prop("veto0", "rdma-migrations", false);
+    qos_invalidate_command_line();
+}
+
 /* Over the limit there is an answer at once, and a time to come back. */
 static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -478,6 +517,7 @@ static void register_virtio_freehint_control_test(void)
     };
 
     qos_add_test("obstacles", "virtio-freehint", test_obstacles, &veto);
+    qos_add_test("rdma", "virtio-freehint", test_rdma, &veto);
     qos_add_test("rate", "virtio-freehint", test_rate, NULL);
     qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
     qos_add_test("properties", "virtio-freehint", test_properties, NULL);

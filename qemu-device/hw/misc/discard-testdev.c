@@ -9,12 +9,16 @@
  * Flapping, it disables and enables them in turn as fast as the main loop goes
  * round: whoever acts on that has something to do at any time.
  *
+ * It can make migrations look as if they went over RDMA, which takes hardware.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-freehint-compat.h"
+#include "migration/migration.h"
+#include "migration/misc.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
@@ -35,6 +39,8 @@ struct DiscardTestdev {
     uint64_t dma_addr;
     /* Schedules itself; NULL if discards are left as they are. */
     QEMUBH *flap_bh;
+    /* Added while migrations are to look as if they went over RDMA. */
+    NotifierWithReturn rdma_notifier;
 };
 
 static void write_page(uint64_t addr, Error **errp)
@@ -125,8 +131,35 @@ static void discard_testdev_set_flapping(Object *obj, bool value, Error **errp)
     }
 }
 
+/* Where RDMA sets it, too: after the state of the last one has been cleared. */
+static int pretend_rdma(NotifierWithReturn *notifier, MigrationEvent *event,
+                        Error **errp)
+{
+    if (event->type == MIG_EVENT_PRECOPY_SETUP) {
+        migrate_get_current()->rdma_migration = true;
+    }
+    return 0;
+}
+
+static bool discard_testdev_get_rdma(Object *obj, Error **errp)
+{
+    return DISCARD_TESTDEV(obj)->rdma_notifier.notify;
+}
+
+static void discard_testdev_set_rdma(Object *obj, bool value, Error **errp)
+{
+    NotifierWithReturn *notifier = &DISCARD_TESTDEV(obj)->rdma_notifier;
+
+    if (value && !notifier->notify) {
+        migration_add_notifier(notifier, pretend_rdma);
+    } else if (!value && notifier->notify) {
+        migration_remove_notifier(notifier);
+    }
+}
+
 static void discard_testdev_finalize(Object *obj)
 {
+    discard_testdev_set_rdma(obj, false, &error_abort);
     discard_testdev_set_flapping(obj, false, &error_abort);
     discard_testdev_set_disabled(obj, false, &error_abort);
     discard_testdev_set_uncoordinated(obj, false, &error_abort);
@@ -164,6 +197,12 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                    discard_testdev_set_flapping);
     object_class_property_set_description(klass, "flapping",
                                           "change 'disabled' all the time");
+    object_class_property_add_bool(klass, "rdma-migrations",
+                                   discard_testdev_get_rdma,
+                                   discard_testdev_set_rdma);
+    object_class_property_set_description(klass, "rdma-migrations",
+                                          "have migrations look as if they"
+                                          " went over RDMA");
 }
 
 static const TypeInfo discard_testdev_info = {
