@@ -6,6 +6,7 @@ import unittest
 from typing import Any
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
+from guest_driver import GuestDriver
 
 # Far more than any test takes: without a flush nothing is hinted.
 NEVER_MS = 60000
@@ -144,6 +145,30 @@ class FlushTest(unittest.TestCase):
             vm.check("killall -TERM fragment")
             result = vm.finish(pieces)
             self.assertEqual(result.status, 0, result.output)
+
+    def test_the_driver_goes_while_a_flush_is_prepared(self) -> None:
+        """What compacts looks at zones that are not tracked any more then.
+
+        Memory that is zeroed when it is freed shows who uses it after that.
+        """
+        with FreehintVM(cpus=2, append="init_on_free=1") as vm:
+            driver = GuestDriver(vm)
+            let_rest(vm)
+            pieces = vm.start("fragment -m 256 -k 16")
+            vm.wait_output(pieces, "ready")
+            for _ in range(4):
+                vm.machine.cmd(
+                    "freehint-flush", id=DEVICE_ID, timeout_ms=20000, compact=True
+                )
+                driver.unbind()
+                ended = vm.machine.event_wait("FREEHINT_FLUSH_COMPLETED", timeout=30.0)
+                self.assertIsNotNone(ended, "a flush has not ended")
+                self.assertTrue(driver.bind())
+            vm.check("killall -TERM fragment")
+            result = vm.finish(pieces)
+            self.assertEqual(result.status, 0, result.output)
+            self.assert_done(vm.flush())
+            vm.check_kernel()
 
     def test_flushes_lose_no_byte(self) -> None:
         """Nor does a guest that never comes to rest keep one from ending."""

@@ -337,15 +337,16 @@ static int fh_alloc_hints(struct fh_engine *e)
 
 static int fh_set_up(struct fh_engine *e)
 {
+	struct kthread_worker *worker;
 	int ret;
 
 	ret = fh_alloc_hints(e);
 	if (ret)
 		return ret;
 
-	e->worker = kthread_create_worker(0, "kfreehintd");
-	if (IS_ERR(e->worker)) {
-		ret = PTR_ERR(e->worker);
+	worker = kthread_create_worker(0, "kfreehintd");
+	if (IS_ERR(worker)) {
+		ret = PTR_ERR(worker);
 		goto free_hints;
 	}
 	/* A work remembers its worker, and the last one is gone. */
@@ -362,10 +363,12 @@ static int fh_set_up(struct fh_engine *e)
 		if (ret)
 			goto destroy_worker;
 	}
+	/* From here the device may interrupt; pairs with freehint_interrupt(). */
+	smp_store_release(&e->worker, worker);
 	return 0;
 
 destroy_worker:
-	kthread_destroy_worker(e->worker);
+	kthread_destroy_worker(worker);
 free_hints:
 	fh_free_hints(e);
 	return ret;
@@ -373,14 +376,20 @@ free_hints:
 
 static void fh_tear_down(struct fh_engine *e)
 {
+	struct kthread_worker *worker = e->worker;
+
+	/* Preparing a flush walks the zones. */
+	fh_flush_tear_down(e);
 	if (fh_granule_fits(e))
 		fh_storage_destroy();
 	/* No hook kicks any more; what was kicked finds nothing to do. */
 	irq_work_sync(&e->kick);
 	kthread_cancel_delayed_work_sync(&e->tick);
 	kthread_cancel_delayed_work_sync(&e->watch);
-	fh_flush_tear_down(e);
-	kthread_destroy_worker(e->worker);
+	/* An interrupt may be on its way to it. */
+	WRITE_ONCE(e->worker, NULL);
+	synchronize_rcu();
+	kthread_destroy_worker(worker);
 	fh_free_hints(e);
 }
 

@@ -8,6 +8,7 @@
  */
 #define pr_fmt(fmt) "freehint: " fmt
 
+#include <linux/cleanup.h>
 #include <linux/export.h>
 #include <linux/freehint.h>
 #include <linux/jiffies.h>
@@ -15,6 +16,7 @@
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/oom.h>
+#include <linux/rcupdate.h>
 
 #include <trace/events/freehint.h>
 
@@ -122,7 +124,14 @@ void fh_reap(struct kthread_work *work)
  */
 void freehint_interrupt(struct freehint_dev *dev)
 {
-	kthread_queue_work(fh_engine.worker, &fh_engine.reap);
+	struct kthread_worker *worker;
+
+	/* None, if a device does that before, or after, it can have anything. */
+	guard(rcu)();
+	/* Pairs with fh_set_up(): what it does is set up by then. */
+	worker = smp_load_acquire(&fh_engine.worker);
+	if (worker)
+		kthread_queue_work(worker, &fh_engine.reap);
 }
 EXPORT_SYMBOL_GPL(freehint_interrupt);
 
