@@ -158,13 +158,18 @@ static void fh_update(struct fh_engine *e)
 static void fh_recover(struct work_struct *work)
 {
 	struct fh_engine *e = container_of(work, struct fh_engine, recover);
+	u64 overdue;
 
 	guard(mutex)(&e->lock);
 	if (!e->dev || e->broken)
 		return;
+	overdue = READ_ONCE(e->overdue);
 	/* It has answered after all. */
-	if (!e->give_up && !atomic_long_read(&e->in_flight))
+	if (!e->give_up && !overdue)
 		return;
+	if (overdue)
+		pr_warn("no answer to hint %llu in %u ms, resetting the device\n",
+			overdue, fh_timeout_ms);
 	fh_stop_submitting(e);
 	fh_reset_device(e);
 	fh_flush_stop(e);
@@ -422,6 +427,7 @@ int freehint_register(struct freehint_dev *dev)
 	e->allowed = true;
 	e->broken = false;
 	e->give_up = false;
+	e->overdue = 0;
 	e->status = FREEHINT_NR_STATUSES;
 	e->round = false;
 	e->round_end = jiffies;

@@ -109,9 +109,12 @@ struct fh_flush {
  * @round: the thread's: a round is under way
  * @round_end: the thread's: jiffies, when the last one ended
  * @pace: the thread's: how long memory rests
- * @delay_ms: least time between two rounds
- * @min_age_ms: least time for which memory rests; the device says so
+ * @asked_delay_ms: what the device asked for last; written under @lock
+ * @asked_age_ms: the same
+ * @delay_ms: least time between two rounds, within the guest's bounds
+ * @min_age_ms: least time for which memory rests, within the guest's bounds
  * @pause_until: jiffies; nothing is submitted before
+ * @overdue: cookie of the hint that the device is to be reset for, or 0
  * @in_flight: pages in @flight
  * @wait: woken whenever @in_flight falls
  * @stats: counters; written by the thread
@@ -149,6 +152,7 @@ struct fh_engine {
 	unsigned int delay_ms;
 	unsigned int min_age_ms;
 	unsigned long pause_until;
+	u64 overdue;
 	atomic_long_t in_flight;
 	wait_queue_head_t wait;
 	struct freehint_stats stats;

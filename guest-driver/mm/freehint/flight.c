@@ -164,6 +164,11 @@ void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 	fh_flush_count(&e->flush, hint);
 	fh_give_back(hint, stale);
 	fh_hint_done(e, hint);
+	if (hint->cookie == e->overdue) {
+		/* Late, but not lost: the device is not reset for that. */
+		WRITE_ONCE(e->overdue, 0);
+		fh_watch(e);
+	}
 	if (retry_ms)
 		fh_pause(e, msecs_to_jiffies(retry_ms));
 }
@@ -194,8 +199,7 @@ void fh_look_for_answer(struct kthread_work *work)
 		return;
 	}
 	e->stats.timeouts++;
-	pr_warn("no answer to hint %llu in %u ms, resetting the device\n",
-		cookie, fh_timeout_ms);
+	WRITE_ONCE(e->overdue, cookie);
 	schedule_work(&e->recover);
 }
 
@@ -220,6 +224,7 @@ static void fh_leak(struct fh_engine *e)
 
 	INIT_LIST_HEAD(&e->flight);
 	e->stats.leaked_bytes += fh_bytes(pages);
+	wake_up_all(&e->wait);
 	pr_err("the device could not be reset, %llu KiB that it may still discard are lost until reboot\n",
 	       fh_bytes(pages) >> 10);
 }

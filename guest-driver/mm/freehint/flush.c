@@ -156,6 +156,8 @@ static void fh_flush_take_request(struct fh_engine *e)
 		return;
 
 	flush->stage = FH_FLUSH_PREPARING;
+	/* A device that was replaced meanwhile counts from 1 again. */
+	WRITE_ONCE(flush->prepared, 0);
 	if (!READ_ONCE(e->running))
 		return;
 	/* Half of the time is for hinting. */
