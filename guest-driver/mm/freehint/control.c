@@ -27,16 +27,47 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/freehint.h>
 
+static void fh_bounds_changed(void);
+
+static int fh_set_ms(const char *val, const struct kernel_param *kp)
+{
+	int ret = param_set_uint(val, kp);
+
+	if (!ret)
+		fh_bounds_changed();
+	return ret;
+}
+
+static const struct kernel_param_ops fh_ms_ops = {
+	.set = fh_set_ms,
+	.get = param_get_uint,
+};
+
+static int fh_set_adapts(const char *val, const struct kernel_param *kp)
+{
+	int ret = param_set_bool(val, kp);
+
+	if (!ret)
+		fh_bounds_changed();
+	return ret;
+}
+
+static const struct kernel_param_ops fh_adapts_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = fh_set_adapts,
+	.get = param_get_bool,
+};
+
 /* The guest's own bounds, whatever the device asks for. */
 static unsigned int min_age_floor_ms = 20;
-module_param(min_age_floor_ms, uint, 0644);
+module_param_cb(min_age_floor_ms, &fh_ms_ops, &min_age_floor_ms, 0644);
 MODULE_PARM_DESC(min_age_floor_ms, "Memory stays free for at least this long before it is hinted");
 
 static unsigned int min_age_ceiling_ms = 60000;
-module_param(min_age_ceiling_ms, uint, 0644);
+module_param_cb(min_age_ceiling_ms, &fh_ms_ops, &min_age_ceiling_ms, 0644);
 MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
 
-module_param_named(adapt, fh_adapts, bool, 0644);
+module_param_cb(adapt, &fh_adapts_ops, &fh_adapts, 0644);
 MODULE_PARM_DESC(adapt, "Let memory stay free for longer where it is reused soon after it was hinted");
 
 module_param_named(timeout_ms, fh_timeout_ms, uint, 0644);
@@ -232,6 +263,30 @@ bool freehint_allowed(struct freehint_dev *dev)
 }
 EXPORT_SYMBOL_GPL(freehint_allowed);
 
+static void fh_apply_pace(struct fh_engine *e)
+{
+	unsigned int floor = READ_ONCE(min_age_floor_ms);
+	unsigned int ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
+
+	lockdep_assert_held(&e->lock);
+
+	WRITE_ONCE(e->delay_ms, min(e->asked_delay_ms, ceiling));
+	WRITE_ONCE(e->min_age_ms, clamp(e->asked_age_ms, floor, ceiling));
+	/* The pace is the thread's. */
+	kthread_queue_work(e->worker, &e->repace);
+	kthread_flush_work(&e->repace);
+}
+
+/* By the guest's administrator, or, before there is a device, its command line. */
+static void fh_bounds_changed(void)
+{
+	struct fh_engine *e = &fh_engine;
+
+	guard(mutex)(&e->lock);
+	if (e->dev)
+		fh_apply_pace(e);
+}
+
 /**
  * freehint_set_pace - how often and how soon the device wants hints
  * @dev: the device
@@ -244,15 +299,11 @@ void freehint_set_pace(struct freehint_dev *dev, unsigned int delay_ms,
 		       unsigned int min_age_ms)
 {
 	struct fh_engine *e = &fh_engine;
-	unsigned int floor = READ_ONCE(min_age_floor_ms);
-	unsigned int ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
 
 	guard(mutex)(&e->lock);
-	WRITE_ONCE(e->delay_ms, min(delay_ms, ceiling));
-	WRITE_ONCE(e->min_age_ms, clamp(min_age_ms, floor, ceiling));
-	/* The pace is the thread's. */
-	kthread_queue_work(e->worker, &e->repace);
-	kthread_flush_work(&e->repace);
+	e->asked_delay_ms = delay_ms;
+	e->asked_age_ms = min_age_ms;
+	fh_apply_pace(e);
 }
 EXPORT_SYMBOL_GPL(freehint_set_pace);
 

@@ -149,6 +149,8 @@ struct fh_engine {
 	bool round;
 	unsigned long round_end;
 	struct fh_pace pace;
+	unsigned int asked_delay_ms;
+	unsigned int asked_age_ms;
 	unsigned int delay_ms;
 	unsigned int min_age_ms;
 	unsigned long pause_until;
