@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest sleeps, and finds its memory again; then hints go on."""
 
+import contextlib
 import tempfile
 import time
 import unittest
+from collections.abc import Iterator
 
 from freehint_vm import BUILD, MIB, SYSFS, FreehintVM
+from guest_driver import GuestDriver, wait_for
 
 SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=50")
 MEMORY_MIB = 768
@@ -49,30 +52,74 @@ class SleepTest(unittest.TestCase):
             self.assert_nothing_was_lost(vm)
             self.assert_hints_go_on(vm)
 
-    def test_hibernation_loses_nothing_and_all_is_hinted_again(self) -> None:
+    @contextlib.contextmanager
+    def swap_disk(self) -> Iterator[tuple[str, ...]]:
+        """Where the guest's memory is while there is no guest."""
         with tempfile.NamedTemporaryFile(dir=BUILD, prefix="swap-") as swap:
             swap.truncate(2 * MEMORY_MIB * MIB)
-            disk = ("-drive", f"if=virtio,format=raw,file={swap.name}")
-            with FreehintVM(
-                cpus=2, memory_mib=MEMORY_MIB, extra_args=(*SLOW, *disk)
-            ) as awake:
-                awake.check("mkswap /dev/vda && swapon /dev/vda")
-                awake.check("echo /dev/vda >/sys/power/resume")
+            yield ("-drive", f"if=virtio,format=raw,file={swap.name}")
+
+    def prepare(self, vm: FreehintVM) -> None:
+        vm.check("mkswap /dev/vda && swapon /dev/vda")
+        vm.check("echo /dev/vda >/sys/power/resume")
+
+    def hibernate(self, vm: FreehintVM) -> None:
+        vm.start("echo shutdown >/sys/power/disk; echo disk >/sys/power/state")
+        vm.machine.wait(timeout=180)
+
+    def wake(self, origin: FreehintVM, *args: str) -> FreehintVM:
+        return FreehintVM(
+            cpus=2,
+            memory_mib=MEMORY_MIB,
+            extra_args=args,
+            append="resume=/dev/vda",
+            origin=origin,
+            wakes=True,
+        )
+
+    def compacted(self, vm: FreehintVM) -> int:
+        """Pages that compaction has looked at."""
+        return int(vm.check("awk '/compact_migrate_scanned/ {print $2}' /proc/vmstat"))
+
+    def test_hibernation_loses_nothing_and_all_is_hinted_again(self) -> None:
+        with self.swap_disk() as disk:
+            args = (*SLOW, *disk)
+            with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=args) as awake:
+                self.prepare(awake)
+                self.assertEqual(awake.flush()["flush-id"], 1)
                 self.start_stress(awake, 15)
-                awake.start("echo shutdown >/sys/power/disk; echo disk >/sys/power/state")
-                awake.machine.wait(timeout=180)
-            with FreehintVM(
-                cpus=2,
-                memory_mib=MEMORY_MIB,
-                extra_args=(*SLOW, *disk),
-                append="resume=/dev/vda",
-                origin=awake,
-                wakes=True,
-            ) as vm:
+                self.hibernate(awake)
+            with self.wake(awake, *args) as vm:
                 self.assert_nothing_was_lost(vm)
                 self.assert_hints_go_on(vm)
                 # What was free before is free in a machine that never heard of it.
                 self.assertLess(vm.settle(), (MEMORY_MIB - 256) * MIB)
+                # That machine's first flush has the number of the other one's.
+                before = self.compacted(vm)
+                outcome = vm.flush(compact=True)
+                self.assertEqual((outcome["flush-id"], outcome["result"]), (1, "done"))
+                self.assertGreater(self.compacted(vm), before)
+
+    def test_waking_up_with_another_device(self) -> None:
+        """Its granule is not the one that the guest's memory is tracked by."""
+        other = ("-global", "virtio-freehint-device.x-granule=1M")
+        with self.swap_disk() as disk:
+            with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=disk) as awake:
+                self.prepare(awake)
+                self.hibernate(awake)
+            with self.wake(awake, *disk, *other) as vm:
+                driver = GuestDriver(vm)
+                wait_for(
+                    "the driver gives up", lambda: driver.attribute("status") == "failed"
+                )
+                self.assertEqual(vm.query()["driver-status"], "failed")
+                self.assertIn("another granule", vm.check("dmesg"))
+                vm.check("memhog 256m")
+                self.assertEqual(vm.query()["stats"]["rejected"]["misaligned"]["ranges"], 0)
+                driver.unbind()
+                self.assertTrue(driver.bind())
+                self.assertEqual(driver.attribute("granule"), str(MIB))
+                self.assert_hints_go_on(vm)
 
 
 if __name__ == "__main__":

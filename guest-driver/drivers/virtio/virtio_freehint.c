@@ -14,6 +14,7 @@
 #include <linux/log2.h>
 #include <linux/module.h>
 #include <linux/notifier.h>
+#include <linux/pci.h>
 #include <linux/reboot.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
@@ -440,10 +441,18 @@ static void vfh_write_status(struct virtio_freehint *fh, u32 status)
 			 driver_status, &status);
 }
 
-/* Surprise removal: whatever is read from a device that is gone is all ones. */
+/*
+ * Surprise removal: whatever is read from a device that is gone is all ones. So it
+ * is from one on PCI that is there, and just does not decode its memory: that one
+ * may still write to ours.
+ */
 static bool vfh_gone(struct virtio_freehint *fh)
 {
-	return fh->vdev->config->get_status(fh->vdev) == 0xff;
+	struct device *parent = fh->vdev->dev.parent;
+
+	if (fh->vdev->config->get_status(fh->vdev) != 0xff)
+		return false;
+	return !dev_is_pci(parent) || !pci_device_is_present(to_pci_dev(parent));
 }
 
 static void vfh_reset_work(struct work_struct *work)
@@ -812,6 +821,19 @@ static void vfh_forget_msgs(struct virtio_freehint *fh)
 	fh->flush_id = vfh_read_flush_id(fh);
 }
 
+/* The state of a hibernated guest can come back in another VM. */
+static bool vfh_limits_hold(struct virtio_freehint *fh)
+{
+	struct virtio_device *vdev = fh->vdev;
+	u32 max_ranges;
+	u64 granule;
+
+	virtio_cread_le(vdev, struct virtio_freehint_config, granule, &granule);
+	virtio_cread_le(vdev, struct virtio_freehint_config, max_ranges,
+			&max_ranges);
+	return granule == fh->dev.granule && max_ranges >= fh->dev.max_ranges;
+}
+
 static int vfh_read_limits(struct virtio_freehint *fh)
 {
 	struct virtio_device *vdev = fh->vdev;
@@ -985,6 +1007,16 @@ static int vfh_restore(struct virtio_device *vdev)
 		return ret;
 	vfh_forget_msgs(fh);
 	virtio_device_ready(vdev);
+	/* Once given up, a device stays so: it was told before it was reset. */
+	if (fh->was_reset) {
+		vfh_tell_failed(fh);
+		return 0;
+	}
+	if (!vfh_limits_hold(fh)) {
+		dev_err(&vdev->dev, "another granule, or hints of fewer ranges, than before, bind the driver again\n");
+		freehint_broken(&fh->dev);
+		return 0;
+	}
 	vfh_config_enable(fh, true);
 	vfh_queue_config(fh);
 	return 0;
