@@ -6,7 +6,7 @@ import unittest
 from typing import Any
 
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
-from guest_driver import GuestDriver
+from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
 VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
@@ -48,6 +48,13 @@ class LimitsTest(unittest.TestCase):
         path = f"/machine/peripheral/{DEVICE_ID}/virtio-backend"
         status: Any = self.vm.machine.cmd("x-query-virtio-status", path=path)
         return [name.split(":")[0] for name in status["status"]["statuses"]]
+
+    def wait_status(self, status: str) -> None:
+        """Wait until the driver has told the device this of itself."""
+        wait_for(
+            f"the driver is {status}",
+            lambda: self.vm.query()["driver-status"] == status,
+        )
 
     def check_refused(self, word: str, **faults: int) -> None:
         """The driver says why, once, and leaves the device alone."""
@@ -113,7 +120,9 @@ class LimitsTest(unittest.TestCase):
         event = "memory_region_ops_write"
         self.vm.machine.cmd("trace-event-set-state", name=event, enable=True)
         self.assertTrue(self.driver.bind())
-        self.driver.move_epoch()
+        for enabled, status in (False, "waiting"), (True, "active"):
+            self.vm.set_enabled(enabled)
+            self.wait_status(status)
         self.vm.check("memhog 64m")
         self.driver.set_faults(needs_reset=1)
         self.vm.check("memhog 64m; sleep 1")
