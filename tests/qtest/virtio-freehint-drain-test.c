@@ -266,6 +266,33 @@ static void test_drain_driver_ok(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_restart(fh, alloc);
 }
 
+static void await_needs_reset(QVirtioFreehint *fh)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (!(fh->vdev->bus->get_status(fh->vdev) &
+             VIRTIO_CONFIG_S_NEEDS_RESET)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
+/* No descriptor has such a number: that is the end of other messages, too. */
+static void test_drain_broken_ring(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    qvirtqueue_kick(global_qtest, fh->vdev, fh->vq, fh->vq->size);
+    await_needs_reset(fh);
+    assert_drained();
+    assert_forgotten(&hint);
+    qfreehint_restart(fh, alloc);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+}
+
 /* All that a kernel does which starts another one. */
 static void test_drain_bus_master(void *obj, void *data,
                                   QGuestAllocator *alloc)
@@ -522,6 +549,8 @@ static void register_virtio_freehint_drain_test(void)
     qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
                  &slow);
     qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,
+    qos_add_test("drain/broken-ring", "virtio-freehint",
+                 test_drain_broken_ring, &slow);
                  &slow);
     qos_add_test("drain/unplug", "virtio-freehint", test_drain_unplug, &slow);
     qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);

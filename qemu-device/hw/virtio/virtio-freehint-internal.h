@@ -145,8 +145,9 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh,
 /**
  * virtio_freehint_pop: take the next message off the queue
  *
- * A hint is added to @fh->hints. Answers by itself what is no hint, and breaks
- * the device (NEEDS_RESET) if the message is malformed.
+ * A hint is added to @fh->hints. Answers by itself what is no hint. If the
+ * message or the ring is malformed, the device is broken (NEEDS_RESET) and
+ * drained.
  *
  * Returns: whether there was a message
  */

@@ -337,6 +337,10 @@ bool virtio_freehint_pop(VirtIOFreehint *fh)
 
     hint = virtqueue_pop(fh->hintq, sizeof(VirtIOFreehintHint));
     if (!hint) {
+        /* A ring that makes no sense breaks the device as a message does. */
+        if (VIRTIO_DEVICE(fh)->broken) {
+            virtio_freehint_drain(fh, false);
+        }
         return false;
     }
     hint->flags = 0;
