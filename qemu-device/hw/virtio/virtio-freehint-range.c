@@ -38,6 +38,8 @@
 
 /* What the positive list knows of a memory region. */
 typedef struct VirtIOFreehintBlock {
+    /* Where QEMU has it mapped: tells when it is gone. */
+    const void *host;
     /* The host has set memory aside for it: huge pages, or preallocated. */
     bool reserved;
     /* The host failed to discard part of it. */
@@ -113,6 +115,7 @@ static VirtIOFreehintBlock describe_block(const MemoryRegion *mr, Object *dev)
     const RAMBlock *rb = mr->ram_block;
 
     return (VirtIOFreehintBlock) {
+        .host = rb ? rb->host : NULL,
         .reserved = (rb && rb->page_size != qemu_real_host_page_size()) ||
                     is_preallocated(mr->owner) || is_preallocated(dev),
     };
@@ -391,6 +394,23 @@ static void virtio_freehint_region_changed(MemoryListener *listener,
     }
 }
 
+static gboolean is_at(gpointer mr, gpointer block, gpointer host)
+{
+    return ((const VirtIOFreehintBlock *)block)->host == host;
+}
+
+/*
+ * Memory that comes later may get a region at the same address: what is known
+ * of this one must not be held against it.
+ */
+static void virtio_freehint_ram_removed(RAMBlockNotifier *notifier, void *host,
+                                        size_t size, size_t max_size)
+{
+    VirtIOFreehint *fh = container_of(notifier, VirtIOFreehint, ram_notifier);
+
+    g_hash_table_foreach_remove(fh->blocks, is_at, host);
+}
+
 void virtio_freehint_blocks_init(VirtIOFreehint *fh)
 {
     fh->blocks = blocks_new();
@@ -402,10 +422,13 @@ void virtio_freehint_blocks_init(VirtIOFreehint *fh)
     };
     /* Which is the DMA address space as well; that one is not known yet. */
     memory_listener_register(&fh->memory_listener, &address_space_memory);
+    fh->ram_notifier.ram_block_removed = virtio_freehint_ram_removed;
+    ram_block_notifier_add(&fh->ram_notifier);
 }
 
 void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh)
 {
+    ram_block_notifier_remove(&fh->ram_notifier);
     memory_listener_unregister(&fh->memory_listener);
     g_hash_table_destroy(fh->blocks);
     fh->blocks = NULL;

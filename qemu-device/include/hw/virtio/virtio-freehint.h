@@ -11,6 +11,7 @@
 #ifndef HW_VIRTIO_FREEHINT_H
 #define HW_VIRTIO_FREEHINT_H
 
+#include "exec/ramlist.h"
 #include "qemu/notify.h"
 #include "qemu/queue.h"
 #include "qemu/ratelimit.h"
@@ -175,6 +176,7 @@ struct VirtIOFreehint {
     MemoryListener memory_listener;
 
     Notifier discard_notifier;
+    RAMBlockNotifier ram_notifier;
     NotifierWithReturn migration_notifier;
     NotifierWithReturn precopy_notifier;
     /* For the vetoes that end without telling anyone. */
