@@ -84,7 +84,8 @@ uint32_t virtio_freehint_flush_start(VirtIOFreehint *fh, uint32_t timeout_ms,
     }
     flush->flags = compact ? VIRTIO_FREEHINT_FLUSH_F_COMPACT : 0;
     flush->timeout_ms = timeout_ms;
-    flush->id = next_id(flush->id);
+    flush->last_id = next_id(flush->last_id);
+    flush->id = flush->last_id;
     flush->pending = true;
     flush->start_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     flush->start_discarded = fh->stats.discarded.bytes;

@@ -97,8 +97,10 @@ static int virtio_freehint_post_load(void *opaque, int version_id)
 }
 
 /*
- * The ID goes on counting where the VM goes. With it goes what the driver was
- * asked for, which it may be about to read; but nobody waits for it any more.
+ * The ID goes on counting where the VM goes, and does so where it goes back to
+ * an earlier state: whoever waits for an event knows a flush by its ID. With it
+ * goes what the driver was asked for, which it may be about to read; but nobody
+ * waits for it any more.
  */
 static bool virtio_freehint_flush_needed(void *opaque)
 {
@@ -109,7 +111,7 @@ static bool virtio_freehint_flush_needed(void *opaque)
 
 static int virtio_freehint_flush_post_load(void *opaque, int version_id)
 {
-    const VirtIOFreehintFlush *flush = &((VirtIOFreehint *)opaque)->flush;
+    VirtIOFreehintFlush *flush = &((VirtIOFreehint *)opaque)->flush;
 
     if (!flush->id || flush->flags & ~VIRTIO_FREEHINT_FLUSH_F_COMPACT ||
         !flush->timeout_ms ||
@@ -120,6 +122,7 @@ static int virtio_freehint_flush_post_load(void *opaque, int version_id)
                      flush->timeout_ms);
         return -EINVAL;
     }
+    flush->last_id = MAX(flush->last_id, flush->id);
     return 0;
 }
 

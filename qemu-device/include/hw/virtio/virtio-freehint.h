@@ -109,6 +109,8 @@ typedef struct VirtIOFreehintFlush {
     uint32_t id;
     uint32_t flags;
     uint32_t timeout_ms;
+    /* The last one that was given out: loading a state sets only id back. */
+    uint32_t last_id;
 
     /* Nobody has been told yet how it ended. */
     bool pending;
