@@ -15,6 +15,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "exec/target_page.h"
 #include "migration/misc.h"
@@ -43,14 +44,21 @@ bool virtio_freehint_precopy_skips(VirtIOFreehint *fh,
 bool virtio_freehint_precopy_skip(const VirtIOFreehintPart *part,
                                   const bool *hurry)
 {
-    bool skipped = ram_try_skip(part->rb, part->offset, part->len);
+    bool skipped;
     int tries;
 
+    /*
+     * Under KVM the log is cleared section by section, as RCU has them, and the
+     * threads of the pool are not known to RCU.
+     */
+    rcu_register_thread();
+    skipped = ram_try_skip(part->rb, part->offset, part->len);
     for (tries = 1; !skipped && tries < SKIP_TRIES && !qatomic_read(hurry);
          tries++) {
         g_usleep(SKIP_POLL_US);
         skipped = ram_try_skip(part->rb, part->offset, part->len);
     }
+    rcu_unregister_thread();
     trace_virtio_freehint_precopy_skip(qemu_ram_get_idstr(part->rb),
                                        part->offset, part->len, skipped,
                                        tries);
