@@ -59,31 +59,6 @@ static void say(QVirtioFreehint *fh, uint32_t driver_status)
                    driver_status);
 }
 
-/* The causes as they are listed, each followed by a blank. */
-static char *get_causes(void)
-{
-    QDict *device = qfreehint_query();
-    GString *causes = g_string_new("");
-    const QListEntry *entry;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(device, "obstacles"), entry) {
-        QDict *obstacle = qobject_to(QDict, qlist_entry_obj(entry));
-
-        g_assert_cmpstr(qdict_get_str(obstacle, "detail"), !=, "");
-        g_string_append_printf(causes, "%s ",
-                               qdict_get_str(obstacle, "cause"));
-    }
-    qobject_unref(device);
-    return g_string_free(causes, false);
-}
-
-static void assert_causes(const char *expected)
-{
-    g_autofree char *causes = get_causes();
-
-    g_assert_cmpstr(causes, ==, expected);
-}
-
 /* Everything that is in the way is listed, in one order. */
 static void test_obstacles(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -100,40 +75,40 @@ static void test_obstacles(void *obj, void *data, QGuestAllocator *alloc)
     g_autofree char *info = NULL;
     int i;
 
-    assert_causes("driver-not-ready ");
+    qfreehint_assert_causes("driver-not-ready ");
     say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
-    assert_causes("");
+    qfreehint_assert_causes("");
     say(fh, VIRTIO_FREEHINT_DRIVER_WAITING);
-    assert_causes("");
+    qfreehint_assert_causes("");
     for (i = 0; i < ARRAY_SIZE(refusals); i++) {
         say(fh, refusals[i]);
-        assert_causes("guest ");
+        qfreehint_assert_causes("guest ");
     }
 
     freehint_set("'rate-limit': 1048576");
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START,
                                        8 * GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    assert_causes("guest over-rate ");
+    qfreehint_assert_causes("guest over-rate ");
     qfreehint_set_prop("veto0", "disabled", true);
-    assert_causes("pinned guest over-rate ");
+    qfreehint_assert_causes("pinned guest over-rate ");
     qfreehint_set_enabled(false);
-    assert_causes("operator pinned guest over-rate ");
+    qfreehint_assert_causes("operator pinned guest over-rate ");
     info = qtest_hmp(global_qtest, "info freehint");
     g_assert_nonnull(strstr(info, "pinned: "));
     g_assert_nonnull(strstr(info, "/machine/peripheral/veto0"));
     g_assert_nonnull(strstr(info, "over-rate: "));
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'stop' }");
-    assert_causes("operator vm-stopped pinned guest over-rate ");
+    qfreehint_assert_causes("operator vm-stopped pinned guest over-rate ");
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
 
     qvirtio_reset(fh->vdev);
-    assert_causes("operator driver-not-ready pinned over-rate ");
+    qfreehint_assert_causes("operator driver-not-ready pinned over-rate ");
     freehint_set("'rate-limit': 0, 'enabled': true");
     qfreehint_set_prop("veto0", "disabled", false);
     qfreehint_restart(fh, alloc);
     say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
-    assert_causes("");
+    qfreehint_assert_causes("");
 }
 
 static void await_reason(QVirtioFreehint *fh, uint32_t reason)
@@ -162,14 +137,14 @@ static void test_rdma(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_migrate("exec:cat > /dev/null");
     await_reason(fh, VIRTIO_FREEHINT_REASON_MIGRATION);
     qfreehint_assert_state("vetoed", "migration");
-    assert_causes("rdma-migration ");
+    qfreehint_assert_causes("rdma-migration ");
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DECLINED);
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
 
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate_cancel' }");
     await_reason(fh, VIRTIO_FREEHINT_REASON_NONE);
-    assert_causes("");
+    qfreehint_assert_causes("");
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, epoch);
     qfreehint_set_prop("veto0", "rdma-migrations", false);
     qos_invalidate_command_line();

@@ -16,7 +16,9 @@
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
+#include "qobject/qlist.h"
 #include "standard-headers/linux/virtio_config.h"
+#include "standard-headers/linux/virtio_pci.h"
 
 #define GRANULE (2 * MiB)
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
@@ -378,6 +380,70 @@ static void test_stop(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(await_end(id, "done"));
 }
 
+/* A message that makes no sense is no answer, and the driver has to reset. */
+static void test_broken(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_FLUSH_DONE,
+    };
+    QVirtioFreehint *fh = obj;
+    gint64 start = g_get_monotonic_time();
+    uint32_t id = start_flush();
+    QFreehintHint message = qfreehint_prepare_body(fh, alloc, &hdr, NULL, 0);
+
+    qfreehint_submit(fh, &message);
+    while (!(fh->vdev->bus->get_status(fh->vdev) &
+             VIRTIO_CONFIG_S_NEEDS_RESET)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, CONFIG_TIMEOUT_US);
+        g_usleep(1000);
+    }
+    assert_no_event();
+    g_assert_true(is_pending());
+    qvirtio_reset(fh->vdev);
+    assert_end(id, "reset");
+    assert_no_event();
+    qfreehint_restart(fh, alloc);
+}
+
+/* The driver is still there, and may set up its queue and answer. */
+static void test_queue_reset(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t id = start_flush();
+
+    fh->vdev->bus->queue_select(fh->vdev, VIRTIO_FREEHINT_VQ_HINT);
+    qpci_io_writew(fh->pci->pdev, fh->pci->bar, fh->pci->common_cfg_offset +
+                   offsetof(struct virtio_pci_modern_common_cfg, queue_reset),
+                   1);
+    assert_no_event();
+    g_assert_true(is_pending());
+    qfreehint_restart(fh, alloc);
+    assert_end(id, "reset");
+    assert_no_event();
+}
+
+static void test_system_reset(void *obj, void *data, QGuestAllocator *alloc)
+{
+    uint32_t id = start_flush();
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'system_reset' }");
+    assert_end(id, "reset");
+    assert_no_event();
+    /* Firmware would have to set up PCI again. */
+    qos_invalidate_command_line();
+}
+
+/* Whoever waits is told, even by a QEMU that ends. */
+static void test_quit(void *obj, void *data, QGuestAllocator *alloc)
+{
+    uint32_t id = start_flush();
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'quit' }");
+    assert_end(id, "stopped");
+    qtest_wait_qemu(global_qtest);
+    qos_invalidate_command_line();
+}
+
 static void test_unplug(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -581,6 +647,88 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
+/* Going back to an earlier state */
+
+/* Run blockdev-create to its end. */
+static void create_image(QDict *options)
+{
+    gint64 start = g_get_monotonic_time();
+    bool concluded = false;
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'blockdev-create',"
+                             " 'arguments': { 'job-id': 'create0',"
+                             " 'options': %p } }", options);
+    while (!concluded) {
+        QDict *rsp = qmp("{ 'execute': 'query-jobs' }");
+        const QListEntry *first = qlist_first(qdict_get_qlist(rsp, "return"));
+        QDict *job = qobject_to(QDict, qlist_entry_obj(first));
+
+        concluded = !strcmp(qdict_get_str(job, "status"), "concluded");
+        g_assert_false(qdict_haskey(job, "error"));
+        qobject_unref(rsp);
+        g_assert_cmpint(g_get_monotonic_time() - start, <, CONFIG_TIMEOUT_US);
+    }
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'job-dismiss',"
+                             " 'arguments': { 'id': 'create0' } }");
+}
+
+static QDict *file_options(const char *path)
+{
+    QDict *file = qdict_new();
+
+    qdict_put_str(file, "driver", "file");
+    qdict_put_str(file, "filename", path);
+    return file;
+}
+
+/* A disk that QEMU can save states in. */
+static void add_qcow2(const char *path)
+{
+    QDict *file = file_options(path), *qcow2 = qdict_new();
+
+    qdict_put_int(file, "size", 0);
+    create_image(file);
+    qdict_put_str(qcow2, "driver", "qcow2");
+    qdict_put(qcow2, "file", file_options(path));
+    qdict_put_int(qcow2, "size", 64 * MiB);
+    create_image(qcow2);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'blockdev-add',"
+                             " 'arguments': { 'driver': 'qcow2',"
+                             " 'node-name': 'disk0', 'file': %p } }",
+                             file_options(path));
+}
+
+static void hmp_quietly(const char *line)
+{
+    g_autofree char *answer = qtest_hmp(global_qtest, "%s", line);
+
+    g_assert_cmpstr(answer, ==, "");
+}
+
+/* The driver sees the ID of back then, but none is given out again. */
+static void test_loadvm(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *path = g_strdup_printf("%s/qtest-freehint-%d.qcow2",
+                                            g_get_tmp_dir(), getpid());
+    QVirtioFreehint *fh = obj;
+    uint32_t saved, id;
+
+    add_qcow2(path);
+    saved = start_flush();
+    answer(fh, alloc, saved, VIRTIO_FREEHINT_FLUSH_DONE);
+    qobject_unref(await_end(saved, "done"));
+    hmp_quietly("savevm saved");
+
+    id = start_flush();
+    hmp_quietly("loadvm saved");
+    assert_end(id, "stopped");
+    assert_no_event();
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, saved);
+    g_assert_cmpuint(start_flush(), ==, id + 1);
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
 /* The guest's word: shown, forgotten with the driver, and good for no more. */
 static void test_gauges(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -625,11 +773,18 @@ static void register_virtio_freehint_flush_test(void)
     qos_add_test("flush/reset", "virtio-freehint", test_reset, NULL);
     qos_add_test("flush/inactive", "virtio-freehint", test_inactive, &veto);
     qos_add_test("flush/stop", "virtio-freehint", test_stop, NULL);
+    qos_add_test("flush/broken", "virtio-freehint", test_broken, NULL);
+    qos_add_test("flush/queue-reset", "virtio-freehint", test_queue_reset,
+                 NULL);
+    qos_add_test("flush/system-reset", "virtio-freehint", test_system_reset,
+                 NULL);
+    qos_add_test("flush/quit", "virtio-freehint", test_quit, NULL);
     qos_add_test("flush/unplug", "virtio-freehint", test_unplug, NULL);
     qos_add_test("flush/errors", "virtio-freehint", test_errors, NULL);
     qos_add_test("flush/off", "virtio-freehint", test_off, &off);
     qos_add_test("flush/hmp", "virtio-freehint", test_hmp, NULL);
     qos_add_test("flush/migrate", "virtio-freehint", test_migrate, NULL);
+    qos_add_test("flush/loadvm", "virtio-freehint", test_loadvm, NULL);
     qos_add_test("gauges", "virtio-freehint", test_gauges, NULL);
 }
 

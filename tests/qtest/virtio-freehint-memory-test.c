@@ -6,14 +6,18 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include "qemu/bswap.h"
 #include "qemu/memfd.h"
 #include "qemu/units.h"
 #include "libqtest-single.h"
 #include "libqos/libqos-pc.h"
 #include "libqos/pci-pc.h"
 #include "libqos/virtio-freehint.h"
+#include "hw/acpi/pc-hotplug.h"
 #include "hw/pci-host/q35.h"
 #include "qobject/qdict.h"
+#include "standard-headers/linux/virtio_config.h"
+#include "standard-headers/linux/virtio_mem.h"
 
 #define GRANULE (2 * MiB)
 
@@ -69,12 +73,35 @@ static uint8_t hint(VM *vm, uint16_t flags, uint64_t addr, uint64_t len)
     return qfreehint_hint_one(&vm->fh, &vm->qs->alloc, flags, addr, len);
 }
 
+/* A status, and that it is counted where it belongs. */
+static void assert_status(VM *vm, uint16_t flags, uint64_t addr, uint64_t len,
+                          uint8_t status)
+{
+    static const char *const kinds[UINT8_MAX + 1] = {
+        [VIRTIO_FREEHINT_S_UNMAPPED] = "unmapped",
+        [VIRTIO_FREEHINT_S_NOT_RAM] = "not-ram",
+        [VIRTIO_FREEHINT_S_READ_ONLY] = "read-only",
+        [VIRTIO_FREEHINT_S_EXCLUDED] = "excluded",
+        [VIRTIO_FREEHINT_S_BACKING] = "backing",
+    };
+    const char *kind = kinds[status];
+    uint64_t rejected = qfreehint_count("rejected", "ranges");
+    uint64_t of_kind = kind ? qfreehint_count_rejected(kind) : 0;
+
+    g_assert_cmphex(hint(vm, flags, addr, len), ==, status);
+    g_assert_cmpuint(qfreehint_count("rejected", "ranges") - rejected, ==,
+                     !!kind);
+    if (kind) {
+        g_assert_cmpuint(qfreehint_count_rejected(kind) - of_kind, ==, 1);
+    }
+}
+
 /* Hint memory that has to stay as it is. */
 static void assert_refused(VM *vm, uint16_t flags, uint64_t addr,
                            uint64_t len, uint8_t status)
 {
     qfreehint_fill(addr, len, 0xa5);
-    g_assert_cmphex(hint(vm, flags, addr, len), ==, status);
+    assert_status(vm, flags, addr, len, status);
     g_assert_true(qfreehint_is_filled(addr, len, 0xa5));
 }
 
@@ -434,18 +461,174 @@ static void test_dimm_hotplug(void)
     vm_stop(vm);
 }
 
-/* Nothing of it is plugged. */
+static void plug_dimm(uint64_t addr)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'object-add',"
+                             " 'arguments': { 'qom-type':"
+                             " 'memory-backend-ram', 'id': 'mem1',"
+                             " 'size': 4194304, 'prealloc': true } }");
+    qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
+                         "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
+                         (int64_t)addr);
+}
+
+/* The guest ejects the one in slot 0. */
+static void unplug_dimm(void)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'device_del',"
+                             " 'arguments': { 'id': 'dimm0' } }");
+    qtest_outl(global_qtest, ACPI_MEMORY_HOTPLUG_BASE, 0);
+    qtest_outb(global_qtest, ACPI_MEMORY_HOTPLUG_BASE + 0x14, 1 << 3);
+    qtest_qmp_eventwait(global_qtest, "DEVICE_DELETED");
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'object-del',"
+                             " 'arguments': { 'id': 'mem1' } }");
+    /* RCU lets go of it. */
+    g_usleep(200 * 1000);
+}
+
+#define REPLACEMENTS 4
+
+/* What one thread of QEMU has freed is the next thing that any other gets. */
+#define REUSE_AT_ONCE "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1"
+
+/*
+ * Nothing is known of one that takes another one's place, although QEMU may
+ * keep it where it kept that.
+ */
+static void test_dimm_replaced(void)
+{
+    g_autofree char *log = log_path();
+    uint64_t addr = 4 * GiB;
+    VM *vm;
+    int i;
+
+    g_setenv("GLIBC_TUNABLES", REUSE_AT_ONCE, true);
+    vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                  " -device " DEVICE " 2>%s", log);
+    g_unsetenv("GLIBC_TUNABLES");
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    for (i = 0; i < REPLACEMENTS; i++) {
+        uint32_t epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+
+        plug_dimm(addr);
+        assert_status(vm, 0, addr, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+        /* The turn after the one that has seen the memory moves the epoch. */
+        assert_discarded(vm, 0, FREE_START, GRANULE);
+        g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
+        unplug_dimm();
+    }
+    vm_stop(vm);
+    assert_warned("memory 'mem1' is not discarded", REPLACEMENTS);
+    remove_log();
+}
+
+/* Whatever memory comes later, the driver was told one granule. */
+static void test_granule_constant(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                      " -device " DEVICE ",x-granule=64K,discard-reserved=on");
+    QDict *rsp = qmp("{ 'execute': 'qom-set', 'arguments': {"
+                     " 'path': 'fh0', 'property': 'x-granule',"
+                     " 'value': 131072 } }");
+
+    g_assert_true(qdict_haskey(rsp, "error"));
+    qobject_unref(rsp);
+    rsp = qmp("{ 'execute': 'object-add', 'arguments': {"
+              " 'qom-type': 'memory-backend-memfd', 'id': 'mem1',"
+              " 'size': 67108864, 'hugetlb': true, 'hugetlbsize': 2097152,"
+              " 'reserve': false } }");
+    if (qdict_haskey(rsp, "error")) {
+        g_test_message("no huge pages");
+    } else {
+        qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
+                             "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
+                             (int64_t)(4 * GiB));
+        /* It takes whole pages of that memory. */
+        g_assert_cmphex(hint(vm, 0, 4 * GiB, 64 * KiB), ==,
+                        VIRTIO_FREEHINT_S_MISALIGNED);
+    }
+    qobject_unref(rsp);
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
+    assert_discarded(vm, 0, FREE_START + 64 * KiB, 64 * KiB);
+    vm_stop(vm);
+}
+
+#define VMEM_SLOT 5
+
+/* What a driver for virtio-mem does to have memory. */
+static void plug_virtio_mem(VM *vm, uint64_t addr, uint16_t nblocks)
+{
+    const struct virtio_mem_req req = {
+        .type = cpu_to_le16(VIRTIO_MEM_REQ_PLUG),
+        .u.plug.addr = cpu_to_le64(addr),
+        .u.plug.nb_blocks = cpu_to_le16(nblocks),
+    };
+    QPCIAddress slot = { .devfn = QPCI_DEVFN(VMEM_SLOT, 0) };
+    QVirtioPCIDevice *pci = virtio_pci_new(vm->qs->pcibus, &slot);
+    uint64_t out = guest_alloc(&vm->qs->alloc, sizeof(req));
+    uint64_t in = guest_alloc(&vm->qs->alloc, sizeof(struct virtio_mem_resp));
+    QVirtQueue *vq;
+    uint32_t head;
+
+    qvirtio_pci_device_enable(pci);
+    qvirtio_start_device(&pci->vdev);
+    qvirtio_set_features(&pci->vdev, 1ull << VIRTIO_F_VERSION_1 |
+                         1ull << VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE);
+    vq = qvirtqueue_setup(&pci->vdev, &vm->qs->alloc, 0);
+    qvirtio_set_driver_ok(&pci->vdev);
+
+    qtest_memwrite(global_qtest, out, &req, sizeof(req));
+    head = qvirtqueue_add(global_qtest, vq, out, sizeof(req), false, true);
+    qvirtqueue_add(global_qtest, vq, in, sizeof(struct virtio_mem_resp), true,
+                   false);
+    qvirtqueue_kick(global_qtest, &pci->vdev, vq, head);
+    qvirtio_wait_used_elem(global_qtest, &pci->vdev, vq, head, NULL,
+                           TIMEOUT_US);
+    g_assert_cmpuint(qtest_readw(global_qtest, in), ==, VIRTIO_MEM_RESP_ACK);
+
+    qvirtqueue_cleanup(pci->vdev.bus, vq, &vm->qs->alloc);
+    g_free(pci->pdev);
+    g_free(pci);
+}
+
+/* Of it, what is plugged. */
 static void test_virtio_mem(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
                       " -device " DEVICE
                       " -object memory-backend-ram,id=mem1,size=64M"
-                      " -device virtio-mem-pci,id=vmem0,memdev=mem1,"
-                      "requested-size=0");
+                      " -device virtio-mem-pci,id=vmem0,memdev=mem1,addr=%d,"
+                      "block-size=2M,requested-size=8M", VMEM_SLOT);
+    const uint64_t addr = get_address("vmem0", "memaddr");
+    const uint64_t end = addr + 2 * GRANULE;
 
-    g_assert_cmphex(hint(vm, 0, get_address("vmem0", "memaddr"), GRANULE), ==,
-                    VIRTIO_FREEHINT_S_EXCLUDED);
+    assert_status(vm, 0, addr, GRANULE, VIRTIO_FREEHINT_S_EXCLUDED);
+    plug_virtio_mem(vm, addr, 2);
+    assert_discarded(vm, 0, addr, 2 * GRANULE);
+    assert_status(vm, 0, end, GRANULE, VIRTIO_FREEHINT_S_EXCLUDED);
+    qfreehint_fill(addr, 2 * GRANULE, 0xa5);
+    assert_status(vm, 0, end - GRANULE, 2 * GRANULE,
+                  VIRTIO_FREEHINT_S_EXCLUDED);
+    g_assert_true(qfreehint_is_filled(addr, 2 * GRANULE, 0xa5));
     vm_stop(vm);
+}
+
+/* Firmware that the guest can write to reads as ROM. */
+static void test_pflash(void)
+{
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("qtest-freehint-XXXXXX", &path, NULL);
+    VM *vm;
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, GRANULE), ==, 0);
+    vm = vm_start("-M q35 -nodefaults -device " DEVICE
+                  " -drive if=pflash,format=raw,file=%s", path);
+    assert_status(vm, 0, 4 * GiB - GRANULE, GRANULE,
+                  VIRTIO_FREEHINT_S_READ_ONLY);
+    vm_stop(vm);
+    unlink(path);
+    close(fd);
 }
 
 static void test_virtio_pmem(void)
@@ -505,7 +688,7 @@ static void test_smram(void)
                        MCH_HOST_BRIDGE_ESMRAMC_TSEG_SZ_8MB);
     qpci_config_writeb(mch, MCH_HOST_BRIDGE_SMRAM,
                        MCH_HOST_BRIDGE_SMRAM_G_SMRAME);
-    g_assert_cmphex(hint(vm, 0, tseg, GRANULE), ==, VIRTIO_FREEHINT_S_NOT_RAM);
+    assert_status(vm, 0, tseg, GRANULE, VIRTIO_FREEHINT_S_NOT_RAM);
     qpci_config_writeb(mch, MCH_HOST_BRIDGE_ESMRAMC, 0);
     g_assert_true(qfreehint_is_filled(tseg, GRANULE, 0xa5));
     g_free(mch);
@@ -717,7 +900,10 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/granule", test_granule);
     qtest_add_func("virtio-freehint/dimm", test_dimm);
     qtest_add_func("virtio-freehint/dimm-hotplug", test_dimm_hotplug);
+    qtest_add_func("virtio-freehint/dimm-replaced", test_dimm_replaced);
+    qtest_add_func("virtio-freehint/granule-constant", test_granule_constant);
     qtest_add_func("virtio-freehint/virtio-mem", test_virtio_mem);
+    qtest_add_func("virtio-freehint/pflash", test_pflash);
     qtest_add_func("virtio-freehint/virtio-pmem", test_virtio_pmem);
     qtest_add_func("virtio-freehint/vram", test_vram);
     qtest_add_func("virtio-freehint/ivshmem", test_ivshmem);

@@ -161,17 +161,6 @@ static void test_zero(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
 }
 
-static uint64_t count_rejected(const char *kind)
-{
-    QDict *device = qfreehint_query();
-    QDict *rejected = qdict_get_qdict(qdict_get_qdict(device, "stats"),
-                                      "rejected");
-    uint64_t ranges = qdict_get_int(qdict_get_qdict(rejected, kind), "ranges");
-
-    qobject_unref(device);
-    return ranges;
-}
-
 /* A range that is refused, and how. */
 typedef struct BadRange {
     const char *kind;
@@ -189,7 +178,7 @@ static void check_bad_range(QVirtioFreehint *fh, QGuestAllocator *alloc,
     const QFreehintRange ranges[] = {
         { good, GRANULE }, bad->range, { good + 4 * MiB, GRANULE },
     };
-    uint64_t rejected = count_rejected(bad->kind);
+    uint64_t rejected = qfreehint_count_rejected(bad->kind);
     uint8_t status[ARRAY_SIZE(ranges)];
 
     g_test_message("%s 0x%" PRIx64 "+0x%" PRIx64, bad->kind,
@@ -200,7 +189,7 @@ static void check_bad_range(QVirtioFreehint *fh, QGuestAllocator *alloc,
     g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_DISCARDED);
     g_assert_cmphex(status[1], ==, bad->status);
     g_assert_cmphex(status[2], ==, VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_cmpuint(count_rejected(bad->kind) - rejected, ==, 1);
+    g_assert_cmpuint(qfreehint_count_rejected(bad->kind) - rejected, ==, 1);
 
     g_assert_true(qfreehint_is_filled(FREE_START, good - FREE_START, 0xa5));
     g_assert_true(qfreehint_is_filled(good, GRANULE, 0));
@@ -669,25 +658,42 @@ static void *setup_own_qemu(GString *cmd_line, void *arg)
     return arg;
 }
 
+static void assert_state_event(const char *state, const char *reason)
+{
+    QDict *event = qtest_qmp_eventwait_ref(global_qtest,
+                                           "FREEHINT_STATE_CHANGED");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpstr(qdict_get_str(data, "id"), ==, "fh0");
+    g_assert_cmpstr(qdict_get_str(data, "state"), ==, state);
+    g_assert_cmpstr(qdict_get_str(data, "reason"), ==, reason);
+    qobject_unref(event);
+}
+
+static void assert_no_state_event(void)
+{
+    /* All events that there are by now come before the answer. */
+    qobject_unref(qfreehint_query());
+    g_assert_null(qtest_qmp_event_ref(global_qtest,
+                                      "FREEHINT_STATE_CHANGED"));
+}
+
+/*
+ * One per second, of the virtual clock under qtest: the first at once, of the
+ * others the last.
+ */
 static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
 {
-    QDict *event, *event_data;
-
     qfreehint_set_enabled(false);
-    event = qtest_qmp_eventwait_ref(global_qtest, "FREEHINT_STATE_CHANGED");
-    event_data = qdict_get_qdict(event, "data");
-    g_assert_cmpstr(qdict_get_str(event_data, "id"), ==, "fh0");
-    g_assert_cmpstr(qdict_get_str(event_data, "state"), ==, "disabled");
-    g_assert_cmpstr(qdict_get_str(event_data, "reason"), ==, "operator");
-    qobject_unref(event);
-
-    /* Limited to one per second, of the virtual clock under qtest. */
+    assert_state_event("disabled", "operator");
     qfreehint_set_enabled(true);
+    qfreehint_set_enabled(false);
+    qfreehint_set_enabled(true);
+    assert_no_state_event();
     qtest_clock_step(global_qtest, NANOSECONDS_PER_SECOND);
-    event = qtest_qmp_eventwait_ref(global_qtest, "FREEHINT_STATE_CHANGED");
-    event_data = qdict_get_qdict(event, "data");
-    g_assert_cmpstr(qdict_get_str(event_data, "state"), ==, "active");
-    qobject_unref(event);
+    assert_state_event("active", "none");
+    qtest_clock_step(global_qtest, NANOSECONDS_PER_SECOND);
+    assert_no_state_event();
 }
 
 static void test_refused_devices(void *obj, void *data,

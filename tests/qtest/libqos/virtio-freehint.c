@@ -316,6 +316,34 @@ uint64_t qfreehint_stat(const char *name)
     return value;
 }
 
+uint64_t qfreehint_count_rejected(const char *kind)
+{
+    QDict *device = qfreehint_query();
+    QDict *rejected = qdict_get_qdict(qdict_get_qdict(device, "stats"),
+                                      "rejected");
+    uint64_t ranges = qdict_get_int(qdict_get_qdict(rejected, kind), "ranges");
+
+    qobject_unref(device);
+    return ranges;
+}
+
+void qfreehint_assert_causes(const char *expected)
+{
+    g_autoptr(GString) causes = g_string_new("");
+    QDict *device = qfreehint_query();
+    const QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(device, "obstacles"), entry) {
+        QDict *obstacle = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_assert_cmpstr(qdict_get_str(obstacle, "detail"), !=, "");
+        g_string_append_printf(causes, "%s ",
+                               qdict_get_str(obstacle, "cause"));
+    }
+    qobject_unref(device);
+    g_assert_cmpstr(causes->str, ==, expected);
+}
+
 void qfreehint_assert_identity(void)
 {
     static const char *const units[] = { "ranges", "bytes" };

@@ -121,6 +121,12 @@ uint64_t qfreehint_count(const char *name, const char *unit);
 /* Any other counter from "stats". */
 uint64_t qfreehint_stat(const char *name);
 
+/* The ranges that were rejected in one of the ways of "rejected". */
+uint64_t qfreehint_count_rejected(const char *kind);
+
+/* The causes of all obstacles as they are listed, each followed by a blank. */
+void qfreehint_assert_causes(const char *expected);
+
 /* What became of all ranges adds up, in both units. */
 void qfreehint_assert_identity(void);
 
