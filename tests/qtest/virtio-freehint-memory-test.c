@@ -867,6 +867,35 @@ static void test_start_disabled(void)
     vm_stop(vm);
 }
 
+/* Not a PCI function */
+
+#define MMIO_VM "-M microvm -nodefaults -device virtio-freehint-device,id=fh0"
+
+static void test_mmio(void)
+{
+    QTestState *qts = qtest_init(MMIO_VM
+                                 " -global virtio-mmio.force-legacy=off");
+
+    global_qtest = qts;
+    qfreehint_assert_state("active", "none");
+    qtest_quit(qts);
+}
+
+/* As it is by default, the bus has no virtio 1. */
+static void test_mmio_legacy(void)
+{
+    g_autofree char *command = g_strdup_printf(
+        "timeout 60 %s " MMIO_VM " -accel qtest -display none",
+        getenv("QTEST_QEMU_BINARY"));
+    g_autofree char *errors = NULL;
+    int status;
+
+    g_assert_true(g_spawn_command_line_sync(command, NULL, &errors, &status,
+                                            NULL));
+    g_assert_cmpint(WEXITSTATUS(status), ==, EXIT_FAILURE);
+    g_assert_nonnull(strstr(errors, "virtio-freehint needs virtio 1"));
+}
+
 static void add_backing_tests(void)
 {
     int i;
@@ -914,6 +943,8 @@ int main(int argc, char **argv)
     qtest_add_data_func("virtio-freehint/vhost-user/gone", back_end_stop,
                         test_vhost_user);
     qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
+    qtest_add_func("virtio-freehint/mmio", test_mmio);
+    qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }

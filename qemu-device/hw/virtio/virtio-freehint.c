@@ -66,6 +66,12 @@ static const VirtIOConfigSizeParams virtio_freehint_config_size = {
 static uint64_t virtio_freehint_get_features(VirtIODevice *vdev,
                                              uint64_t features, Error **errp)
 {
+    /* PCI functions see to it; virtio-mmio is what its bus is told to be. */
+    if (!virtio_has_feature(features, VIRTIO_F_VERSION_1)) {
+        error_setg(errp, "virtio-freehint needs virtio 1, which this bus does"
+                   " not offer; for virtio-mmio, set force-legacy=off");
+        return 0;
+    }
     return features | VIRTIO_FREEHINT(vdev)->host_features;
 }
 

@@ -4,6 +4,7 @@
 # configure --without-default-devices --with-devices-x86_64=freehint
 CONFIG_Q35=y
 CONFIG_I440FX=y
+CONFIG_MICROVM=y
 
 # The device, and what a guest boots with
 CONFIG_VIRTIO_PCI=y
