@@ -8,6 +8,8 @@ from typing import Any
 from freehint_vm import MIB, FreehintVM
 
 CHURN_BYTES = 512 * MIB
+VIRTIO_F_RING_PACKED = 34
+DRIVER = "/sys/bus/virtio/drivers/virtio_freehint"
 
 
 def discards(info: dict[str, Any]) -> tuple[int, int]:
@@ -67,6 +69,18 @@ class ControlTest(unittest.TestCase):
                 vm.set_enabled(True)
             result = vm.finish(churn, timeout=300)
             self.assertEqual(result.status, 0, result.output)
+            self.assert_adds_up(vm.query())
+
+    def test_a_packed_ring_will_do(self) -> None:
+        packed = ("-global", "virtio-freehint-device.packed=on")
+        with FreehintVM(memory_mib=512, extra_args=packed) as vm:
+            features = vm.check(f"cat {DRIVER}/virtio*/features")
+            self.assertEqual(features.strip()[VIRTIO_F_RING_PACKED], "1", features)
+            before = vm.settle()
+            vm.check("memhog 256m")
+            back = vm.wait_rss_below(before + 64 * MIB, timeout=30)
+            self.assertIsNotNone(back, "nothing came back")
+            self.assertGreaterEqual(discards(vm.query())[1], 192 * MIB)
             self.assert_adds_up(vm.query())
 
     def test_counters_add_up_at_any_time(self) -> None:

@@ -244,6 +244,85 @@ static void test_lazy(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, bytes);
 }
 
+static bool get_hint_age(uint64_t *age)
+{
+    QDict *device = qfreehint_query();
+    bool known = qdict_haskey(device, "last-hint-age-ms");
+
+    *age = known ? qdict_get_int(device, "last-hint-age-ms") : 0;
+    qobject_unref(device);
+    return known;
+}
+
+static void *setup_own_qemu(GString *cmd_line, void *arg)
+{
+    g_string_append(cmd_line, " -name times");
+    return arg;
+}
+
+#define SLICE_DELAY_NS (200 * SCALE_MS)
+
+/* How long the host took, and how long ago the guest has hinted. */
+static void test_times(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint64_t drop_ns, age, later;
+
+    g_assert_false(get_hint_age(&age));
+    g_assert_cmpuint(qfreehint_stat("discard-time-ns"), ==, 0);
+
+    qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE);
+    g_assert_true(get_hint_age(&age));
+    g_assert_cmpuint(age, <, TIMEOUT_US / 1000);
+    g_usleep(50 * 1000);
+    g_assert_true(get_hint_age(&later));
+    g_assert_cmpuint(later, >=, age + 50);
+
+    drop_ns = qfreehint_stat("discard-time-ns");
+    g_assert_cmpuint(drop_ns, >=, SLICE_DELAY_NS);
+    g_assert_cmpuint(qfreehint_stat("lazy-time-ns"), ==, 0);
+
+    freehint_set("'discard': 'lazy'");
+    qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE);
+    g_assert_cmpuint(qfreehint_stat("lazy-time-ns"), >=, SLICE_DELAY_NS);
+    g_assert_cmpuint(qfreehint_stat("discard-time-ns"), ==,
+                     drop_ns + qfreehint_stat("lazy-time-ns"));
+    freehint_set("'discard': 'drop'");
+}
+
+/* An answer to a later message waits for the earlier one's. */
+static void test_in_order(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    const struct virtio_freehint_hdr unknown = { .type = 77 };
+    const QFreehintRange range = { FREE_START, GRANULE };
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint, other;
+
+    g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_IN_ORDER));
+    hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+    other = qfreehint_prepare_body(fh, alloc, &unknown, NULL, 0);
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    qfreehint_submit(fh, &hint);
+    qfreehint_submit(fh, &other);
+    qfreehint_wait(fh, &hint);
+    qfreehint_wait(fh, &other);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_ack(&other).result, ==,
+                     VIRTIO_FREEHINT_R_UNSUPPORTED);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
+
+    /* What a drain forgets does not stay in the way. */
+    qfreehint_submit(fh, &hint);
+    qfreehint_restart(fh, alloc);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+}
+
 static QObject *qom_get(const char *prop)
 {
     QDict *rsp = qmp("{ 'execute': 'qom-get', 'arguments': {"
@@ -498,6 +577,15 @@ static void register_virtio_freehint_control_test(void)
     qos_add_test("properties", "virtio-freehint", test_properties, NULL);
     qos_add_test("hotplug", "virtio-freehint", test_hotplug, &slow);
     qos_add_test("turns", "virtio-freehint", test_turns, &trace);
+    QOSGraphTestOptions slow_own = {
+        .edge.extra_device_opts = "x-slice-delay-ms=200",
+        .before = setup_own_qemu,
+    };
+    QOSGraphTestOptions in_order = {
+        .edge.extra_device_opts = "x-slice-delay-ms=200,in_order=on",
+    };
 }
 
 libqos_init(register_virtio_freehint_control_test);
+    qos_add_test("times", "virtio-freehint", test_times, &slow_own);
+    qos_add_test("in-order", "virtio-freehint", test_in_order, &in_order);

@@ -266,6 +266,44 @@ static void test_drain_driver_ok(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_restart(fh, alloc);
 }
 
+static void *setup_one_worker(GString *cmd_line, void *arg)
+{
+    g_string_append(cmd_line, " -object main-loop,id=loop0,thread-pool-max=1");
+    return qfreehint_setup_veto(cmd_line, arg);
+}
+
+/*
+ * A discard that waits for a worker is cancelled, and not waited for: it is not
+ * the drain that gives the worker back.
+ */
+static void test_drain_queued(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    gint64 start = g_get_monotonic_time();
+    uint64_t calls = qfreehint_stat("discard-calls");
+    QFreehintHint hint;
+
+    qfreehint_set_prop("veto0", "pool-busy", true);
+    hint = submit_slow_hint(fh, alloc);
+    while (qfreehint_count("in-flight", "ranges") != 2) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+    }
+    qvirtio_reset(fh->vdev);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
+    assert_forgotten(&hint);
+    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+
+    /* The worker finds the old one before the new one, and leaves it alone. */
+    qfreehint_set_prop("veto0", "pool-busy", false);
+    qfreehint_restart(fh, alloc);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 2 * GRANULE,
+                                       GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls + 1);
+    qfreehint_assert_identity();
+}
+
 static void await_needs_reset(QVirtioFreehint *fh)
 {
     gint64 start = g_get_monotonic_time();
@@ -536,6 +574,7 @@ static void register_virtio_freehint_drain_test(void)
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_slice_log,
     };
+    QOSGraphTestOptions one_worker = { .before = setup_one_worker };
     QOSGraphTestOptions slow_start = {
         .edge.extra_device_opts = "x-slice-start-delay-ms=1200",
         .before = setup_dma,
@@ -549,6 +588,8 @@ static void register_virtio_freehint_drain_test(void)
                  test_drain_queue_reset, &slow);
     qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
                  &slow);
+    qos_add_test("drain/queued", "virtio-freehint", test_drain_queued,
+                 &one_worker);
     qos_add_test("drain/broken-ring", "virtio-freehint",
                  test_drain_broken_ring, &slow);
     qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,

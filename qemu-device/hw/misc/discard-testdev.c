@@ -9,12 +9,15 @@
  * Flapping, it disables and enables them in turn as fast as the main loop goes
  * round: whoever acts on that has something to do at any time.
  *
- * It can make migrations look as if they went over RDMA, which takes hardware.
+ * It can make migrations look as if they went over RDMA, which takes hardware,
+ * and keep a thread of the main loop's pool busy, so that others wait for one.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
+#include "block/aio.h"
+#include "block/thread-pool.h"
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "migration/migration.h"
@@ -41,6 +44,8 @@ struct DiscardTestdev {
     QEMUBH *flap_bh;
     /* Added while migrations are to look as if they went over RDMA. */
     NotifierWithReturn rdma_notifier;
+    /* A thread of the pool waits for this to be false. Atomic. */
+    bool pool_busy;
 };
 
 static void write_page(uint64_t addr, Error **errp)
@@ -157,6 +162,39 @@ static void discard_testdev_set_rdma(Object *obj, bool value, Error **errp)
     }
 }
 
+static int keep_busy(void *opaque)
+{
+    DiscardTestdev *dev = opaque;
+
+    while (qatomic_read(&dev->pool_busy)) {
+        g_usleep(1000);
+    }
+    return 0;
+}
+
+static void busy_ended(void *opaque, int ret)
+{
+    object_unref(OBJECT(opaque));
+}
+
+static bool discard_testdev_get_pool_busy(Object *obj, Error **errp)
+{
+    return DISCARD_TESTDEV(obj)->pool_busy;
+}
+
+static void discard_testdev_set_pool_busy(Object *obj, bool value,
+                                          Error **errp)
+{
+    DiscardTestdev *dev = DISCARD_TESTDEV(obj);
+    const bool begins = value && !dev->pool_busy;
+
+    qatomic_set(&dev->pool_busy, value);
+    if (begins) {
+        object_ref(obj);
+        thread_pool_submit_aio(keep_busy, dev, busy_ended, dev);
+    }
+}
+
 static void discard_testdev_finalize(Object *obj)
 {
     discard_testdev_set_rdma(obj, false, &error_abort);
@@ -203,6 +241,12 @@ static void discard_testdev_class_init(ObjectClass *klass,
     object_class_property_set_description(klass, "rdma-migrations",
                                           "have migrations look as if they"
                                           " went over RDMA");
+    object_class_property_add_bool(klass, "pool-busy",
+                                   discard_testdev_get_pool_busy,
+                                   discard_testdev_set_pool_busy);
+    object_class_property_set_description(klass, "pool-busy",
+                                          "keep a thread of the main loop's"
+                                          " pool busy");
 }
 
 static const TypeInfo discard_testdev_info = {
