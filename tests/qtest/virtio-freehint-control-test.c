@@ -373,8 +373,10 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
         "'property': 'rate-limit', 'value': 0",
         "'property': 'discard', 'value': 'drop'",
     };
+    static const char *const shown[] = {
+        "state", "reason", "obstacles", "stats",
+    };
     QDict *device;
-    QObject *stats;
     int i;
 
     for (i = 0; i < ARRAY_SIZE(names); i++) {
@@ -385,13 +387,19 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
                                  " 'arguments': %p }",
                                  arguments("'path': 'fh0'", values[i]));
     }
+    qfreehint_set_enabled(false);
     device = qfreehint_query();
     g_assert_cmpuint(qdict_get_int(device, "rate-limit"), ==, 0);
     g_assert_cmpstr(qdict_get_str(device, "discard"), ==, "drop");
-    stats = qom_get("stats");
-    g_assert_true(qobject_is_equal(stats, qdict_get(device, "stats")));
-    qobject_unref(stats);
+    for (i = 0; i < ARRAY_SIZE(shown); i++) {
+        QObject *value = qom_get(shown[i]);
+
+        assert_described(shown[i]);
+        g_assert_true(qobject_is_equal(value, qdict_get(device, shown[i])));
+        qobject_unref(value);
+    }
     qobject_unref(device);
+    qfreehint_set_enabled(true);
 }
 
 /* Away with a hint and a flush in progress, and a new one in its place. */
@@ -569,14 +577,6 @@ static void register_virtio_freehint_control_test(void)
     QOSGraphTestOptions slow = {
         .edge.extra_device_opts = "x-slice-delay-ms=200",
     };
-
-    qos_add_test("obstacles", "virtio-freehint", test_obstacles, &veto);
-    qos_add_test("rdma", "virtio-freehint", test_rdma, &veto);
-    qos_add_test("rate", "virtio-freehint", test_rate, NULL);
-    qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
-    qos_add_test("properties", "virtio-freehint", test_properties, NULL);
-    qos_add_test("hotplug", "virtio-freehint", test_hotplug, &slow);
-    qos_add_test("turns", "virtio-freehint", test_turns, &trace);
     QOSGraphTestOptions slow_own = {
         .edge.extra_device_opts = "x-slice-delay-ms=200",
         .before = setup_own_qemu,
@@ -584,8 +584,16 @@ static void register_virtio_freehint_control_test(void)
     QOSGraphTestOptions in_order = {
         .edge.extra_device_opts = "x-slice-delay-ms=200,in_order=on",
     };
+
+    qos_add_test("obstacles", "virtio-freehint", test_obstacles, &veto);
+    qos_add_test("rdma", "virtio-freehint", test_rdma, &veto);
+    qos_add_test("rate", "virtio-freehint", test_rate, NULL);
+    qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
+    qos_add_test("times", "virtio-freehint", test_times, &slow_own);
+    qos_add_test("in-order", "virtio-freehint", test_in_order, &in_order);
+    qos_add_test("properties", "virtio-freehint", test_properties, NULL);
+    qos_add_test("hotplug", "virtio-freehint", test_hotplug, &slow);
+    qos_add_test("turns", "virtio-freehint", test_turns, &trace);
 }
 
 libqos_init(register_virtio_freehint_control_test);
-    qos_add_test("times", "virtio-freehint", test_times, &slow_own);
-    qos_add_test("in-order", "virtio-freehint", test_in_order, &in_order);

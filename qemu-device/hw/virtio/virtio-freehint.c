@@ -339,6 +339,26 @@ static void virtio_freehint_set_discard(Object *obj, int value, Error **errp)
     }
 }
 
+static int virtio_freehint_get_state(Object *obj, Error **errp)
+{
+    return VIRTIO_FREEHINT(obj)->state;
+}
+
+static int virtio_freehint_get_reason(Object *obj, Error **errp)
+{
+    return VIRTIO_FREEHINT(obj)->reason;
+}
+
+static void virtio_freehint_get_obstacles(Object *obj, Visitor *v,
+                                          const char *name, void *opaque,
+                                          Error **errp)
+{
+    g_autoptr(FreehintObstacleList) obstacles =
+        virtio_freehint_obstacles(VIRTIO_FREEHINT(obj));
+
+    visit_type_FreehintObstacleList(v, name, &obstacles, errp);
+}
+
 static void virtio_freehint_get_stats(Object *obj, Visitor *v,
                                       const char *name, void *opaque,
                                       Error **errp)
@@ -363,6 +383,10 @@ static const struct {
     { VIRTIO_FREEHINT_DISCARD_PROP,
       "whether the host takes memory at once (drop) or when it runs short"
       " (lazy)" },
+    { VIRTIO_FREEHINT_STATE_PROP, "whether the device discards memory" },
+    { VIRTIO_FREEHINT_REASON_PROP, "why it does not, the first of all" },
+    { VIRTIO_FREEHINT_OBSTACLES_PROP,
+      "all that keeps the VM from shrinking, see query-freehint" },
     { VIRTIO_FREEHINT_STATS_PROP, "what the device did, see query-freehint" },
     { "flush", "whether the guest can be asked for all its free memory" },
     { "discard-file-backed",
@@ -467,6 +491,15 @@ static void virtio_freehint_class_init(ObjectClass *klass,
                                    &FreehintDiscardMode_lookup,
                                    virtio_freehint_get_discard,
                                    virtio_freehint_set_discard);
+    object_class_property_add_enum(klass, VIRTIO_FREEHINT_STATE_PROP,
+                                   "FreehintState", &FreehintState_lookup,
+                                   virtio_freehint_get_state, NULL);
+    object_class_property_add_enum(klass, VIRTIO_FREEHINT_REASON_PROP,
+                                   "FreehintReason", &FreehintReason_lookup,
+                                   virtio_freehint_get_reason, NULL);
+    object_class_property_add(klass, VIRTIO_FREEHINT_OBSTACLES_PROP,
+                              "FreehintObstacleList",
+                              virtio_freehint_get_obstacles, NULL, NULL, NULL);
     object_class_property_add(klass, VIRTIO_FREEHINT_STATS_PROP,
                               "FreehintStats", virtio_freehint_get_stats,
                               NULL, NULL, NULL);

@@ -32,6 +32,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
 #define VIRTIO_FREEHINT_DISCARD_PROP "discard"
 
 /* What can be read of it. */
+#define VIRTIO_FREEHINT_STATE_PROP "state"
+#define VIRTIO_FREEHINT_REASON_PROP "reason"
+#define VIRTIO_FREEHINT_OBSTACLES_PROP "obstacles"
 #define VIRTIO_FREEHINT_STATS_PROP "stats"
 
 typedef struct VirtIOFreehintHint VirtIOFreehintHint;
@@ -176,9 +179,9 @@ struct VirtIOFreehint {
     GHashTable *blocks;
     bool blocks_stale;
     MemoryListener memory_listener;
+    RAMBlockNotifier ram_notifier;
 
     Notifier discard_notifier;
-    RAMBlockNotifier ram_notifier;
     NotifierWithReturn migration_notifier;
     NotifierWithReturn precopy_notifier;
     /* For the vetoes that end without telling anyone. */
