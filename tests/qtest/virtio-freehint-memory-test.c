@@ -722,6 +722,7 @@ static void test_mlock(void)
     vm = vm_start("-M q35 -nodefaults -overcommit mem-lock=on-fault -device "
                   DEVICE);
     qfreehint_assert_state("vetoed", "locked");
+    qfreehint_assert_causes("driver-not-ready locked ");
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
     vm_stop(vm);
 }
@@ -821,6 +822,7 @@ static void test_vhost_user(const void *data)
     end = back_end_start();
     vm = vm_start_with_back_end(&end, "");
     qfreehint_assert_state("vetoed", "external");
+    qfreehint_assert_causes("driver-not-ready external ");
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
     epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);

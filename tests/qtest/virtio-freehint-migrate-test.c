@@ -10,6 +10,7 @@
 #include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "libqtest-single.h"
+#include "libqos/pci.h"
 #include "libqos/qgraph.h"
 #include "libqos/virtio-freehint.h"
 #include "qobject/qdict.h"
@@ -400,6 +401,36 @@ static void test_skip_not_ignored(void *obj, void *data,
     qos_invalidate_command_line();
 }
 
+/* Memory that is set aside, under the name that "pc" has for its own. */
+#define PREALLOCATED " -machine memory-backend=pc.ram" \
+    " -object memory-backend-ram,id=pc.ram,size=128M,prealloc=on," \
+    "x-use-canonical-path-for-ramblock-id=off"
+
+/* There the guest hints in vain, and nothing is lost. */
+static void test_refusing_destination(void *obj, void *data,
+                                      QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *from = global_qtest, *to;
+    QVirtioFreehint *fh = obj;
+
+    if (qfreehint_ram_start()) {
+        g_test_skip("another machine has another name for its memory");
+        return;
+    }
+    to = start_destination(PREALLOCATED, uri);
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
+    qfreehint_migrate(uri);
+    switch_over(to);
+    fh->pci->pdev->bus->qts = to;
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, HINT_START, HINT_LEN), ==,
+                    VIRTIO_FREEHINT_S_BACKING);
+    g_assert_cmpuint(qfreehint_count_rejected("backing"), ==, 1);
+    g_assert_true(qfreehint_is_filled(FREE_START, FREE_LEN, 0xa5));
+    fh->pci->pdev->bus->qts = from;
+    switch_back(from);
+}
+
 /* The driver takes the granule for a constant: a smaller one adopts it. */
 static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -530,6 +561,8 @@ static void register_virtio_freehint_migrate_test(void)
                  test_skip_connecting, NULL);
     qos_add_test("migrate/skip-not-ignored", "virtio-freehint",
                  test_skip_not_ignored, &shared);
+    qos_add_test("migrate/refusing-destination", "virtio-freehint",
+                 test_refusing_destination, NULL);
     qos_add_test("migrate/granule", "virtio-freehint", test_migrate_granule,
                  &granule);
     qos_add_test("migrate/large-granule", "virtio-freehint",

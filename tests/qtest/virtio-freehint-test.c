@@ -494,6 +494,8 @@ static char *get_pinning_device(void)
 
     g_assert_cmpuint(qlist_size(obstacles), ==, 1);
     g_assert_cmpstr(qdict_get_str(pinned, "cause"), ==, "pinned");
+    g_assert_nonnull(strstr(qdict_get_str(pinned, "detail"), paths ?
+                            "VFIO devices hold" : "no VFIO device"));
     if (paths) {
         g_assert_cmpuint(qlist_size(paths), ==, 1);
         path = g_strdup(qstring_get_str(qobject_to(QString,
