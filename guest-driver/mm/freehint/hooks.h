@@ -22,6 +22,8 @@ void __freehint_note_free(struct zone *zone, unsigned long pfn,
 			  unsigned int order);
 void __freehint_note_taken(struct zone *zone, unsigned long pfn,
 			   unsigned int order);
+void __freehint_note_taking(struct zone *zone, struct page *buddy,
+			    unsigned int order);
 void __freehint_wait_range(unsigned long start_pfn, unsigned long end_pfn);
 
 /**
@@ -60,6 +62,24 @@ static inline void freehint_note_taken(struct zone *zone, unsigned long pfn,
 	if (static_branch_unlikely(&freehint_key) &&
 	    buddy_order >= freehint_order)
 		__freehint_note_taken(zone, pfn, order);
+}
+
+/**
+ * freehint_note_taking - the first pages of a free block go to a user
+ * @zone: their zone
+ * @buddy: head of the block, which is still on its free list
+ * @order: how much is taken
+ *
+ * As freehint_note_taken(), for the allocator's hot path: all that it is given is
+ * at hand there, so that the compiler keeps nothing for it with the key off.
+ *
+ * Context: zone->lock held, in any context that it may be taken in.
+ */
+static inline void freehint_note_taking(struct zone *zone, struct page *buddy,
+					unsigned int order)
+{
+	if (static_branch_unlikely(&freehint_key))
+		__freehint_note_taking(zone, buddy, order);
 }
 
 /**
@@ -102,6 +122,11 @@ static inline void freehint_note_free(struct zone *zone, unsigned long pfn,
 static inline void freehint_note_taken(struct zone *zone, unsigned long pfn,
 				       unsigned int order,
 				       unsigned int buddy_order)
+{
+}
+
+static inline void freehint_note_taking(struct zone *zone, struct page *buddy,
+					unsigned int order)
 {
 }
 

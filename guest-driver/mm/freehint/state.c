@@ -16,6 +16,7 @@
 
 #include <trace/events/freehint.h>
 
+#include "../internal.h"
 #include "hooks.h"
 #include "internal.h"
 
@@ -496,4 +497,11 @@ void __freehint_note_taken(struct zone *zone, unsigned long pfn,
 {
 	if (zone->freehint)
 		fh_note_taken(zone->freehint, pfn, order);
+}
+
+void __freehint_note_taking(struct zone *zone, struct page *buddy,
+			    unsigned int order)
+{
+	if (buddy_order(buddy) >= freehint_order)
+		__freehint_note_taken(zone, page_to_pfn(buddy), order);
 }

@@ -57,7 +57,7 @@ static void fake_free_locked(struct fake *fake, unsigned long pfn, int order)
 		fh_note_free(fake->fz, pfn, order);
 }
 
-/* As expand() and its hook; the lock is held. */
+/* As page_del_and_expand() with its hook; the lock is held. */
 static bool fake_alloc_locked(struct fake *fake, unsigned long pfn, int order)
 {
 	unsigned long head;

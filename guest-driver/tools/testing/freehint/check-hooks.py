@@ -32,7 +32,12 @@ PRIMITIVES = (
     "__ClearPageBuddy",
     "set_buddy_order",
 )
-HOOKS = ("freehint_note_free", "freehint_note_taken", "freehint_wait_range")
+HOOKS = (
+    "freehint_note_free",
+    "freehint_note_taken",
+    "freehint_note_taking",
+    "freehint_wait_range",
+)
 CALL = re.compile(r"(?<![\w.>])(" + "|".join(PRIMITIVES + HOOKS) + r")\(")
 # A definition starts in the first column and its body with a brace there.
 NAME = re.compile(r"^(?:[A-Za-z_][\w\s*]*[\s*])?([A-Za-z_]\w*)\(")
