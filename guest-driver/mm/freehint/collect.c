@@ -110,6 +110,8 @@ struct page *fh_find_buddy(struct zone *zone, unsigned long pfn,
 {
 	lockdep_assert_held(&zone->lock);
 
+	KUNIT_STATIC_STUB_REDIRECT(fh_find_buddy, zone, pfn, order);
+
 	for (; order <= MAX_PAGE_ORDER; order++) {
 		struct page *head = pfn_to_page(ALIGN_DOWN(pfn, 1UL << order));
 

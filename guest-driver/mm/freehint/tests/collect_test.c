@@ -3,6 +3,7 @@
  * Free memory hints: unit tests, ranges and the watermark guard.
  */
 #include <kunit/test.h>
+#include <linux/sizes.h>
 
 #include "fake.h"
 
@@ -206,6 +207,29 @@ static void test_guard_share(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/* However much is free, not more than 256 MiB are away at a time, in two hints. */
+static void test_guard_cap(struct kunit *test)
+{
+	struct freehint_hint *second = fake_hint_alloc(test, MAX_RANGES);
+	struct freehint_hint *third = fake_hint_alloc(test, MAX_RANGES);
+	struct fake *fake = test->priv;
+
+	free_granules(fake, 0, FAKE_SECTIONS * PAGES_PER_SECTION / GPAGES);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_ASSERT_TRUE(test, fh_fill(fake->fz, second));
+	KUNIT_EXPECT_EQ(test, fake->hint->nr_pages, SZ_128M >> PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, second->nr_pages, SZ_128M >> PAGE_SHIFT);
+	KUNIT_EXPECT_FALSE(test, fh_fill(fake->fz, third));
+	KUNIT_EXPECT_TRUE(test, fake->fz->guarded);
+
+	/* What is back makes room. */
+	answer(fake, FREEHINT_DISCARDED, false);
+	KUNIT_EXPECT_TRUE(test, fh_fill(fake->fz, third));
+	fh_give_back(third, true);
+	fh_give_back(second, true);
+}
+
 /* A device that throttles is given half as much each time, and at last a granule. */
 static void test_slow_device(struct kunit *test)
 {
@@ -255,6 +279,7 @@ static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_guard_watermark),
 	KUNIT_CASE(test_guard_terms),
 	KUNIT_CASE(test_guard_share),
+	KUNIT_CASE(test_guard_cap),
 	KUNIT_CASE(test_slow_device),
 	KUNIT_CASE(test_guard_last_granules),
 	{ }
