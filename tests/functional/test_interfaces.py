@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the administrator of a guest is shown and can set is what is documented."""
+
+import re
+import unittest
+
+from freehint_vm import DEVICE_ID, PROJECT, SYSFS, TRACING, FreehintVM
+from guest_driver import GuestDriver, wait_for
+
+ABI = "sysfs-bus-virtio-drivers-virtio_freehint"
+DOCUMENTATION = PROJECT / "guest-driver" / "Documentation"
+PARAMETERS = "/sys/module/freehint/parameters"
+
+
+def documented_attributes() -> set[str]:
+    """Names of the files below the group's folder, which has an entry itself."""
+    text = (DOCUMENTATION / "ABI" / "testing" / ABI).read_text()
+    return set(re.findall(r"/virtio<N>/freehint/(\w+)$", text, re.M))
+
+
+def manual() -> str:
+    return (DOCUMENTATION / "mm" / "freehint.rst").read_text()
+
+
+class InterfacesTest(unittest.TestCase):
+    """One guest for all cases, and what it went through before them."""
+
+    vm: FreehintVM
+    # For how long memory rested before the guest wanted it back, and after that.
+    calm: int
+    hot: int
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.vm = cls.enterClassContext(FreehintVM(memory_mib=384, cpus=2))
+        GuestDriver(cls.vm).settle()
+        cls.calm = cls.vm.figure("age_ms")
+        cls.vm.trace("freehint")
+        # Most of the memory, over and over, soon after it was hinted.
+        cls.vm.check("churn -m 256 -p 500 -n 5")
+        cls.hot = cls.vm.figure("age_ms")
+
+    # -- what there is --
+
+    def test_attributes(self) -> None:
+        found = set(self.vm.check(f"ls {SYSFS}").split())
+        self.assertEqual(found, documented_attributes())
+        writable = self.vm.check(f"find {SYSFS}/ -type f -perm -200").split()
+        self.assertEqual([path.split("/")[-1] for path in writable], ["allowed"])
+
+    def test_parameters(self) -> None:
+        found = set(self.vm.check(f"ls {PARAMETERS}").split())
+        self.assertEqual(
+            found, set(re.findall(r"``freehint\.(\w+)(?:=\d+)?``", manual()))
+        )
+
+    def test_events(self) -> None:
+        """Each of them is documented, and comes up in the life of a guest."""
+        folders = self.vm.check(f"ls -d {TRACING}/events/freehint/*/").split()
+        names = {folder.split("/freehint_")[1].rstrip("/") for folder in folders}
+        section = manual().partition("\nTrace events\n")[2]
+        self.assertEqual(names, set(re.findall(r"``(\w+)``", section)))
+
+        self.assertEqual(self.vm.flush()["result"], "done")
+        seen = self.vm.check(f"grep -o ': freehint_[a-z]*:' {TRACING}/trace | sort -u")
+        self.assertEqual({f"freehint_{name}" for name in names}, set(re.findall(r"\w+", seen)))
+
+    # -- for how long memory rests --
+
+    def ask(self, min_age_ms: int, delay_ms: int) -> None:
+        """Let the device ask for another pace, and the guest learn of it."""
+        before = self.vm.figure("age_ms")
+        self.vm.machine.cmd(
+            "freehint-set", id=DEVICE_ID, min_age_ms=min_age_ms, delay_ms=delay_ms
+        )
+        wait_for("another age", lambda: self.vm.figure("age_ms") != before)
+
+    def test_memory_rests_longer_where_it_is_wanted_back(self) -> None:
+        self.assertGreater(self.hot, self.calm)
+
+    def test_the_guest_has_bounds_of_its_own(self) -> None:
+        # What it has learned is out of the way.
+        self.vm.check(f"echo N >{PARAMETERS}/adapt")
+        self.ask(min_age_ms=0, delay_ms=0)
+        self.assertEqual(self.vm.figure("age_ms"), 20)
+        self.vm.check(f"echo 500 >{PARAMETERS}/min_age_ceiling_ms")
+        self.ask(min_age_ms=60000, delay_ms=60000)
+        self.assertEqual(self.vm.figure("age_ms"), 500)
+        # For how long the device wants to be left alone has the same bound.
+        for _ in range(3):
+            hints = self.vm.figure("hints")
+            self.vm.check("memhog 64m")
+            wait_for("hints", lambda: self.vm.figure("hints") > hints)
+
+
+if __name__ == "__main__":
+    unittest.main()
