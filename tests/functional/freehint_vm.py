@@ -447,11 +447,16 @@ class FreehintVM:
                 return recent[-1]
         raise GuestError(f"memory has not settled within {timeout:.0f} s")
 
-    def wait_rss_below(self, limit: int, timeout: float) -> float | None:
-        """When QEMU's memory first was at most `limit`; None if it never was."""
+    def wait_rss_below(
+        self, limit: int, timeout: float, since: float | None = None
+    ) -> float | None:
+        """When QEMU's memory first was at most `limit`; None if it never was.
+
+        Looks from now on, or at what has been `since` then, too.
+        """
         start = time.monotonic()
         while time.monotonic() < start + timeout:
-            for sample in self.memory.since(start):
+            for sample in self.memory.since(start if since is None else since):
                 if sample.rss <= limit:
                     return sample.when
             time.sleep(0.02)

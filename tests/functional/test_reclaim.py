@@ -5,10 +5,9 @@ import unittest
 
 from freehint_vm import MIB, Finished, FreehintVM
 
-# What may be missing from the value before, and how long it may take.
-SLACK = 64 * MIB
-WITHIN = 1.0
 MEMHOG_BYTES = 1024 * MIB
+# What may be missing from the value before, and how long that may take.
+MISSING_WITHIN = {MEMHOG_BYTES // 10: 0.5, 64 * MIB: 1.0}
 
 
 class ReclaimTest(unittest.TestCase):
@@ -19,24 +18,33 @@ class ReclaimTest(unittest.TestCase):
         self.assertGreater(used, MEMHOG_BYTES, "memhog did not use its memory")
         return result
 
-    def test_freed_memory_is_back_within_a_second(self) -> None:
-        """RSS is within 64 MiB of its value before, 1 s after memhog's end.
+    def lags(self, vm: FreehintVM) -> dict[int, float]:
+        """How long after memhog's end no more than so much is missing."""
+        before = vm.settle()
+        result = self.run_memhog(vm)
+        lags = {}
+        for missing in MISSING_WITHIN:
+            back = vm.wait_rss_below(before + missing, 30, since=result.ended)
+            self.assertIsNotNone(back, "the memory has not come back in 30 s")
+            assert back is not None
+            lags[missing] = round(back - result.ended, 2)
+        return lags
 
-        The host may be busy with something else at just that second, so it
-        counts if it does on one of two runs.
+    def test_freed_memory_is_back_within_a_second(self) -> None:
+        """90 % of it in half of one, and all but 64 MiB in all of it.
+
+        The host may be busy with something else at just that time, so each counts
+        if it is so in one of two runs.
         """
         with FreehintVM() as vm:
-            lags = []
-            for _ in range(2):
-                before = vm.settle()
-                result = self.run_memhog(vm)
-                back = vm.wait_rss_below(before + SLACK, timeout=30)
-                self.assertIsNotNone(back, "the memory has not come back in 30 s")
-                assert back is not None
-                lags.append(round(back - result.ended, 2))
-                if lags[-1] <= WITHIN:
+            seen: list[dict[int, float]] = []
+            while len(seen) < 2:
+                seen.append(self.lags(vm))
+                best = {m: min(lags[m] for lags in seen) for m in MISSING_WITHIN}
+                if all(best[m] <= MISSING_WITHIN[m] for m in MISSING_WITHIN):
                     break
-            self.assertLessEqual(min(lags), WITHIN, f"lags in s: {lags}")
+            for missing, within in MISSING_WITHIN.items():
+                self.assertLessEqual(best[missing], within, f"lags in s: {seen}")
 
     def test_without_a_device_memory_stays(self) -> None:
         """The control: neither QEMU nor the guest gives anything back alone."""
