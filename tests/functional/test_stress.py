@@ -21,9 +21,10 @@ EAGER = ("-global", "virtio-freehint-device.min-age-ms=0")
 EAGER_GUEST = "freehint.min_age_floor_ms=0 freehint.adapt=0"
 
 # An area for contiguous allocations, which has to hold a page of 1 GiB. All but
-# 512 MiB of the guest's memory is above 4 GiB, where there is an aligned one.
+# 512 MiB of the guest's memory is above 4 GiB, where there is an aligned one. The
+# kernel must not choose that at random for itself.
 CMA = ("-cpu", "qemu64,pdpe1gb=on", "-machine", "max-ram-below-4g=512M")
-CMA_GUEST = "hugetlb_cma=1G"
+CMA_GUEST = "hugetlb_cma=1G nokaslr"
 
 GRANULE_PAGES = 2 * MIB // 4096
 # What a kernel may use more of afterwards, in pages a zone.
@@ -172,11 +173,11 @@ class StressTest(unittest.TestCase):
             vm.machine.cmd(
                 "qom-set", path="vmem0", property="requested-size", value=size
             )
-            vm.machine.cmd("balloon", value=(1024 - 64 * (count % 4)) * MIB)
+            vm.machine.cmd("balloon", value=(1280 - 64 * (count % 4)) * MIB)
 
         with FreehintVM(
             cpus=2,
-            memory_mib=1024,
+            memory_mib=1280,
             extra_args=(
                 *EAGER,
                 *("-m", "maxmem=2G"),
