@@ -63,10 +63,11 @@ class RefusalsTest(unittest.TestCase):
             self.assert_refuses(vm, "debugging", "debug_pagealloc", "debugging")
 
     def check_churn(self, append: str) -> None:
-        with FreehintVM(cpus=2, append=append) as vm:
+        """What is freed is hinted each time, however soon it is wanted back."""
+        with FreehintVM(cpus=2, append=f"{append} freehint.adapt=0") as vm:
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
-            result = vm.run("churn -z -n 4 -m 128", timeout=300)
+            result = vm.run("churn -z -n 4 -m 128 -p 500", timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
