@@ -324,8 +324,12 @@ class FreehintVM:
             if not self.machine.is_running():
                 raise GuestError(f"QEMU has ended: {self.machine.get_log()}")
             if time.monotonic() > deadline:
+                registers = self.machine.cmd(
+                    "human-monitor-command", command_line="info registers -a"
+                )
                 raise GuestError(
                     f"the guest is not up after {timeout:.0f} s, see {self.console}"
+                    f"; its processors are at\n{registers}"
                 )
 
     # -- the guest --
