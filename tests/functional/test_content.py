@@ -3,7 +3,7 @@
 
 import unittest
 
-from freehint_vm import DEVICE_ID, MIB, FreehintVM
+from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
 
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
@@ -21,7 +21,6 @@ class ContentTest(unittest.TestCase):
             # It would prove nothing if the memory had not been away meanwhile.
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
             self.assertGreater(discarded, 10 * 16 * MIB)
-            vm.check_kernel()
 
     def test_ten_cycles_lose_no_byte(self) -> None:
         self.check_churn("-m 128")
@@ -45,7 +44,14 @@ class ContentTest(unittest.TestCase):
             self.assertIn(" 0 bytes lost", result.output)
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
             self.assertGreater(discarded, 128 * MIB)
-            vm.check_kernel()
+
+    def test_a_complaint_of_the_kernel_is_noticed(self) -> None:
+        """The control, for the tests of all modules."""
+        vm = FreehintVM()
+        with self.assertRaisesRegex(GuestError, "WARNING: CPU: 0"):
+            with vm:
+                vm.check("echo 'WARNING: CPU: 0 PID: 1 at mm/none.c' >/dev/kmsg")
+        vm.console.unlink()
 
 
 if __name__ == "__main__":

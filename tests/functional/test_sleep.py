@@ -41,7 +41,6 @@ class SleepTest(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, "no hints after waking up")
             time.sleep(0.1)
         self.assertIn("violations 0", vm.check("cat /sys/kernel/debug/freehint/check"))
-        vm.check_kernel()
 
     def test_devices_that_sleep_and_wake_lose_nothing(self) -> None:
         with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=SLOW) as vm:

@@ -151,7 +151,6 @@ class StressTest(unittest.TestCase):
         output = self.stress(vm, mib, SECONDS, beside)
         self.quiesce(vm)
         self.assert_accounted_for(before, census(vm))
-        vm.check_kernel()
         return output
 
     def test_beside_compaction_contiguous_allocation_and_offlining(self) -> None:
@@ -192,7 +191,6 @@ class StressTest(unittest.TestCase):
                 self.stress(vm, 448, SECONDS, "compact:1000")
             self.assertGreater(plugging.count, SECONDS)
             self.quiesce(vm)
-            vm.check_kernel()
 
     def test_what_is_in_flight_is_seen_to_be_away(self) -> None:
         """The control: the census would notice a granule that does not return."""
