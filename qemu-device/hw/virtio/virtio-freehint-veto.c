@@ -191,16 +191,24 @@ typedef struct PinningSearch {
 } PinningSearch;
 
 /*
- * VFIO devices tell by a property whether they pin guest memory. That holds for
- * all kinds of them, without their headers.
+ * VFIO devices tell by a property whether they pin guest memory, without their
+ * headers. Those of vfio-user, of QEMU 10.1 and later, lack it: they always keep
+ * discards disabled.
  */
+static bool pins_memory(Object *obj)
+{
+    if (object_property_find(obj, "x-balloon-allowed")) {
+        return !object_property_get_bool(obj, "x-balloon-allowed", NULL);
+    }
+    return object_dynamic_cast(obj, "vfio-user-pci");
+}
+
 static int find_pinning_device(Object *obj, void *opaque)
 {
     PinningSearch *search = opaque;
 
     if (object_dynamic_cast(obj, TYPE_DEVICE) && DEVICE(obj)->realized &&
-        object_property_find(obj, "x-balloon-allowed") &&
-        !object_property_get_bool(obj, "x-balloon-allowed", NULL)) {
+        pins_memory(obj)) {
         QAPI_LIST_APPEND(search->tail, object_get_canonical_path(obj));
     }
     return 0;
