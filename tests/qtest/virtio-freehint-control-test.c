@@ -127,6 +127,10 @@ static void test_rdma(void *obj, void *data, QGuestAllocator *alloc)
     QVirtioFreehint *fh = obj;
     uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
 
+    if (QEMU_VERSION_MAJOR > 10 || QEMU_VERSION_MINOR > 0) {
+        g_test_skip("this version of QEMU sends no page by RDMA without RDMA");
+        return;
+    }
     say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
     qfreehint_set_prop("veto0", "rdma-migrations", true);
     qfreehint_fill(FREE_START, GRANULE, 0xa5);
@@ -460,17 +464,18 @@ static void test_hotplug(void *obj, void *data, QGuestAllocator *alloc)
 /* The bound for all turns but one in a thousand. */
 #define TURN_NS_MAX (2 * SCALE_MS)
 
-static char *trace_file(void)
+/* Each thread has a file of its own, by its number. */
+static char *trace_file(const char *thread)
 {
-    return g_strdup_printf("%s/qtest-freehint-%d.trace", g_get_tmp_dir(),
-                           getpid());
+    return g_strdup_printf("%s/qtest-freehint-%d.trace.%s", g_get_tmp_dir(),
+                           getpid(), thread);
 }
 
 static void *setup_trace(GString *cmd_line, void *arg)
 {
-    g_autofree char *path = trace_file();
+    g_autofree char *path = trace_file("%d");
 
-    g_string_append_printf(cmd_line, " -msg timestamp=on -D %s"
+    g_string_append_printf(cmd_line, " -d tid -D %s"
                            " -trace virtio_freehint_turn_end"
                            " -trace virtio_freehint_slice_begin", path);
     return arg;
@@ -505,23 +510,57 @@ typedef struct TraceSums {
     int64_t longest_ns;
 } TraceSums;
 
-static void sum_line(const char *line, int main_thread, TraceSums *sums)
+static void sum_line(const char *line, bool main_thread, TraceSums *sums)
 {
     const char *cpu = strstr(line, "cpu_ns=");
-    int thread = atoi(line);
 
     if (strstr(line, "slice_begin")) {
-        g_assert_cmpint(thread, !=, main_thread);
+        g_assert_false(main_thread);
         sums->slices++;
     } else if (cpu && !strstr(line, "messages=0 steps=0 ")) {
         int64_t ns = g_ascii_strtoll(cpu + strlen("cpu_ns="), NULL, 10);
 
-        g_assert_cmpint(thread, ==, main_thread);
+        g_assert_true(main_thread);
         g_assert_cmpint(ns, >, 0);
         sums->turns++;
         sums->long_turns += ns > TURN_NS_MAX;
         sums->longest_ns = MAX(sums->longest_ns, ns);
     }
+}
+
+static void sum_file(const char *path, bool main_thread, TraceSums *sums)
+{
+    g_autofree char *trace = NULL;
+    g_auto(GStrv) lines = NULL;
+    char **line;
+
+    g_assert_true(g_file_get_contents(path, &trace, NULL, NULL));
+    lines = g_strsplit(trace, "\n", -1);
+    for (line = lines; *line; line++) {
+        sum_line(*line, main_thread, sums);
+    }
+}
+
+/* What all threads traced. */
+static TraceSums sum_files(void)
+{
+    g_autofree char *main_thread = g_strdup_printf("%d", qtest_pid(global_qtest));
+    g_autofree char *prefix = trace_file("");
+    g_autofree char *name = g_path_get_basename(prefix);
+    g_autoptr(GDir) folder = g_dir_open(g_get_tmp_dir(), 0, NULL);
+    TraceSums sums = { };
+    const char *found;
+
+    while ((found = g_dir_read_name(folder))) {
+        if (g_str_has_prefix(found, name)) {
+            const char *thread = found + strlen(name);
+            g_autofree char *path = trace_file(thread);
+
+            sum_file(path, !strcmp(thread, main_thread), &sums);
+            unlink(path);
+        }
+    }
+    return sums;
 }
 
 static void test_turns(void *obj, void *data, QGuestAllocator *alloc)
@@ -531,11 +570,9 @@ static void test_turns(void *obj, void *data, QGuestAllocator *alloc)
         .nranges = MAX_RANGES,
     };
     g_autofree QFreehintRange *ranges = g_new(QFreehintRange, MAX_RANGES);
-    g_autofree char *path = trace_file(), *trace = NULL;
     QVirtioFreehint *fh = obj;
-    TraceSums sums = { };
     QFreehintHint hint;
-    char *line, *next;
+    TraceSums sums;
     int i;
 
     for (i = 0; i < MAX_RANGES; i++) {
@@ -549,24 +586,13 @@ static void test_turns(void *obj, void *data, QGuestAllocator *alloc)
                                            GRANULE), ==,
                         VIRTIO_FREEHINT_S_DISCARDED);
     }
-    qtest_qmp_assert_success(global_qtest, "{ 'execute':"
-                             " 'human-monitor-command', 'arguments': {"
-                             " 'command-line': 'log none' } }");
-    g_assert_true(g_file_get_contents(path, &trace, NULL, NULL));
-    for (line = trace; line && *line; line = next) {
-        next = strchr(line, '\n');
-        if (next) {
-            *next++ = '\0';
-        }
-        sum_line(line, qtest_pid(global_qtest), &sums);
-    }
+    sums = sum_files();
     g_test_message("%u turns, %u over the bound, longest %" PRId64 " ns, %u"
                    " slices", sums.turns, sums.long_turns, sums.longest_ns,
                    sums.slices);
     g_assert_cmpuint(sums.turns, >=, 1000);
     g_assert_cmpuint(sums.long_turns, <=, sums.turns / 1000);
     g_assert_cmpuint(sums.slices, >=, STORMS);
-    unlink(path);
     qos_invalidate_command_line();
 }
 
