@@ -163,7 +163,7 @@ unpack_debian_source() {
     version=$(recorded "$1" 2) file=$(recorded "$1" 3)
     echo "$1 $version" | cmp -s - "$SOURCE.origin" && return
     rm -rf "$SOURCE" "$SOURCE.new" "$OUT"
-    long_step "unpacking $2 $version" "$BUILD/logs/$1-unpack.log" "unpack_$1" "$file"
+    long_step "unpacking $2 $version" "$BUILD/logs/$1-unpack.log" "unpack_${1%%-*}" "$file"
     mv "$SOURCE.new" "$SOURCE"
     echo "$1 $version" >"$SOURCE.origin"
 }

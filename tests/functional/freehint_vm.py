@@ -32,6 +32,7 @@ MIB = 1 << 20
 DEVICE_ID = "fh0"
 # One of its variants is in a directory of its own, "linux-debug" for instance.
 KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzImage"
+QEMU = BUILD / "qemu" / "qemu-system-x86_64"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 TRACING = "/sys/kernel/tracing"
@@ -244,6 +245,7 @@ class FreehintVM:
         wakes: bool = False,
         kernel: Path = KERNEL,
         initramfs: Path = INITRAMFS,
+        qemu: Path = QEMU,
         wrapper: tuple[str, ...] = (),
     ) -> None:
         self.reporter = reporter
@@ -258,7 +260,7 @@ class FreehintVM:
         guest_end.set_inheritable(True)
         self._ends = (host_end, guest_end)
         self.machine = QEMUMachine(
-            str(BUILD / "qemu" / "qemu-system-x86_64"),
+            str(qemu),
             wrapper=wrapper,
             name=f"freehint-{os.getpid()}-{id(self):x}",
             qmp_timer=60,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest that moves keeps what it wrote, and goes on giving memory back."""
 
+import contextlib
+import os
 import tempfile
 import time
 import unittest
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import migration
-from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
+from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM, GuestError
 
 MEMORY_MIB = 768
 HOG_MIB = 400
@@ -25,7 +27,12 @@ def device_args(props: str) -> tuple[str, ...]:
     return ("-device", f"virtio-freehint-pci,id={DEVICE_ID},{props}")
 
 
-def start_vm(props: str = "", *extra: str, origin: FreehintVM | None = None) -> FreehintVM:
+def start_vm(
+    props: str = "",
+    *extra: str,
+    origin: FreehintVM | None = None,
+    qemu: Path = QEMU,
+) -> FreehintVM:
     """A guest whose device comes last, so that both sides place it alike."""
     args = (*device_args(props), *extra) if props else extra
     return FreehintVM(
@@ -33,6 +40,7 @@ def start_vm(props: str = "", *extra: str, origin: FreehintVM | None = None) -> 
         memory_mib=MEMORY_MIB,
         extra_args=args,
         origin=origin,
+        qemu=qemu,
     )
 
 
@@ -87,6 +95,36 @@ class MigrationTest(unittest.TestCase):
             after = target.query()
             self.assertEqual((after["state"], after["driver-status"]), ("active",) * 2)
             self.assertGreater(after["stats"]["discarded"]["bytes"], HOG_MIB * MIB)
+
+    def wait_discarded(self, vm: FreehintVM, amount: int) -> None:
+        deadline = time.monotonic() + 60
+        while vm.query()["stats"]["discarded"]["bytes"] < amount:
+            self.assertLess(time.monotonic(), deadline, "the guest does not hint")
+            time.sleep(0.1)
+
+    def test_to_another_version_and_back(self) -> None:
+        """With a machine that both have, other settings, and hints on either."""
+        other = os.environ.get("FREEHINT_OTHER_QEMU")
+        if not other:
+            self.skipTest("FREEHINT_OTHER_QEMU does not name a QEMU of another version")
+        machine = ("-machine", "pc-q35-10.0")
+        with contextlib.ExitStack() as stack:
+            vm = stack.enter_context(start_vm("delay-ms=40", *machine))
+            churn = vm.start("churn -m 128 -n 40 -p 200")
+            for qemu, delay in (Path(other), 20), (QEMU, 40):
+                self.wait_discarded(vm, HOG_MIB * MIB)
+                target = start_vm(f"delay-ms={delay}", *machine, origin=vm, qemu=qemu)
+                stack.enter_context(target)
+                before = vm.query()["rehint-epoch"]
+                migration.move(vm, target)
+                moved = target.query()
+                self.assertEqual(moved["driver-status"], "active")
+                self.assertEqual(moved["delay-ms"], delay)
+                self.assertNotEqual(moved["rehint-epoch"], before)
+                vm = target
+            self.assertFalse(churn.done.is_set(), "nothing was in use when it moved")
+            self.assertIn(" 0 bytes lost", vm.finish(churn, timeout=300).output)
+            self.check_returns(vm)
 
     def test_a_destination_that_is_disabled(self) -> None:
         """Its operator's word counts, until the operator takes it back."""
