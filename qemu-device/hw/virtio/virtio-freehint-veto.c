@@ -191,9 +191,9 @@ typedef struct PinningSearch {
 } PinningSearch;
 
 /*
- * VFIO devices tell by a property whether they pin guest memory, without their
- * headers. Those of vfio-user, of QEMU 10.1 and later, lack it: they always keep
- * discards disabled.
+ * VFIO devices tell by a property whether they pin guest memory, without
+ * their headers. Those of vfio-user, of QEMU 10.1 and later, lack it: they
+ * always keep discards disabled.
  */
 static bool pins_memory(Object *obj)
 {
