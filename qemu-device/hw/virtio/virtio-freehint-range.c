@@ -20,6 +20,7 @@
 #include "qapi/error.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
+#include "trace.h"
 #include "virtio-freehint-internal.h"
 
 /*
@@ -294,6 +295,9 @@ uint8_t virtio_freehint_find_part(VirtIOFreehint *fh,
     } else {
         part->len = int128_get64(section.size);
         status = check_section(fh, &section, flags, part);
+        trace_virtio_freehint_section(memory_region_name(section.mr),
+                                      section.offset_within_region, part->len,
+                                      status);
     }
     if (status != VIRTIO_FREEHINT_S_DISCARDED) {
         memory_region_unref(section.mr);
