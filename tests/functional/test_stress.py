@@ -4,12 +4,13 @@
 FREEHINT_STRESS_SECONDS says how long each case lasts.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 import threading
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 
@@ -106,7 +107,6 @@ class StressTest(unittest.TestCase):
 
     def stress(self, vm: FreehintVM, mib: int, seconds: int, beside: str) -> str:
         """What `disturb` said, after nothing was lost."""
-        hints, away = counter(vm, "hints"), counter(vm, "discarded_bytes")
         disturb = vm.start(f"disturb -s {seconds} audit:1000 {beside}")
         result = vm.run(f"stress -m {mib} -s {seconds}", timeout=120 + 3 * seconds)
         self.assertEqual(result.status, 0, result.output)
@@ -114,15 +114,20 @@ class StressTest(unittest.TestCase):
         self.assertIn(" 0 bytes lost", result.output.splitlines()[-1])
         beside_result = vm.finish(disturb, timeout=120 + seconds)
         self.assertEqual(beside_result.status, 0, beside_result.output)
-        # It would prove nothing if memory had not been away meanwhile.
-        hints = counter(vm, "hints") - hints
-        away = counter(vm, "discarded_bytes") - away
-        self.assertGreater(hints, seconds)
-        self.assertGreater(away, seconds * 2 * MIB)
-        print(f"# {hints} hints, {away // MIB} MiB discarded")
         for line in (result.output + "\n" + beside_result.output).splitlines():
             print(f"# {line}")
         return beside_result.output
+
+    @contextlib.contextmanager
+    def hints_flowing(self, vm: FreehintVM) -> Iterator[None]:
+        """What runs meanwhile would prove nothing if no memory had been away."""
+        hints, away = counter(vm, "hints"), counter(vm, "discarded_bytes")
+        yield
+        hints = counter(vm, "hints") - hints
+        away = counter(vm, "discarded_bytes") - away
+        print(f"# {hints} hints, {away // MIB} MiB discarded")
+        self.assertGreater(hints, SECONDS)
+        self.assertGreater(away, SECONDS * 2 * MIB)
 
     def quiesce(self, vm: FreehintVM) -> None:
         allow_hints(vm, False)
@@ -148,7 +153,8 @@ class StressTest(unittest.TestCase):
         self.quiesce(vm)
         before = census(vm)
         allow_hints(vm, True)
-        output = self.stress(vm, mib, SECONDS, beside)
+        with self.hints_flowing(vm):
+            output = self.stress(vm, mib, SECONDS, beside)
         self.quiesce(vm)
         self.assert_accounted_for(before, census(vm))
         return output
@@ -188,7 +194,8 @@ class StressTest(unittest.TestCase):
         ) as vm:
             with Repeater(plug, pause=0.5) as plugging:
                 self.prepare(vm)
-                self.stress(vm, 448, SECONDS, "compact:1000")
+                with self.hints_flowing(vm):
+                    self.stress(vm, 448, SECONDS, "compact:1000")
             self.assertGreater(plugging.count, SECONDS)
             self.quiesce(vm)
 
