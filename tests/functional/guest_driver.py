@@ -97,6 +97,10 @@ class GuestDriver:
         known = sum(counters[f"{name}_bytes"] for name in OUTCOMES)
         return counters["hinted_bytes"] - known - counters["in_flight_bytes"]
 
+    def wait_accounted(self) -> None:
+        """Wait for that. Counters are read one by one while hints come and go."""
+        wait_for("each hint has an outcome", lambda: self.unaccounted() == 0)
+
     def violations(self) -> int:
         """Granules whose state contradicts the allocator's lists: zero."""
         text = self._vm.check(f"cat {CHECK}")

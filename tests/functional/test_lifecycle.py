@@ -60,7 +60,7 @@ class RebindTest(unittest.TestCase):
             stats = self.vm.query()["stats"]
             self.assertEqual(stats["in-flight"]["bytes"], 0)
             self.assertTrue(self.driver.bind())
-            self.assertEqual(self.driver.unaccounted(), 0)
+            self.driver.wait_accounted()
             self.assertEqual(self.driver.violations(), 0)
         self.assertGreater(in_flight, 0, "no hint was ever in flight")
         self.check_end()
