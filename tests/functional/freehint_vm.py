@@ -34,6 +34,9 @@ DEVICE_ID = "fh0"
 KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzImage"
 QEMU = BUILD / "qemu" / "qemu-system-x86_64"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
+# Where the kernel does not have the driver in it, it is the last disk, by this name.
+MODULE = KERNEL.parents[3] / "drivers/virtio/virtio_freehint.ko"
+MODULE_DISK = "freehint-module"
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 TRACING = "/sys/kernel/tracing"
 
@@ -278,7 +281,16 @@ class FreehintVM:
             *REPORTERS[reporter],
             *(("-incoming", "defer") if self._incoming else ()),
             *extra_args,
+            *self._module_disk(),
         )
+
+    @staticmethod
+    def _module_disk() -> tuple[str, ...]:
+        if not MODULE.exists():
+            return ()
+        drive = f"if=none,id={MODULE_DISK},file={MODULE},format=raw,read-only=on"
+        device = f"virtio-blk-pci,drive={MODULE_DISK},serial={MODULE_DISK}"
+        return ("-drive", drive, "-device", device)
 
     def __enter__(self) -> "FreehintVM":
         host_end, guest_end = self._ends
@@ -299,6 +311,8 @@ class FreehintVM:
             return self
         try:
             self._wait_up(120)
+            if MODULE.exists():
+                self.load_module()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -337,6 +351,13 @@ class FreehintVM:
                 )
 
     # -- the guest --
+
+    def load_module(self) -> None:
+        """Load the driver; the device is bound then, if there is one."""
+        disk = f"$(dirname $(grep -lx {MODULE_DISK} /sys/block/*/serial))"
+        copy = f"head -c {MODULE.stat().st_size} /dev/$(basename {disk})"
+        self.check(f"{copy} >/tmp/virtio_freehint.ko")
+        self.check("insmod /tmp/virtio_freehint.ko")
 
     def wait_boots(self, boots: int, timeout: float = 240) -> None:
         """Wait until so many kernels have booted, the first one included."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver as a module, which is loaded and unloaded while the guest works.
+
+For a kernel that has it as one. Slices are slow and memory is hinted early, so
+that there nearly always is a hint in flight while churn runs.
+"""
+
+import time
+import unittest
+
+from freehint_vm import DEVICE_ID, MIB, MODULE, FreehintVM
+from guest_driver import GuestDriver
+
+SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
+ROUNDS = 5
+
+
+class ModuleTest(unittest.TestCase):
+    vm: FreehintVM
+    driver: GuestDriver
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        vm = FreehintVM(memory_mib=512, cpus=2, extra_args=SLOW)
+        cls.vm = cls.enterClassContext(vm)
+        cls.driver = GuestDriver(cls.vm)
+        cls.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
+
+    def is_loaded(self) -> bool:
+        return self.vm.run("grep '^virtio_freehint ' /proc/modules").status == 0
+
+    def discarded(self) -> int:
+        size: int = self.vm.query()["stats"]["discarded"]["bytes"]
+        return size
+
+    def test_it_is_found_by_what_the_device_is(self) -> None:
+        """As udev does it: the module's alias is the name of the device's kind."""
+        path = f"/sys/bus/virtio/devices/{self.driver.device()}/modalias"
+        kind = self.vm.check(f"cat {path}").split("v")[1]
+        self.assertIn(f"\0alias=v{kind}v*\0".encode(), MODULE.read_bytes())
+
+    def test_unloading_with_hints_in_flight(self) -> None:
+        self.driver.settle()
+        free = self.driver.free_by_zone()
+        churn = self.vm.start(f"churn -m 128 -p 60 -n {3 * ROUNDS}")
+        in_flight = 0
+        for _ in range(ROUNDS):
+            time.sleep(0.7)
+            in_flight += self.vm.query()["stats"]["in-flight"]["bytes"]
+            self.unload()
+            self.vm.load_module()
+            self.assertEqual(self.vm.query()["driver-status"], "active")
+            self.driver.wait_accounted()
+            self.assertEqual(self.driver.violations(), 0)
+        self.assertGreater(in_flight, 0, "no hint was ever in flight")
+        result = self.vm.finish(churn, timeout=300)
+        self.assertIn(" 0 bytes lost", result.output)
+        self.driver.settle()
+        self.assertEqual(self.driver.missing(free), {})
+
+    def unload(self) -> None:
+        self.vm.check("rmmod virtio_freehint")
+        self.assertFalse(self.is_loaded())
+        found = self.vm.query()
+        self.assertEqual(found["driver-status"], "not-ready")
+        self.assertEqual(found["stats"]["in-flight"]["bytes"], 0)
+
+    def test_hints_flow_as_long_as_it_is_loaded(self) -> None:
+        self.unload()
+        before = self.discarded()
+        self.vm.check("memhog 128m; sleep 1")
+        self.assertEqual(self.discarded(), before)
+        self.vm.load_module()
+        self.driver.settle()
+        # All that is free, which the new one cannot know to be discarded already.
+        self.assertGreater(self.discarded() - before, 256 * MIB)
+        before = self.discarded()
+        self.vm.check("memhog 128m")
+        self.driver.settle()
+        self.assertGreater(self.discarded() - before, 64 * MIB)
+
+
+if __name__ == "__main__":
+    unittest.main()
