@@ -544,7 +544,8 @@ static void sum_file(const char *path, bool main_thread, TraceSums *sums)
 /* What all threads traced. */
 static TraceSums sum_files(void)
 {
-    g_autofree char *main_thread = g_strdup_printf("%d", qtest_pid(global_qtest));
+    g_autofree char *main_thread = g_strdup_printf("%d",
+                                                   qtest_pid(global_qtest));
     g_autofree char *prefix = trace_file("");
     g_autofree char *name = g_path_get_basename(prefix);
     g_autoptr(GDir) folder = g_dir_open(g_get_tmp_dir(), 0, NULL);
