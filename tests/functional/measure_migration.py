@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure what a migration sends after the guest has freed memory.
+"""Measure what moving or saving a guest costs after it has freed memory.
 
-A guest writes to memory and frees it while the device is disabled, and moves
-with 100 MiB/s to a destination whose device is disabled: as it is, with the
-device enabled just before, and so again with postcopy allowed, but not used,
-with which nothing is skipped. Prints a line for each, in MiB.
+First by precopy: a guest writes to memory and frees it while the device is
+disabled, and moves with 100 MiB/s to a destination whose device is disabled: as
+it is, with the device enabled just before, and so again with postcopy allowed,
+but not used, with which nothing is skipped.
+
+Then by what else there is, with the device disabled, and with it enabled when
+memory was freed: by postcopy, and to nowhere by a background snapshot, with
+100 MiB/s, and by savevm. Memory is what is resident where the guest runs, just
+when it has ended and after what is free has been hinted again; for how long the
+device was vetoed is by its events. Prints a line for each, in MiB and seconds.
 """
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import migration
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
+from test_migration import add_image, hmp
 
 MEMORY_MIB = 1536
 HOG_MIB = 1024
@@ -22,6 +36,7 @@ BACKINGS = {
     ),
 }
 MODES = ("disabled", "discards", "skips")
+WAYS = ("postcopy", "snapshot", "savevm")
 
 
 def start_vm(backing: str, origin: FreehintVM | None = None) -> FreehintVM:
@@ -51,15 +66,95 @@ def measure(backing: str, mode: str) -> str:
             source.query()["stats"]["skipped-bytes"] / MIB,
             target.memory.now().rss / MIB,
         )
-        return f"{backing:10} {mode:10}" + "".join(f"{f:10.1f}" for f in figures)
+        return f"{backing:10} {mode:10}" + "".join(f"{f:11.1f}" for f in figures)
+
+
+# -- not by precopy --
+
+
+@contextlib.contextmanager
+def vetoed(vm: FreehintVM, seconds: list[float]) -> Iterator[None]:
+    """Adds for how long the device was vetoed, which it has to be."""
+    vm.machine.get_qmp_events()
+    yield
+    times = []
+    for state in "vetoed", "active":
+        event: Any = vm.machine.events_wait(
+            [("FREEHINT_STATE_CHANGED", {"data": {"state": state}})], timeout=60.0
+        )
+        assert event is not None, f"never {state}"
+        when = event["timestamp"]
+        times.append(when["seconds"] + when["microseconds"] / 1e6)
+    seconds.append(times[1] - times[0])
+
+
+def by_postcopy(source: FreehintVM, target: FreehintVM) -> float:
+    for vm in source, target:
+        migration.set_capabilities(vm, "postcopy-ram")
+    with migration.socket_uri() as uri:
+        migration.start(source, target, uri)
+        migration.wait_for(source, "active")
+        source.machine.cmd("migrate-start-postcopy")
+        answer = migration.wait_for(source, "completed")
+    migration.wait_running(target)
+    return float(answer["ram"]["transferred"])
+
+
+def by_snapshot(source: FreehintVM) -> float:
+    migration.set_capabilities(source, "background-snapshot")
+    source.machine.cmd("migrate", uri="exec:cat > /dev/null")
+    return float(migration.wait_for(source, "completed")["ram"]["transferred"])
+
+
+def by_savevm(source: FreehintVM) -> float:
+    with tempfile.TemporaryDirectory(prefix="freehint-") as folder:
+        path = Path(folder) / "state.qcow2"
+        add_image(source, path)
+        complaint = hmp(source, "savevm saved")
+        assert not complaint, complaint
+        return float(path.stat().st_blocks * 512)
+
+
+def measure_way(way: str, enabled: bool) -> str:
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(start_vm("anonymous"))
+        there = source
+        if way == "postcopy":
+            there = stack.enter_context(start_vm("anonymous", source))
+        for vm in {source, there}:
+            vm.set_enabled(enabled)
+            migration.set_bandwidth(vm, BANDWIDTH)
+        source.check(f"memhog {HOG_MIB}m")
+        source.settle(quiet=3)
+        vetoes: list[float] = []
+        veto = vetoed(there, vetoes) if enabled and way != "savevm" else None
+        before, begun = source.memory.now().rss, time.monotonic()
+        with veto or contextlib.nullcontext():
+            if way == "postcopy":
+                amount = by_postcopy(source, there)
+            else:
+                amount = {"snapshot": by_snapshot, "savevm": by_savevm}[way](source)
+            took, after = time.monotonic() - begun, there.memory.now().rss
+        there.settle(quiet=3)
+        sizes = (amount, before, after, there.memory.now().rss)
+    return (
+        f"{way:10} {'enabled' if enabled else 'disabled':10}{took:11.1f}"
+        + "".join(f"{size / MIB:11.1f}" for size in sizes)
+        + (f"{vetoes[0]:11.1f}" if vetoes else f"{'-':>11}")
+    )
 
 
 def main() -> None:
     names = ("seconds", "sent", "as zeros", "skipped", "RSS there")
-    print(f"{'memory':10} {'device':10}" + "".join(f"{n:>10}" for n in names))
+    print(f"{'memory':10} {'device':10}" + "".join(f"{n:>11}" for n in names))
     for backing in BACKINGS:
         for mode in MODES:
             print(measure(backing, mode), flush=True)
+    headings = ("seconds", "written", "RSS before", "at the end", "settled", "vetoed")
+    print(f"{'way':10} {'device':10}" + "".join(f"{n:>11}" for n in headings))
+    for way in WAYS:
+        for enabled in False, True:
+            print(measure_way(way, enabled), flush=True)
 
 
 if __name__ == "__main__":
