@@ -6,13 +6,16 @@ import re
 import time
 import unittest
 from collections import Counter
+from typing import Any
 
-from freehint_vm import MIB, FreehintVM
+from freehint_vm import DEVICE_ID, MIB, FreehintVM
 from guest_driver import GuestDriver, wait_for
+from test_lifecycle import SLOT
 
 PAGE = 4096
 GRANULE_PAGES = 2 * MIB // PAGE
 DIMM_MIB = 512
+DIMM_PAGES = DIMM_MIB * MIB // PAGE
 
 # Of what is free in a zone, so much has been used and is back at least.
 LEAST_BACK = 0.5
@@ -31,6 +34,13 @@ def zones(vm: FreehintVM) -> dict[str, range]:
             first = int(start[1])
             found[f"{name[1]} {name[2]}"] = range(first, first + int(spanned[1]))
     return found
+
+
+def present(vm: FreehintVM) -> int:
+    """How many page frames there are in the movable zone of the second node."""
+    zone = r"Node 1, zone +Movable.*?^ +present +(\d+)"
+    found = re.search(zone, vm.check("cat /proc/zoneinfo"), re.M | re.S)
+    return int(found[1]) if found else 0
 
 
 def free_granules(vm: FreehintVM) -> dict[str, int]:
@@ -155,56 +165,98 @@ class ZonesTest(unittest.TestCase):
         ) as vm:
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "0 Normal", "0 Movable"})
 
-    def test_a_node_that_comes_and_goes(self) -> None:
-        """A DIMM is the only memory of its node, and goes while it is hinted."""
-        with FreehintVM(
+    def start_two_nodes(self, granule: int = 2 * MIB) -> FreehintVM:
+        """All memory of the second one is in DIMMs, and our device can be unplugged."""
+        return FreehintVM(
+            "none",
             memory_mib=512,
             cpus=2,
             extra_args=(
-                *("-m", "slots=1,maxmem=2G"),
+                *("-m", "slots=2,maxmem=4G"),
+                *SLOT,
+                *("-global", f"virtio-freehint-device.x-granule={granule}"),
+                *("-device", f"virtio-freehint-pci,id={DEVICE_ID},bus=port1"),
                 *("-object", "memory-backend-ram,id=n0,size=512M"),
                 *("-numa", "node,nodeid=0,memdev=n0,cpus=0-1", "-numa", "node,nodeid=1"),
             ),
             append="memhp_default_state=online_movable",
-        ) as vm:
+        )
+
+    def test_a_node_that_comes_and_goes(self) -> None:
+        """A DIMM is the only memory of its node, and goes while it is hinted."""
+        with self.start_two_nodes(granule=MIB) as vm:
             driver = GuestDriver(vm)
             self.plug(vm)
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 Movable"})
             stress = vm.start("stress -m 256 -s 5")
-            self.unplug(vm)
+            self.unplug(vm, "dimm0")
+            vm.machine.cmd("object-del", id="d0")
             result = vm.finish(stress)
             self.assertEqual(result.status, 0, result.output)
             self.assertEqual(driver.violations(), 0)
-            # The engine starts anew while the node is gone.
-            driver.unbind()
-            self.assertTrue(driver.bind())
+            # The engine starts anew while the node is gone, with larger granules.
+            self.unplug(vm, DEVICE_ID)
+            vm.machine.cmd(
+                "device_add",
+                driver="virtio-freehint-pci",
+                id=DEVICE_ID,
+                bus="port1",
+                x_granule=2 * MIB,
+            )
+            wait_for("the new device is bound", driver.is_bound)
+            self.assertEqual(driver.attribute("granule"), str(2 * MIB))
             self.plug(vm)
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 Movable"})
-            self.assertEqual(driver.attribute("leaked_bytes"), "0")
+            for counter in "leaked_bytes", "never_bytes":
+                self.assertEqual(driver.attribute(counter), "0", counter)
 
-    def plug(self, vm: FreehintVM) -> None:
+    def test_a_zone_with_a_hole(self) -> None:
+        """Each side is hinted, and what is between them is not."""
+        with self.start_two_nodes() as vm:
+            sides = [range(pfn, pfn + DIMM_PAGES) for pfn in (1 << 20, 5 << 18)]
+            for side in sides:
+                self.plug(vm, side.start * PAGE)
+            spanned = zones(vm)["1 Movable"]
+            self.assertEqual(spanned, range(sides[0].start, sides[1].stop))
+            GuestDriver(vm).settle()
+            with HintedBlocks(vm) as hinted:
+                self.use_most(vm)
+                GuestDriver(vm).settle()
+            blocks = [block for block in hinted.blocks if block.start in spanned]
+            for side in sides:
+                within = [block for block in blocks if block.start in side]
+                self.assertGreater(sum(map(len, within)), LEAST_BACK * DIMM_PAGES)
+            strays = [
+                block
+                for block in blocks
+                if not any(block[0] in side and block[-1] in side for side in sides)
+            ]
+            self.assertEqual(strays, [])
+            self.assertEqual(GuestDriver(vm).violations(), 0)
+
+    def plug(self, vm: FreehintVM, addr: int = 0) -> None:
+        """Plug a DIMM into the second node, anywhere or at an address."""
+        plugged: Any = vm.machine.cmd("query-memory-devices")
+        nr = len(plugged)
+        where: dict[str, object] = {"addr": addr} if addr else {}
         vm.machine.cmd(
-            "object-add", qom_type="memory-backend-ram", id="d0", size=DIMM_MIB * MIB
+            "object-add", qom_type="memory-backend-ram", id=f"d{nr}", size=DIMM_MIB * MIB
         )
-        vm.machine.cmd("device_add", driver="pc-dimm", id="dimm0", memdev="d0", node=1)
+        dimm = {"driver": "pc-dimm", "id": f"dimm{nr}", "memdev": f"d{nr}", "node": 1}
+        vm.machine.cmd("device_add", {**dimm, **where})
+        wait_for("the DIMM is online", lambda: present(vm) == (nr + 1) * DIMM_PAGES)
 
-        def is_online() -> bool:
-            return len(zones(vm).get("1 Movable", ())) == DIMM_MIB * MIB // PAGE
-
-        wait_for("the DIMM is online", is_online)
-
-    def unplug(self, vm: FreehintVM) -> None:
+    def unplug(self, vm: FreehintVM, device: str) -> None:
         deadline = time.monotonic() + 60
-        vm.machine.cmd("device_del", id="dimm0")
+        vm.machine.cmd("device_del", id=device)
         while True:
             gone = vm.machine.event_wait(
                 "DEVICE_DELETED", timeout=max(deadline - time.monotonic(), 0.1)
             )
             if gone is None:
-                self.fail("the guest does not let go of the DIMM")
-            if gone["data"].get("device") == "dimm0":
+                self.fail(f"the guest does not let go of {device}")
+            if gone["data"].get("device") == device:
                 break
-        vm.machine.cmd("object-del", id="d0")
 
 
 if __name__ == "__main__":
