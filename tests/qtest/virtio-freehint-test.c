@@ -98,6 +98,7 @@ static void test_driver_status(void *obj, void *data, QGuestAllocator *alloc)
 
     qvirtio_reset(fh->vdev);
     assert_driver_status("not-ready");
+    qvirtqueue_cleanup(fh->vdev->bus, fh->vq, alloc);
     qvirtio_set_acknowledge(fh->vdev);
     qvirtio_set_driver(fh->vdev);
     qfreehint_start(fh, alloc);
