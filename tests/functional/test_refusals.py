@@ -4,6 +4,7 @@
 import unittest
 
 from freehint_vm import MIB, SYSFS, FreehintVM
+from guest_driver import GuestDriver
 
 BALLOON = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
 
@@ -65,13 +66,17 @@ class RefusalsTest(unittest.TestCase):
     def check_churn(self, append: str) -> None:
         """What is freed is hinted each time, however soon it is wanted back."""
         with FreehintVM(cpus=2, append=f"{append} freehint.adapt=0") as vm:
-            vm.settle()
-            before = vm.query()["stats"]["discarded"]["bytes"]
-            result = vm.run("churn -z -n 4 -m 128 -p 500", timeout=300)
-            self.assertEqual(result.status, 0, result.output)
-            self.assertIn(" 0 bytes lost", result.output)
-            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
-            self.assertGreater(discarded, 4 * 32 * MIB)
+            driver = GuestDriver(vm)
+            for _ in range(3):
+                driver.settle()
+                before = vm.query()["stats"]["discarded"]["bytes"]
+                result = vm.run("churn -z -n 1 -m 384", timeout=300)
+                self.assertEqual(result.status, 0, result.output)
+                self.assertIn(" 0 bytes lost", result.output)
+                driver.settle()
+                discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+                # Per-CPU lists keep a sixth of the guest, if it frees slowly.
+                self.assertGreater(discarded, 96 * MIB)
 
     def test_pages_zeroed_when_freed(self) -> None:
         """The guest does not zero them again when it allocates them."""
