@@ -34,7 +34,9 @@ class RebindTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        vm = FreehintVM(memory_mib=512, cpus=2, extra_args=SLOW)
+        vm = FreehintVM(
+            memory_mib=512, cpus=2, extra_args=SLOW, append="freehint.adapt=0"
+        )
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
