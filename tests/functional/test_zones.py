@@ -3,7 +3,6 @@
 
 import itertools
 import re
-import time
 import unittest
 from collections import Counter
 from typing import Any
@@ -21,26 +20,30 @@ DIMM_PAGES = DIMM_MIB * MIB // PAGE
 LEAST_BACK = 0.5
 
 
-def zones(vm: FreehintVM) -> dict[str, range]:
-    """The page frames of each zone that has memory."""
+def zone_fields(vm: FreehintVM) -> dict[str, dict[str, int]]:
+    """What each zone that has memory says of the page frames that it has."""
     found = {}
     text = vm.check("cat /proc/zoneinfo")
     for zone in re.split(r"^Node ", text, flags=re.M)[1:]:
         name = re.match(r"(\d+), zone +(\w+)", zone)
-        spanned = re.search(r"^ +spanned +(\d+)", zone, re.M)
-        start = re.search(r"^ +start_pfn: +(\d+)", zone, re.M)
-        assert name and spanned
-        if start:
-            first = int(start[1])
-            found[f"{name[1]} {name[2]}"] = range(first, first + int(spanned[1]))
+        fields = re.findall(r"^ +(spanned|present|start_pfn):? +(\d+)", zone, re.M)
+        assert name and fields
+        if "start_pfn" in dict(fields):
+            found[f"{name[1]} {name[2]}"] = {key: int(value) for key, value in fields}
     return found
+
+
+def zones(vm: FreehintVM) -> dict[str, range]:
+    """The page frames that each zone with memory spans."""
+    return {
+        name: range(zone["start_pfn"], zone["start_pfn"] + zone["spanned"])
+        for name, zone in zone_fields(vm).items()
+    }
 
 
 def present(vm: FreehintVM) -> int:
     """How many page frames there are in the movable zone of the second node."""
-    zone = r"Node 1, zone +Movable.*?^ +present +(\d+)"
-    found = re.search(zone, vm.check("cat /proc/zoneinfo"), re.M | re.S)
-    return int(found[1]) if found else 0
+    return zone_fields(vm).get("1 Movable", {}).get("present", 0)
 
 
 def free_granules(vm: FreehintVM) -> dict[str, int]:
@@ -238,25 +241,21 @@ class ZonesTest(unittest.TestCase):
         """Plug a DIMM into the second node, anywhere or at an address."""
         plugged: Any = vm.machine.cmd("query-memory-devices")
         nr = len(plugged)
-        where: dict[str, object] = {"addr": addr} if addr else {}
         vm.machine.cmd(
             "object-add", qom_type="memory-backend-ram", id=f"d{nr}", size=DIMM_MIB * MIB
         )
         dimm = {"driver": "pc-dimm", "id": f"dimm{nr}", "memdev": f"d{nr}", "node": 1}
-        vm.machine.cmd("device_add", {**dimm, **where})
+        if addr:
+            dimm["addr"] = addr
+        vm.machine.cmd("device_add", dimm)
         wait_for("the DIMM is online", lambda: present(vm) == (nr + 1) * DIMM_PAGES)
 
     def unplug(self, vm: FreehintVM, device: str) -> None:
-        deadline = time.monotonic() + 60
         vm.machine.cmd("device_del", id=device)
-        while True:
-            gone = vm.machine.event_wait(
-                "DEVICE_DELETED", timeout=max(deadline - time.monotonic(), 0.1)
-            )
-            if gone is None:
-                self.fail(f"the guest does not let go of {device}")
-            if gone["data"].get("device") == device:
-                break
+        gone = vm.machine.event_wait(
+            "DEVICE_DELETED", timeout=60, match={"data": {"device": device}}
+        )
+        self.assertIsNotNone(gone, f"the guest does not let go of {device}")
 
 
 if __name__ == "__main__":
