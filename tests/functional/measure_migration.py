@@ -16,7 +16,6 @@ device was vetoed is by its events. Prints a line for each, in MiB and seconds.
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,8 @@ def measure(backing: str, mode: str) -> str:
 # -- not by precopy --
 
 
-@contextlib.contextmanager
-def vetoed(vm: FreehintVM, seconds: list[float]) -> Iterator[None]:
-    """Adds for how long the device was vetoed, which it has to be."""
-    vm.machine.get_qmp_events()
-    yield
+def vetoed_for(vm: FreehintVM) -> float:
+    """For how many seconds the device has just been vetoed, by its events."""
     times = []
     for state in "vetoed", "active":
         event: Any = vm.machine.events_wait(
@@ -85,7 +81,7 @@ def vetoed(vm: FreehintVM, seconds: list[float]) -> Iterator[None]:
         assert event is not None, f"never {state}"
         when = event["timestamp"]
         times.append(when["seconds"] + when["microseconds"] / 1e6)
-    seconds.append(times[1] - times[0])
+    return float(times[1] - times[0])
 
 
 def by_postcopy(source: FreehintVM, target: FreehintVM) -> float:
@@ -126,21 +122,24 @@ def measure_way(way: str, enabled: bool) -> str:
             migration.set_bandwidth(vm, BANDWIDTH)
         source.check(f"memhog {HOG_MIB}m")
         source.settle(quiet=3)
-        vetoes: list[float] = []
-        veto = vetoed(there, vetoes) if enabled and way != "savevm" else None
+        there.machine.get_qmp_events()
         before, begun = source.memory.now().rss, time.monotonic()
-        with veto or contextlib.nullcontext():
-            if way == "postcopy":
-                amount = by_postcopy(source, there)
-            else:
-                amount = {"snapshot": by_snapshot, "savevm": by_savevm}[way](source)
-            took, after = time.monotonic() - begun, there.memory.now().rss
+        if way == "postcopy":
+            amount = by_postcopy(source, there)
+        elif way == "snapshot":
+            amount = by_snapshot(source)
+        else:
+            amount = by_savevm(source)
+        took, after = time.monotonic() - begun, there.memory.now().rss
+        veto = "-"
+        if enabled and way != "savevm":
+            veto = f"{vetoed_for(there):.1f}"
         there.settle(quiet=3)
         sizes = (amount, before, after, there.memory.now().rss)
     return (
         f"{way:10} {'enabled' if enabled else 'disabled':10}{took:11.1f}"
         + "".join(f"{size / MIB:11.1f}" for size in sizes)
-        + (f"{vetoes[0]:11.1f}" if vetoes else f"{'-':>11}")
+        + f"{veto:>11}"
     )
 
 
