@@ -96,12 +96,8 @@ static void test_driver_status(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, 7);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, driver_status), ==, 12345);
 
-    qvirtio_reset(fh->vdev);
+    qfreehint_restart(fh, alloc);
     assert_driver_status("not-ready");
-    qvirtqueue_cleanup(fh->vdev->bus, fh->vq, alloc);
-    qvirtio_set_acknowledge(fh->vdev);
-    qvirtio_set_driver(fh->vdev);
-    qfreehint_start(fh, alloc);
     write_config(fh, offsetof(struct virtio_freehint_config, delay_ms), 7);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 0);
     assert_driver_status("not-ready");
