@@ -21,7 +21,6 @@ from typing import Any
 
 import migration
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
-from test_migration import add_image, hmp
 
 MEMORY_MIB = 1536
 HOG_MIB = 1024
@@ -105,8 +104,8 @@ def by_snapshot(source: FreehintVM) -> float:
 def by_savevm(source: FreehintVM) -> float:
     with tempfile.TemporaryDirectory(prefix="freehint-") as folder:
         path = Path(folder) / "state.qcow2"
-        add_image(source, path)
-        complaint = hmp(source, "savevm saved")
+        migration.add_image(source, path)
+        complaint = migration.hmp(source, "savevm saved")
         assert not complaint, complaint
         return float(path.stat().st_blocks * 512)
 

@@ -7,9 +7,10 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from freehint_vm import FreehintVM, GuestError
+from freehint_vm import MIB, FreehintVM, GuestError
 
 SYS_USERFAULTFD = 323
 # What a destination, or a writer to a file, has to be finished within.
@@ -85,3 +86,28 @@ def move(source: FreehintVM, target: FreehintVM) -> dict[str, Any]:
         answer = wait_for(source, "completed")
     wait_running(target)
     return answer
+
+
+# -- a state in an image --
+
+
+def hmp(vm: FreehintVM, line: str) -> str:
+    answer = vm.machine.cmd("human-monitor-command", command_line=line)
+    return str(answer).strip()
+
+
+def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
+    """blockdev-create, to its end."""
+    vm.machine.cmd("blockdev-create", job_id="create0", options=options)
+    done = {"data": {"id": "create0", "status": "concluded"}}
+    if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30.0, match=done):
+        raise GuestError(f"blockdev-create has not ended: {options}")
+    vm.machine.cmd("job-dismiss", id="create0")
+
+
+def add_image(vm: FreehintVM, path: Path) -> None:
+    """A qcow2 image, which is what QEMU can save a state in."""
+    file = {"driver": "file", "filename": str(path)}
+    run_job(vm, {**file, "size": 0})
+    run_job(vm, {"driver": "qcow2", "file": file, "size": 64 * MIB})
+    vm.machine.cmd("blockdev-add", node_name="disk0", driver="qcow2", file=file)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import migration
-from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM, GuestError
+from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM
 
 MEMORY_MIB = 768
 HOG_MIB = 400
@@ -42,28 +42,6 @@ def start_vm(
         origin=origin,
         qemu=qemu,
     )
-
-
-def hmp(vm: FreehintVM, line: str) -> str:
-    answer = vm.machine.cmd("human-monitor-command", command_line=line)
-    return str(answer).strip()
-
-
-def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
-    """blockdev-create, to its end."""
-    vm.machine.cmd("blockdev-create", job_id="create0", options=options)
-    done = {"data": {"id": "create0", "status": "concluded"}}
-    if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30.0, match=done):
-        raise GuestError(f"blockdev-create has not ended: {options}")
-    vm.machine.cmd("job-dismiss", id="create0")
-
-
-def add_image(vm: FreehintVM, path: Path) -> None:
-    """A qcow2 image, which is what QEMU can save a state in."""
-    file = {"driver": "file", "filename": str(path)}
-    run_job(vm, {**file, "size": 0})
-    run_job(vm, {"driver": "qcow2", "file": file, "size": 64 * MIB})
-    vm.machine.cmd("blockdev-add", node_name="disk0", driver="qcow2", file=file)
 
 
 class MigrationTest(unittest.TestCase):
@@ -288,14 +266,14 @@ class MigrationTest(unittest.TestCase):
                 # TCG's TSC does not go back when a state is loaded. A kernel that
                 # measures its rate meanwhile, soon after boot, would be mistaken.
                 vm.settle(quiet=3)
-                add_image(vm, Path(folder) / "state.qcow2")
+                migration.add_image(vm, Path(folder) / "state.qcow2")
                 churn = vm.start("churn -m 64 -n 8 -p 200")
                 time.sleep(1)
                 before = vm.query()["rehint-epoch"]
-                self.assertEqual(hmp(vm, "savevm saved"), "")
+                self.assertEqual(migration.hmp(vm, "savevm saved"), "")
                 self.assertNotEqual(vm.query()["rehint-epoch"], before)
                 self.assertIn(" 0 bytes lost", vm.finish(churn).output)
-                self.assertEqual(hmp(vm, "loadvm saved"), "")
+                self.assertEqual(migration.hmp(vm, "loadvm saved"), "")
                 # That is what the guest knows, as it was saved with it.
                 self.assertNotEqual(vm.query()["rehint-epoch"], before)
                 # The guest is in the middle of it again, and says so again.
