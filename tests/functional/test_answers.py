@@ -53,7 +53,7 @@ class AnswersTest(unittest.TestCase):
     def tearDown(self) -> None:
         """Whatever happened: nothing is lost, and all is accounted for."""
         self.driver.set_faults()
-        self.assertEqual(self.driver.unaccounted(), 0)
+        self.driver.wait_accounted()
         self.assertEqual(self.driver.violations(), 0)
         result = self.vm.run("churn -n 1 -m 64 -p 150")
         self.assertIn(" 0 bytes lost", result.output)

@@ -40,7 +40,7 @@ class LimitsTest(unittest.TestCase):
 
     def tearDown(self) -> None:
         if self.driver.is_bound():
-            self.assertEqual(self.driver.unaccounted(), 0)
+            self.driver.wait_accounted()
             self.assertEqual(self.driver.violations(), 0)
 
     def device_statuses(self) -> list[str]:
