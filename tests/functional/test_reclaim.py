@@ -46,6 +46,18 @@ class ReclaimTest(unittest.TestCase):
             for missing, within in MISSING_WITHIN.items():
                 self.assertLessEqual(best[missing], within, f"lags in s: {seen}")
 
+    def test_little_is_back_soon(self) -> None:
+        """So little that all of it stays on the per-CPU lists, which are looked at
+        once a second; by itself the kernel lets go of it after eight or more.
+        """
+        little = 48 * MIB
+        with FreehintVM() as vm:
+            before = vm.settle()
+            result = vm.run(f"memhog {little}")
+            self.assertEqual(result.status, 0, result.output)
+            back = vm.wait_rss_below(before + little // 4, 4, since=result.ended)
+            self.assertIsNotNone(back, "the memory has not come back in 4 s")
+
     def test_without_a_device_memory_stays(self) -> None:
         """The control: neither QEMU nor the guest gives anything back alone."""
         with FreehintVM("none") as vm:

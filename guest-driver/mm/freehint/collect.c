@@ -529,13 +529,18 @@ void fh_give_back(struct freehint_hint *hint, bool stale)
 	}
 }
 
-static unsigned long fh_pcp_pages(struct zone *zone)
+/**
+ * fh_pcp_pages - how many free pages the per-CPU lists of a zone hold
+ * @zone: the zone
+ *
+ * Context: any; without locks, so good to tell a lot from little.
+ */
+unsigned long fh_pcp_pages(struct zone *zone)
 {
 	unsigned long nr = 0;
 	int cpu;
 
 	for_each_online_cpu(cpu)
-		/* To tell a lot from little. */
 		nr += data_race(per_cpu_ptr(zone->per_cpu_pageset, cpu)->count);
 	return nr;
 }

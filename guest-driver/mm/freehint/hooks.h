@@ -3,7 +3,7 @@
  * What the page allocator tells the engine of free memory hints, and the two
  * helpers by which the engine takes memory off the free lists and puts it back.
  *
- * All of it happens under zone->lock. With the key off each hook is a NOP, where
+ * All of it but what says otherwise happens under zone->lock. With the key off each hook is a NOP, where
  * there is CONFIG_JUMP_LABEL.
  */
 #ifndef _MM_FREEHINT_HOOKS_H
@@ -24,6 +24,7 @@ void __freehint_note_taken(struct zone *zone, unsigned long pfn,
 			   unsigned int order);
 void __freehint_note_taking(struct zone *zone, struct page *buddy,
 			    unsigned int order);
+void __freehint_note_kept(struct zone *zone);
 void __freehint_wait_range(unsigned long start_pfn, unsigned long end_pfn);
 
 /**
@@ -83,6 +84,22 @@ static inline void freehint_note_taking(struct zone *zone, struct page *buddy,
 }
 
 /**
+ * freehint_note_kept - a per-CPU list, which is being looked at, holds free pages
+ * @zone: the zone of the pages
+ * @pages: how many
+ *
+ * What is freed may stay there whole, of which nothing else tells. A granule or
+ * more is worth a look at how much all of the zone's lists hold.
+ *
+ * Context: process context, no locks held; about once a second.
+ */
+static inline void freehint_note_kept(struct zone *zone, int pages)
+{
+	if (static_branch_unlikely(&freehint_key) && pages >> freehint_order)
+		__freehint_note_kept(zone);
+}
+
+/**
  * freehint_wait_range - wait until no page of an isolated range is hinted
  * @start_pfn: first page
  * @end_pfn: one past the last page
@@ -127,6 +144,10 @@ static inline void freehint_note_taken(struct zone *zone, unsigned long pfn,
 
 static inline void freehint_note_taking(struct zone *zone, struct page *buddy,
 					unsigned int order)
+{
+}
+
+static inline void freehint_note_kept(struct zone *zone, int pages)
 {
 }
 

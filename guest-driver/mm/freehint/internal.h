@@ -27,8 +27,8 @@
 #define FH_HOLD_CHUNKS		16
 
 /*
- * This many granules freed make a burst. A burst leaves pages behind on the
- * per-CPU lists that are worth draining, and gives enough evidence to judge the
+ * This many granules freed make a burst, with what the per-CPU lists hold of it,
+ * which is worth draining then. That many also are enough evidence to judge the
  * pace by.
  */
 #define FH_BURST		16
@@ -120,6 +120,7 @@ struct fh_reuse {
  * @kick: queued when @busy becomes true; NULL for none
  * @busy: the worker will look at this zone without being told
  * @burst: granules freed since the per-CPU lists were last drained
+ * @kept: the per-CPU lists were seen to hold a burst in this period
  * @freed: granules freed in this period
  * @taken: granules allocated in this period
  * @settling: what is hinted was found by a resync and has been free for who
@@ -148,6 +149,7 @@ struct fh_zone {
 	struct irq_work *kick;
 	bool busy;
 	unsigned long burst;
+	bool kept;
 	unsigned long freed;
 	unsigned long taken;
 
@@ -230,6 +232,7 @@ bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
 		  unsigned long max_pages);
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);
 void fh_give_back(struct freehint_hint *hint, bool stale);
+unsigned long fh_pcp_pages(struct zone *zone);
 bool fh_drain_pcp(struct fh_zone *fz);
 
 /* pacing.c */

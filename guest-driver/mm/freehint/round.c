@@ -208,10 +208,25 @@ static void fh_put_off(struct fh_zone *fz)
 		fz->put_off = 0;
 }
 
+/*
+ * Do the per-CPU lists need a drain? What they keep counts: between the pages of a
+ * first burst of 128 MiB that stay there hardly a granule gets whole, and all of a
+ * smaller one may stay there. A drain moves what was freed since the last one, so it
+ * costs each page one move at most.
+ */
+static bool fh_in_burst(struct fh_zone *fz)
+{
+	unsigned long whole = data_race(fz->burst);
+
+	return (whole || data_race(fz->kept)) &&
+	       whole + (fh_pcp_pages(fz->zone) >> fz->order) >= FH_BURST;
+}
+
 /* What happened in the period that ends, and what was learned in it. */
 static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 {
 	bool rotate, all, quiet, began, more = true;
+	bool burst = fh_in_burst(fz);
 	unsigned long sec = 0, flags;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
@@ -222,9 +237,9 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 
 	rotate = time_after_eq(jiffies, fz->window_end);
 	all = time_after_eq(jiffies, fz->window_end + FH_WINDOW);
-	quiet = fz->burst >= FH_BURST && fz->freed + fz->taken < FH_BURST;
+	quiet = burst && fz->freed + fz->taken < FH_BURST;
 	/* A short burst is over by now, and what it left behind ages with it. */
-	began = fz->burst >= FH_BURST && fz->burst == fz->freed;
+	began = burst && fz->burst == fz->freed;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 
 	while (rotate && more) {
@@ -243,6 +258,7 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	if (quiet)
 		fz->burst = 0;
 	fh_put_off(fz);
+	fz->kept = false;
 	fz->freed = 0;
 	fz->taken = 0;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);

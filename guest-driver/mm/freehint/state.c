@@ -468,6 +468,19 @@ bool fh_rotate_some(struct fh_zone *fz, unsigned long *sec, bool all)
 	return true;
 }
 
+/* The zone has something to do. */
+static void fh_wake(struct fh_zone *fz)
+{
+	if (fz->busy)
+		return;
+	/*
+	 * Not the work itself: queueing it takes locks and may, with debugging on,
+	 * allocate, neither of which is to happen under zone->lock.
+	 */
+	fz->busy = true;
+	irq_work_queue(fz->kick);
+}
+
 void __freehint_note_free(struct zone *zone, unsigned long pfn,
 			  unsigned int order)
 {
@@ -482,14 +495,24 @@ void __freehint_note_free(struct zone *zone, unsigned long pfn,
 		return;
 
 	trace_freehint_pending(pfn, added);
-	if (!fz->busy) {
-		/*
-		 * Not the work itself: queueing it takes locks and may, with
-		 * debugging on, allocate, neither of which is to happen here.
-		 */
-		fz->busy = true;
-		irq_work_queue(fz->kick);
+	fh_wake(fz);
+}
+
+void __freehint_note_kept(struct zone *zone)
+{
+	struct fh_zone *fz;
+	unsigned long flags;
+
+	if (fh_pcp_pages(zone) >> freehint_order < FH_BURST)
+		return;
+
+	spin_lock_irqsave(&zone->lock, flags);
+	fz = zone->freehint;
+	if (fz) {
+		fz->kept = true;
+		fh_wake(fz);
 	}
+	spin_unlock_irqrestore(&zone->lock, flags);
 }
 
 void __freehint_note_taken(struct zone *zone, unsigned long pfn,

@@ -36,6 +36,7 @@ HOOKS = (
     "freehint_note_free",
     "freehint_note_taken",
     "freehint_note_taking",
+    "freehint_note_kept",
     "freehint_wait_range",
 )
 CALL = re.compile(r"(?<![\w.>])(" + "|".join(PRIMITIVES + HOOKS) + r")\(")
