@@ -53,6 +53,13 @@ REPORTERS: dict[str, list[str]] = {
     "balloon": ["-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"],
 }
 
+# A port for one device that comes and goes; the guest's PCIe hotplug sees to it.
+PORT = "port1"
+HOTPLUG_PORT = (
+    *("-device", f"pcie-root-port,id={PORT},chassis=1,slot=1"),
+    *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
+)
+
 
 class GuestError(Exception):
     """The guest did not do what it was to do."""
@@ -428,6 +435,18 @@ class FreehintVM:
         lines = self.check("dmesg").splitlines()
         first = next((i for i, line in enumerate(lines) if SPLAT.search(line)), None)
         return [] if first is None else lines[first:]
+
+    # -- devices --
+
+    def wait_unplugged(self, device: str, timeout: float = 60) -> None:
+        """Wait until the guest has let go of a device, and QEMU of its model."""
+        match = {"data": {"device": device}}
+        if not self.machine.event_wait("DEVICE_DELETED", timeout=timeout, match=match):
+            raise GuestError(f"not within {timeout:.0f} s: {device} is unplugged")
+
+    def unplug(self, device: str) -> None:
+        self.machine.cmd("device_del", id=device)
+        self.wait_unplugged(device)
 
     # -- the device --
 

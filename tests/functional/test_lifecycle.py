@@ -8,7 +8,7 @@ hint in flight while churn runs, which verifies what it wrote.
 import time
 import unittest
 
-from freehint_vm import DEVICE_ID, SYSFS, FreehintVM
+from freehint_vm import DEVICE_ID, HOTPLUG_PORT, PORT, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
@@ -16,11 +16,6 @@ SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
 CHURN = "churn -m 64 -p 60 -n"
 ROUNDS = 4
 
-# A root port of PCI Express, operated by the guest's own driver for it.
-SLOT = (
-    *("-device", "pcie-root-port,id=port1,chassis=1,slot=1"),
-    *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
-)
 # Where the slot's register is in the port's configuration, and bits in it.
 CAPABILITIES, EXPRESS, SLOT_CONTROL = 0x34, 0x10, 0x18
 POWER_OFF, INDICATOR_OFF = 0x0400, 0x0300
@@ -88,21 +83,18 @@ class UnplugTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        args = (*SLOW, *SLOT)
+        args = (*SLOW, *HOTPLUG_PORT)
         vm = FreehintVM("none", memory_mib=512, cpus=2, extra_args=args)
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
 
     def plug(self) -> None:
-        device = {"driver": "virtio-freehint-pci", "bus": "port1", "id": DEVICE_ID}
+        device = {"driver": "virtio-freehint-pci", "bus": PORT, "id": DEVICE_ID}
         self.vm.machine.qmp("device_add", {**device, "min-age-ms": 20})
         wait_for("the driver is bound", self.driver.is_bound, 60)
 
-    def wait_unplugged(self) -> None:
-        deleted = self.vm.machine.event_wait(
-            "DEVICE_DELETED", timeout=60, match={"data": {"device": DEVICE_ID}}
-        )
-        self.assertIsNotNone(deleted, "the device is still there")
+    def wait_gone(self) -> None:
+        self.vm.wait_unplugged(DEVICE_ID)
         wait_for("the driver is unbound", lambda: not self.driver.is_bound())
         self.assertEqual(self.vm.machine.cmd("query-freehint"), [])
 
@@ -137,7 +129,7 @@ class UnplugTest(unittest.TestCase):
                 self.empty_the_slot()
             else:
                 self.vm.machine.cmd("device_del", id=DEVICE_ID)
-            self.wait_unplugged()
+            self.wait_gone()
             result = self.vm.finish(churn)
             self.assertIn(" 0 bytes lost", result.output)
         self.assertEqual(self.driver.missing(free), {})

@@ -13,7 +13,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from freehint_vm import BUILD, MIB, SYSFS, FreehintVM
+from freehint_vm import BUILD, HOTPLUG_PORT, MIB, PORT, SYSFS, FreehintVM
 from guest_driver import wait_for
 
 QEMU = Path(os.environ.get("FREEHINT_OTHER_QEMU", ""))
@@ -35,8 +35,7 @@ TRACED = (SLICE_BEGIN, SLICE_END, CONNECT, MAP)
 MACHINE = (
     *("-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"),
     *("-machine", "memory-backend=ram"),
-    *("-device", "pcie-root-port,id=port1,chassis=1,slot=1"),
-    *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
+    *HOTPLUG_PORT,
 )
 
 
@@ -57,7 +56,7 @@ class VFIOUserTest(unittest.TestCase):
         self.device: dict[str, Any] = {
             "driver": "vfio-user-pci",
             "id": DEVICE,
-            "bus": "port1",
+            "bus": PORT,
             "socket": {"type": "unix", "path": str(socket)},
         }
 
@@ -105,13 +104,6 @@ class VFIOUserTest(unittest.TestCase):
         self.assertEqual(obstacle.get("qom-paths"), [QOM_PATH])
         self.assertIn("VFIO devices hold guest memory", obstacle["detail"])
 
-    def unplug(self, vm: FreehintVM) -> None:
-        vm.machine.cmd("device_del", id=DEVICE)
-        gone = vm.machine.event_wait(
-            "DEVICE_DELETED", timeout=60, match={"data": {"device": DEVICE}}
-        )
-        self.assertIsNotNone(gone, "the device is still there")
-
     def test_plugged_and_unplugged(self) -> None:
         vm = self.start_vm()
         churn = vm.start("churn -m 64 -n 100000 -p 50")
@@ -128,7 +120,7 @@ class VFIOUserTest(unittest.TestCase):
         self.assert_order()
 
         rss = vm.settle()
-        self.unplug(vm)
+        vm.unplug(DEVICE)
         target = rss - HOG_MIB // 2 * MIB
         self.assertIsNotNone(vm.wait_rss_below(target, 120), "memory is not returned")
         info = vm.query()

@@ -7,9 +7,8 @@ import unittest
 from collections import Counter
 from typing import Any
 
-from freehint_vm import DEVICE_ID, MIB, FreehintVM
+from freehint_vm import DEVICE_ID, HOTPLUG_PORT, MIB, PORT, FreehintVM
 from guest_driver import GuestDriver, wait_for
-from test_lifecycle import SLOT
 
 PAGE = 4096
 GRANULE_PAGES = 2 * MIB // PAGE
@@ -176,9 +175,9 @@ class ZonesTest(unittest.TestCase):
             cpus=2,
             extra_args=(
                 *("-m", "slots=2,maxmem=4G"),
-                *SLOT,
+                *HOTPLUG_PORT,
                 *("-global", f"virtio-freehint-device.x-granule={granule}"),
-                *("-device", f"virtio-freehint-pci,id={DEVICE_ID},bus=port1"),
+                *("-device", f"virtio-freehint-pci,id={DEVICE_ID},bus={PORT}"),
                 *("-object", "memory-backend-ram,id=n0,size=512M"),
                 *("-numa", "node,nodeid=0,memdev=n0,cpus=0-1", "-numa", "node,nodeid=1"),
             ),
@@ -192,18 +191,18 @@ class ZonesTest(unittest.TestCase):
             self.plug(vm)
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 Movable"})
             stress = vm.start("stress -m 256 -s 5")
-            self.unplug(vm, "dimm0")
+            vm.unplug("dimm0")
             vm.machine.cmd("object-del", id="d0")
             result = vm.finish(stress)
             self.assertEqual(result.status, 0, result.output)
             self.assertEqual(driver.violations(), 0)
             # The engine starts anew while the node is gone, with larger granules.
-            self.unplug(vm, DEVICE_ID)
+            vm.unplug(DEVICE_ID)
             vm.machine.cmd(
                 "device_add",
                 driver="virtio-freehint-pci",
                 id=DEVICE_ID,
-                bus="port1",
+                bus=PORT,
                 x_granule=2 * MIB,
             )
             wait_for("the new device is bound", driver.is_bound)
@@ -249,13 +248,6 @@ class ZonesTest(unittest.TestCase):
             dimm["addr"] = addr
         vm.machine.cmd("device_add", dimm)
         wait_for("the DIMM is online", lambda: present(vm) == (nr + 1) * DIMM_PAGES)
-
-    def unplug(self, vm: FreehintVM, device: str) -> None:
-        vm.machine.cmd("device_del", id=device)
-        gone = vm.machine.event_wait(
-            "DEVICE_DELETED", timeout=60, match={"data": {"device": device}}
-        )
-        self.assertIsNotNone(gone, f"the guest does not let go of {device}")
 
 
 if __name__ == "__main__":
