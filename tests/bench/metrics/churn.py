@@ -24,7 +24,7 @@ MEMORY_MIB = 1280
 CHURN_MIB = 512
 FAULT_MIB = 128
 VCPUS = 2
-POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint")
+POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-20ms")
 ANONYMOUS = ("off", "off-again", "freehint-lazy")
 # What is lazily discarded costs while it is wanted again, not while it rests.
 LAZY_PAUSE_MS = 500
@@ -37,8 +37,8 @@ def loops(scale: str) -> list[tuple[Values, int]]:
     churn = [
         ({"pause_ms": 0, "warm_up": 8, "seconds": 5}, 5),
         ({"pause_ms": 500, "warm_up": 6, "cycles": 12}, 3),
-        ({"pause_ms": 3000, "warm_up": 6, "cycles": 4}, 2),
-        ({"pause_ms": 10000, "warm_up": 1, "cycles": 2}, 2),
+        ({"pause_ms": 3000, "warm_up": 6, "cycles": 4}, 3),
+        ({"pause_ms": 10000, "warm_up": 1, "cycles": 2}, 3),
     ]
     churn = [({"mib": CHURN_MIB} | loop, reps) for loop, reps in churn]
     fault = [

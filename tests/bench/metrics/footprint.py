@@ -27,8 +27,8 @@ def cases(scale: str) -> list[Case]:
     reference = Case({"idle_s": 5, "cycles": CYCLES[5]}, ("off",))
     if scale == "quick":
         return [reference, Case({"idle_s": 5, "cycles": 2}, ("balloon", "freehint"))]
-    idles = [Case({"idle_s": i, "cycles": n}, REPORTERS) for i, n in CYCLES.items()]
-    return [reference, *idles]
+    idles = CYCLES.items()
+    return [reference, *(Case({"idle_s": i, "cycles": n}, REPORTERS, 3) for i, n in idles)]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:

@@ -20,8 +20,8 @@ ARMS = ("off", "balloon", "freehint", "freehint-lazy")
 def cases(scale: str) -> list[Case]:
     if scale == "smoke":
         return []
-    cycles = 20 if scale == "full" else 5
-    return [Case({"mib": USED_MIB, "cycles": cycles, "pause_ms": 2500}, ARMS)]
+    cycles, reps = (20, 3) if scale == "full" else (5, 1)
+    return [Case({"mib": USED_MIB, "cycles": cycles, "pause_ms": 2500}, ARMS, reps)]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:

@@ -41,7 +41,7 @@ def cases(scale: str) -> list[Case]:
         return []
     if scale == "quick":
         return [Case(TOUCHER | {"rounds": 1}, ("balloon", "freehint"))]
-    return [Case(MEMHOG, ARMS), Case(TOUCHER, ARMS, reps=3), Case(FIT, ARMS)]
+    return [Case(kind, ARMS, reps=3) for kind in (MEMHOG, TOUCHER, FIT)]
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
