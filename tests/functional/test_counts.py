@@ -5,8 +5,11 @@ These count events, not seconds, and so say the same on a busy host.
 """
 
 import unittest
+from collections import Counter
 
 from freehint_vm import DEVICE_ID, MIB, TRACING, FreehintVM
+
+PAGE = 4096
 
 MOST_CALLS = 40
 MOST_NOTIFICATIONS = 16
@@ -16,6 +19,10 @@ MOST_NOTIFICATIONS = 16
 # fewer than one for each hint, and not more than this.
 RANGES_A_RUN = 1.5
 SPLITS = 8
+
+# A device that takes some time for each slice of up to 64 MiB, but is not slow.
+SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=5")
+MOST_A_HINT = 128 * MIB // PAGE
 
 # Of the clock "uptime", in seconds: it says no fractions, and one may be missing.
 TICK = 0.01
@@ -58,6 +65,20 @@ class CountsTest(unittest.TestCase):
             )
             self.assertGreaterEqual(took["ranges"], took["runs"], took)
             self.assertLessEqual(took["ranges"], took["runs"] + took["hints"], took)
+
+    def test_hints_follow_before_the_answer_to_the_last(self) -> None:
+        """An eighth of what is free may be in flight: here, two full hints."""
+        with FreehintVM(memory_mib=3072, extra_args=SLOW) as vm:
+            vm.settle()
+            vm.trace("freehint/freehint_submit", "freehint/freehint_complete")
+            vm.check("memhog 2g", timeout=240)
+            vm.settle()
+            in_flight, most = Counter[str](), 0
+            for _, (event, cookie, *rest) in traced(vm, "submit", "complete"):
+                sizes = dict(word.split("=") for word in rest)
+                in_flight[cookie] = int(sizes["pages"]) if event == "submit:" else 0
+                most = max(most, in_flight.total())
+            self.assertGreater(most, MOST_A_HINT)
 
     def test_rounds_keep_their_distance(self) -> None:
         """The device is left alone for as long as it asks, however busy it gets."""
