@@ -32,6 +32,10 @@ ATTEMPT, ALLOCATED = "cma/cma_alloc_busy_retry", "cma/cma_alloc_finish"
 FEW_PAGES = 2048
 # Offlining looks for pages that are not on the free lists.
 LOOK = "page_isolation/test_pages_isolated"
+# Where the address of a page is written that is to fail, and what becomes of pages:
+# bits in /proc/kpageflags.
+HARD_OFFLINE = "/sys/devices/system/memory/hard_offline_page"
+BUDDY, HWPOISON = 10, 19
 # The device is not reset while the guest waits for it.
 PATIENT_MS = 60000
 
@@ -190,6 +194,37 @@ class AllocatorTest(unittest.TestCase):
         self.vm.check(f"echo online_movable >{state}")
         self.assertGreater(took, 0.9 * WAIT)
         self.assertLess(took, AT_MOST)
+
+    # -- memory errors --
+
+    def is_page(self, pfn: int, flag: int) -> bool:
+        read = f"dd if=/proc/kpageflags bs=8 skip={pfn} count=1 2>/dev/null"
+        return bool(int(self.vm.check(f"{read} | od -A n -t u8")) >> flag & 1)
+
+    def test_a_page_that_fails_in_flight_does_not_come_back(self) -> None:
+        """All others of its block do, and are free again."""
+        low = zones(self.vm)["0 DMA32"]
+        with HintedBlocks(self.vm) as hinted:
+            self.hold()
+        block = next(block for block in hinted.blocks if block[0] in low)
+        bad = block[len(block) // 2 + 5]
+        # Nobody uses it, and it is on no free list: that there is nothing to do about
+        # it is how that ends.
+        self.vm.run(f"echo {bad * 4096:#x} >{HARD_OFFLINE}")
+        self.assertTrue(self.is_page(bad, HWPOISON))
+        self.driver.set_faults()
+        self.driver.settle()
+
+        self.assertEqual(self.vm.flush()["result"], "done")
+        self.assertFalse(self.is_page(bad, BUDDY))
+        for neighbour in (bad - 1, bad + 1):
+            self.assertTrue(self.is_page(neighbour, BUDDY), f"{neighbour:#x}")
+        with HintedBlocks(self.vm) as hinted:
+            self.driver.move_epoch()
+            self.driver.settle()
+        again = [block for block in hinted.blocks if bad in block]
+        self.assertEqual(again, [])
+        self.assertIn(True, [block[0] in low for block in hinted.blocks])
 
     # -- running out of memory --
 
