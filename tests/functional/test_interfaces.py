@@ -2,6 +2,7 @@
 """What the administrator of a guest is shown and can set is what is documented."""
 
 import re
+import time
 import unittest
 
 from freehint_vm import DEVICE_ID, PROJECT, SYSFS, TRACING, FreehintVM
@@ -9,6 +10,8 @@ from guest_driver import GuestDriver, wait_for
 
 ABI = "sysfs-bus-virtio-drivers-virtio_freehint"
 DOCUMENTATION = PROJECT / "guest-driver" / "Documentation"
+# For so many seconds nothing is reused, in two whole windows and a part of a third.
+IDLE = 3 * 5 + 1
 PARAMETERS = "/sys/module/freehint/parameters"
 
 
@@ -77,6 +80,14 @@ class InterfacesTest(unittest.TestCase):
 
     def test_memory_rests_longer_where_it_is_wanted_back(self) -> None:
         self.assertGreater(self.hot, self.calm)
+
+    def test_memory_rests_for_less_again_after_idleness(self) -> None:
+        """Each window that was slept through counts, whatever was before it."""
+        learned = self.vm.figure("age_ms")
+        self.assertGreaterEqual(learned, 4 * self.calm)
+        time.sleep(IDLE)
+        self.vm.check("memhog 64m")
+        wait_for("a fourth", lambda: self.vm.figure("age_ms") <= learned // 4, 3)
 
     def test_the_guest_has_bounds_of_its_own(self) -> None:
         # What it has learned is out of the way.

@@ -71,6 +71,20 @@ static bool fh_pace_calm(const struct fh_reuse *reuse)
 	return reuse->reused + reuse->spared <= max(FH_BURST / 2, total / 16);
 }
 
+/*
+ * For how many windows in a row has it been calm? Those that were slept through come
+ * after what was known before, and before or with what has come now: that the first
+ * one was not calm is no reason to take the others for anything but what they were.
+ */
+static unsigned long fh_pace_calm_windows(const struct fh_pace *pace,
+					  const struct fh_reuse *now,
+					  unsigned long windows)
+{
+	if (!fh_pace_calm(now))
+		return 0;
+	return fh_pace_calm(&pace->reuse) ? windows : windows - 1;
+}
+
 /**
  * fh_pace_judge - let the age follow the evidence
  * @pace: the pace
@@ -90,9 +104,8 @@ void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
 		fh_pace_set(pace, pace->age_ms * 2);
 		fh_pace_forget(pace, now);
 	} else if (windows) {
-		/* All windows that were slept through count as one verdict. */
-		if (fh_pace_calm(&pace->reuse))
-			fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
+		windows = fh_pace_calm_windows(pace, reuse, windows);
+		fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
 		fh_pace_forget(pace, now);
 	}
 }

@@ -132,6 +132,21 @@ static void test_pace_speeds_up(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
 }
 
+/* A loop is over, and nothing happens until something else is freed. */
+static void test_pace_speeds_up_asleep(struct kunit *test)
+{
+	const struct fh_reuse spared = { .spared = 256 }, none = { };
+	struct fh_pace pace = { .age_ms = 3200 };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &spared, FH_WINDOW / 2);
+	fh_pace_judge(&pace, &none, 4 * FH_WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
+	/* It goes on as before. */
+	fh_pace_judge(&pace, &spared, 8 * FH_WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
+}
+
 /* An age that spares a loop its memory stays, although nothing is reused. */
 static void test_pace_holds(struct kunit *test)
 {
@@ -151,6 +166,7 @@ static struct kunit_case freehint_pacing_cases[] = {
 	KUNIT_CASE(test_pace_backs_off),
 	KUNIT_CASE(test_pace_needs_evidence),
 	KUNIT_CASE(test_pace_speeds_up),
+	KUNIT_CASE(test_pace_speeds_up_asleep),
 	KUNIT_CASE(test_pace_holds),
 	{ }
 };
