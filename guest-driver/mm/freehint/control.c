@@ -483,6 +483,7 @@ int freehint_register(struct freehint_dev *dev)
 	e->round = false;
 	e->round_end = jiffies;
 	e->pause_until = jiffies;
+	e->stalls = fh_count_stalls();
 	e->told = (struct freehint_gauges) { };
 	e->pace = (struct fh_pace) { .since = jiffies };
 	e->stats = (struct freehint_stats) { };

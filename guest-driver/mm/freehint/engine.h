@@ -114,6 +114,7 @@ struct fh_flush {
  * @delay_ms: least time between two rounds, within the guest's bounds
  * @min_age_ms: least time for which memory rests, within the guest's bounds
  * @pause_until: jiffies; nothing is submitted before
+ * @stalls: how often somebody had to wait for memory, when last looked at
  * @overdue: cookie of the hint that the device is to be reset for, or 0
  * @in_flight: pages in @flight
  * @wait: woken whenever @in_flight falls
@@ -154,6 +155,7 @@ struct fh_engine {
 	unsigned int delay_ms;
 	unsigned int min_age_ms;
 	unsigned long pause_until;
+	unsigned long stalls;
 	u64 overdue;
 	atomic_long_t in_flight;
 	wait_queue_head_t wait;
@@ -190,9 +192,11 @@ void fh_pump(struct fh_engine *e);
 void fh_tick(struct kthread_work *work);
 void fh_repace(struct kthread_work *work);
 void fh_kick(struct irq_work *work);
+unsigned long fh_count_stalls(void);
 
 /* flight.c: hints that the device has */
 extern unsigned int fh_timeout_ms;
+void fh_pause(struct fh_engine *e, unsigned long delay);
 void fh_watch(struct fh_engine *e);
 bool fh_wait_answers(struct fh_engine *e);
 int fh_submit(struct fh_engine *e, struct freehint_hint *hint);

@@ -57,8 +57,16 @@ void fh_watch(struct fh_engine *e)
 		kthread_queue_delayed_work(e->worker, &e->watch, fh_look_period());
 }
 
-/* Whoever asks for the longest pause gets it; racing ones get about that. */
-static void fh_pause(struct fh_engine *e, unsigned long delay)
+/**
+ * fh_pause - submit nothing for a while
+ * @e: the engine
+ * @delay: for how long, in jiffies
+ *
+ * Whoever asks for the longest pause gets it; racing ones get about that.
+ *
+ * Context: any.
+ */
+void fh_pause(struct fh_engine *e, unsigned long delay)
 {
 	unsigned long until = jiffies + delay;
 

@@ -13,6 +13,7 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/vmstat.h>
 
 #include <trace/events/freehint.h>
 
@@ -28,6 +29,12 @@ bool fh_adapts = true;
  * for what is freed in one go. What ages at its end rests for a whole one after it.
  */
 #define FH_FIRST_PERIOD	4
+
+/*
+ * For so long nothing is hinted when somebody had to wait until memory was reclaimed
+ * or compacted. Such a guest has little to give, and wants it.
+ */
+#define FH_STALL_PAUSE	HZ
 
 /* A zone sits out at most this many rounds because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
@@ -266,6 +273,38 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	fh_rewind(fz);
 }
 
+/**
+ * fh_count_stalls - how often somebody waited for memory, ever
+ *
+ * Context: any. Return: direct reclaims and direct compactions.
+ */
+unsigned long fh_count_stalls(void)
+{
+	unsigned long nr = 0;
+	int cpu, zone;
+
+	for_each_online_cpu(cpu) {
+		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
+
+		for (zone = 0; zone < MAX_NR_ZONES; zone++)
+			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zone]);
+#ifdef CONFIG_COMPACTION
+		nr += data_race(event[COMPACTSTALL]);
+#endif
+	}
+	return nr;
+}
+
+/* Memory that somebody waits for is not to be away, for however short a time. */
+static void fh_yield(struct fh_engine *e)
+{
+	unsigned long stalls = fh_count_stalls();
+
+	if (stalls != e->stalls)
+		fh_pause(e, FH_STALL_PAUSE);
+	e->stalls = stalls;
+}
+
 /*
  * The kick of a zone that becomes busy counts from then, not from the end of the
  * last round. Returns how long the device wants to be left alone yet, in jiffies.
@@ -300,6 +339,7 @@ void fh_tick(struct kthread_work *work)
 	for_each_fh_zone(fz)
 		fh_zone_end_period(fz, &reuse);
 	fh_pace_judge(&e->pace, &reuse, jiffies);
+	fh_yield(e);
 	fh_start_round(e);
 }
 
