@@ -35,7 +35,10 @@ CONFIG_VFIO_PCI=y
 CONFIG_VTD=y
 CONFIG_VHOST_USER_BLK=y
 
-# Devices that the generic tests of QEMU expect
+# What QEMU's own tests expect of any build with these machines
 CONFIG_TEST_DEVICES=y
 CONFIG_DISCARD_TESTDEV=y
 CONFIG_EDU=y
+CONFIG_PCI_BRIDGE=y
+CONFIG_PCIE_PCI_BRIDGE=y
+CONFIG_USB_HID=y
