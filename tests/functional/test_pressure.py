@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nearly full memory: nothing fails or stalls more often with hints than without.
+
+Pairs of guests that differ in whether the device takes hints. All but a little of
+their memory is anonymous and stays; in the rest huge pages and small ones, page
+cache, pipes and page tables come and go, contiguous memory is allocated, and memory
+blocks go offline. Guests run under -icount: their clocks, and so the latencies that
+they measure, count instructions, whatever else the host does.
+
+FREEHINT_PAIRS says how many pairs there are.
+"""
+
+import itertools
+import os
+import re
+import statistics
+import unittest
+from collections.abc import Iterable
+
+from freehint_vm import MIB, FreehintVM
+from guest_driver import wait_for
+
+PAIRS = int(os.environ.get("FREEHINT_PAIRS", "5"))
+SECONDS = 10
+
+# An area for contiguous allocations has to hold a page of 1 GiB: the first one above
+# 4 GiB, where the kernel must not be. What is plugged is movable, and nothing of the
+# boot's is in it, so that it can go offline.
+MEMORY_MIB = 1792
+DIMM_MIB = 384
+GUEST = (
+    *("-icount", "shift=2,sleep=on"),
+    *("-cpu", "qemu64,pdpe1gb=on", "-machine", "max-ram-below-4g=512M"),
+    *("-m", f"slots=1,maxmem={MEMORY_MIB + DIMM_MIB}M"),
+    *("-object", f"memory-backend-ram,id=dimm0,size={DIMM_MIB}M"),
+    *("-device", "pc-dimm,memdev=dimm0"),
+    # Where page cache comes from.
+    *("-drive", "driver=null-co,size=4G,read-zeroes=on,if=virtio"),
+)
+APPEND = (
+    "nokaslr hugetlb_cma=1G memhp_default_state=online_movable freehint.adapt=0"
+)
+# Eager: a granule is hinted when it has been free for 20 ms.
+DEVICE = (
+    *("-global", "virtio-freehint-device.min-age-ms=20"),
+    *("-global", "virtio-freehint-device.enabled={0}"),
+)
+
+# The part of memory that is left free, and what is allocated of it all the time.
+LEFT_MIB = 320
+TAIL = f"alloctail -l {LEFT_MIB} -c 64 -p 20 -s {SECONDS}"
+BESIDE = (
+    f"stress -m 24 -w 1 -s {SECONDS} pipe pgtable tmpfs",
+    f"disturb -s {SECONDS} cma:100 offline:300",
+)
+OVER = "/root/over"
+READER = f"until [ -e {OVER} ]; do cat /dev/vda >/dev/null; done"
+READERS = 2
+
+# Figures that must not be any but 0, with hints or without.
+NEVER = ("OOM kills", "pages not to be had", "blocks not offline")
+# Figures of which more is worse; of some there must be some, or it proves nothing.
+PRESSED = ("reclaim stalls, order 0", "compaction stalls", "compaction in vain")
+WORSE = (
+    *PRESSED,
+    # Near full memory one in a hundred fails without hints, too.
+    "CMA allocations failed",
+    *("reclaim stalls, order 9", "huge pages not to be had"),
+    *("order 0, p99, µs", "order 0, p99.9, µs"),
+    *("order 9, p99, µs", "order 9, p99.9, µs"),
+)
+# As rare as this, when pairs are divided at random, is what is no chance.
+RARE = 0.01
+
+
+class Run:
+    """What happened in a guest that was nearly full; `figures` has the numbers."""
+
+    def __init__(self, hints: bool) -> None:
+        device = tuple(word.format("on" if hints else "off") for word in DEVICE)
+        with FreehintVM(
+            accel="tcg,thread=single",
+            cpus=2,
+            memory_mib=MEMORY_MIB,
+            extra_args=(*GUEST, *device),
+            append=APPEND,
+        ) as vm:
+            vm.settle()
+            vm.trace("vmscan/mm_vmscan_direct_reclaim_begin")
+            before = self._events(vm)
+            tail, beside = self._press(vm)
+            after = self._events(vm)
+            events = {name: after[name] - before[name] for name in after}
+            for line in vm.run("dmesg | grep 'alloc failed'").output.splitlines():
+                print(f"# hints {hints}: {line}")
+            self.figures: dict[str, float] = {
+                "OOM kills": events["oom_kill"],
+                "pages not to be had": int(
+                    vm.run("dmesg | grep -c 'page allocation failure'").output
+                ),
+                **self._actions(beside),
+                **self._stalls(vm),
+                "compaction stalls": events["compact_stall"],
+                "compaction in vain": events["compact_fail"],
+                "huge pages not to be had": events["thp_fault_fallback"],
+                **self._latencies(tail),
+                "huge pages": events["thp_fault_alloc"],
+                "MiB discarded": vm.query()["stats"]["discarded"]["bytes"] // MIB,
+            }
+
+    def _press(self, vm: FreehintVM) -> tuple[str, str]:
+        """Fill the memory and do the rest beside; what the tools said."""
+        tail = vm.start(TAIL)
+        wait_for(
+            "the memory is nearly full",
+            lambda: (vm.agent.free or MEMORY_MIB * MIB) < (LEFT_MIB + 16) * MIB,
+            timeout=300,
+        )
+        readers = [vm.start(READER) for _ in range(READERS)]
+        beside = [vm.start(command) for command in BESIDE]
+        results = [vm.finish(command, timeout=900) for command in (tail, *beside)]
+        vm.check(f"touch {OVER}")
+        results += [vm.finish(reader, timeout=300) for reader in readers]
+        for result in results:
+            if result.status:
+                raise AssertionError(f"{result.command}: {result.output}")
+        return results[0].output, "\n".join(result.output for result in results[1:])
+
+    @staticmethod
+    def _events(vm: FreehintVM) -> dict[str, int]:
+        lines = vm.check("cat /proc/vmstat").splitlines()
+        return {name: int(value) for name, value in map(str.split, lines)}
+
+    @staticmethod
+    def _actions(output: str) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for action, did, failed in (
+            ("cma", "CMA allocations", "CMA allocations failed"),
+            ("offline", "blocks offline", "blocks not offline"),
+        ):
+            found = re.search(rf"^{action}: (\d+) done, (\d+) failed$", output, re.M)
+            assert found, output
+            figures |= {did: int(found[1]), failed: int(found[2])}
+        return figures
+
+    @staticmethod
+    def _stalls(vm: FreehintVM) -> dict[str, int]:
+        lines = vm.traced("mm_vmscan_direct_reclaim_begin:")
+        return {
+            f"reclaim stalls, order {order}": sum(
+                f" order={order} " in line for line in lines
+            )
+            for order in (0, 9)
+        }
+
+    @staticmethod
+    def _latencies(output: str) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for order in (0, 9):
+            found = re.search(rf"^order {order} \d+ \d+ (\d+) (\d+) \d+$", output, re.M)
+            assert found, output
+            figures[f"order {order}, p99, µs"] = int(found[1]) / 1000
+            figures[f"order {order}, p99.9, µs"] = int(found[2]) / 1000
+        return figures
+
+
+def chance(off: list[float], on: list[float]) -> float:
+    """How often runs that are divided at random differ as much as these, or more."""
+    values = off + on
+    divisions = list(itertools.combinations(range(len(values)), len(on)))
+    sums = [sum(values[i] for i in division) for division in divisions]
+    return sum(s >= sum(on) for s in sums) / len(sums)
+
+
+def cell(values: Iterable[float]) -> str:
+    values = sorted(values)
+    return f"{statistics.median(values):.4g} ({values[0]:.4g} to {values[-1]:.4g})"
+
+
+class PressureTest(unittest.TestCase):
+    def test_hints_do_no_harm_near_full_memory(self) -> None:
+        runs: dict[bool, list[Run]] = {False: [], True: []}
+        for pair in range(PAIRS):
+            for hints in (pair % 2 == 1, pair % 2 == 0):
+                runs[hints].append(Run(hints))
+                print(f"# hints {hints}: {runs[hints][-1].figures}", flush=True)
+
+        figures = {
+            name: [[run.figures[name] for run in arm] for arm in runs.values()]
+            for name in runs[False][0].figures
+        }
+        print("# | | without hints | with hints |")
+        for name, (off, on) in figures.items():
+            print(f"# | {name} | {cell(off)} | {cell(on)} |")
+
+        for name in PRESSED:
+            self.assertGreater(min(figures[name][0]), 0, name)
+        self.assertGreater(min(figures["MiB discarded"][1]), LEFT_MIB)
+        for name in ("CMA allocations", "blocks offline"):
+            self.assertGreater(min(sum(figures[name], [])), 0, name)
+
+        for name in NEVER:
+            self.assertEqual(max(sum(figures[name], [])), 0, name)
+        for name in WORSE:
+            self.assertGreater(chance(*figures[name]), RARE, (name, figures[name]))
+
+
+if __name__ == "__main__":
+    unittest.main()
