@@ -541,6 +541,7 @@ unsigned long fh_pcp_pages(struct zone *zone)
 	int cpu;
 
 	for_each_online_cpu(cpu)
+		/* The lists' owners go on meanwhile. */
 		nr += data_race(per_cpu_ptr(zone->per_cpu_pageset, cpu)->count);
 	return nr;
 }

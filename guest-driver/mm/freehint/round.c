@@ -223,9 +223,12 @@ static void fh_put_off(struct fh_zone *fz)
  */
 static bool fh_in_burst(struct fh_zone *fz)
 {
+	/* What is missed now is seen at the end of the next period. */
 	unsigned long whole = data_race(fz->burst);
+	/* As above. */
+	bool kept = data_race(fz->kept);
 
-	return (whole || data_race(fz->kept)) &&
+	return (whole || kept) &&
 	       whole + (fh_pcp_pages(fz->zone) >> fz->order) >= FH_BURST;
 }
 
@@ -287,8 +290,10 @@ unsigned long fh_count_stalls(void)
 		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
 
 		for (zone = 0; zone < MAX_NR_ZONES; zone++)
+			/* Only whether it has moved matters. */
 			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zone]);
 #ifdef CONFIG_COMPACTION
+		/* As above. */
 		nr += data_race(event[COMPACTSTALL]);
 #endif
 	}
