@@ -10,8 +10,9 @@ from guest_driver import GuestDriver, wait_for
 
 ABI = "sysfs-bus-virtio-drivers-virtio_freehint"
 DOCUMENTATION = PROJECT / "guest-driver" / "Documentation"
-# For so many seconds nothing is reused, in two whole windows and a part of a third.
-IDLE = 3 * 5 + 1
+# For so many seconds nothing is reused: in a part of a window, and in three whole ones,
+# the first of which says nothing yet.
+IDLE = 4 * 5 + 1
 PARAMETERS = "/sys/module/freehint/parameters"
 
 

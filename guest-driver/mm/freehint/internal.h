@@ -173,7 +173,9 @@ struct fh_zone {
  * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
  * @max_ms: ceiling of @age_ms
  * @age_ms: now
- * @reuse: evidence since it last changed, or since the last window ended
+ * @reuse: evidence since the age last doubled, or since the last window ended
+ * @before: and in the window before that, if the age has not doubled since
+ * @calm: there was a calm window before the one that goes on
  * @since: jiffies, when @reuse was last emptied
  */
 struct fh_pace {
@@ -181,6 +183,8 @@ struct fh_pace {
 	unsigned int max_ms;
 	unsigned int age_ms;
 	struct fh_reuse reuse;
+	struct fh_reuse before;
+	bool calm;
 	unsigned long since;
 };
 

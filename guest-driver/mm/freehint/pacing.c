@@ -5,9 +5,9 @@
  * The rule, in three sentences. Memory is hinted when it has stayed free for
  * the age, which starts at what the device asks for. When at least half as much
  * is reused soon after it was hinted as is hinted, the age doubles, up to one
- * reuse window. When for a whole window next to nothing was reused, neither
- * after a hint nor while it waited for one, the age halves, down to where it
- * started.
+ * reuse window. When for two windows in a row next to nothing was reused, neither
+ * after a hint nor while it waited for one, the age halves, and again with each such
+ * window that follows, down to where it started.
  */
 #include <linux/jiffies.h>
 #include <linux/math.h>
@@ -17,10 +17,18 @@
 
 #include "internal.h"
 
-static void fh_pace_forget(struct fh_pace *pace, unsigned long now)
+static void fh_pace_forget(struct fh_pace *pace)
 {
 	pace->reuse = (struct fh_reuse) { };
-	pace->since = now;
+	pace->before = (struct fh_reuse) { };
+	pace->calm = false;
+}
+
+static void fh_reuse_add(struct fh_reuse *sum, const struct fh_reuse *more)
+{
+	sum->hinted += more->hinted;
+	sum->reused += more->reused;
+	sum->spared += more->spared;
 }
 
 static void fh_pace_set(struct fh_pace *pace, unsigned int age_ms)
@@ -54,9 +62,21 @@ void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,
  * Too early: half of what was hinted was wanted back. A few granules that come
  * and go are no pattern.
  */
-static bool fh_pace_hot(const struct fh_reuse *reuse)
+static bool fh_reuse_hot(const struct fh_reuse *reuse)
 {
 	return reuse->hinted >= FH_BURST && reuse->reused >= reuse->hinted / 2;
+}
+
+/*
+ * A window may end between a hint and the reuse of what it held, so both count: the
+ * one that goes on, and that with the one before it.
+ */
+static bool fh_pace_hot(const struct fh_pace *pace)
+{
+	struct fh_reuse both = pace->before;
+
+	fh_reuse_add(&both, &pace->reuse);
+	return fh_reuse_hot(&pace->reuse) || fh_reuse_hot(&both);
 }
 
 /*
@@ -64,7 +84,7 @@ static bool fh_pace_hot(const struct fh_reuse *reuse)
  * been. Otherwise an age that has grown long enough to spare a loop's memory
  * would take that success for a reason to shrink.
  */
-static bool fh_pace_calm(const struct fh_reuse *reuse)
+static bool fh_reuse_calm(const struct fh_reuse *reuse)
 {
 	unsigned long total = reuse->hinted + reuse->spared;
 
@@ -72,17 +92,32 @@ static bool fh_pace_calm(const struct fh_reuse *reuse)
 }
 
 /*
- * For how many windows in a row has it been calm? Those that were slept through come
+ * How many windows that have just ended shorten the age? Not the first calm one: what
+ * was hinted in it may be wanted back in the next. Those that were slept through come
  * after what was known before, and before or with what has come now: that the first
  * one was not calm is no reason to take the others for anything but what they were.
  */
-static unsigned long fh_pace_calm_windows(const struct fh_pace *pace,
+static unsigned long fh_pace_calm_windows(struct fh_pace *pace,
 					  const struct fh_reuse *now,
 					  unsigned long windows)
 {
-	if (!fh_pace_calm(now))
-		return 0;
-	return fh_pace_calm(&pace->reuse) ? windows : windows - 1;
+	bool first = !pace->calm || !fh_reuse_calm(&pace->reuse);
+
+	if (!fh_reuse_calm(now))
+		windows = 0;
+	else if (!fh_reuse_calm(&pace->reuse))
+		windows--;
+	pace->calm = windows;
+	return windows - (windows && first);
+}
+
+static void fh_pace_end_windows(struct fh_pace *pace, const struct fh_reuse *now,
+				unsigned long windows)
+{
+	windows = fh_pace_calm_windows(pace, now, windows);
+	fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
+	pace->before = pace->reuse;
+	pace->reuse = (struct fh_reuse) { };
 }
 
 /**
@@ -96,16 +131,13 @@ void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
 {
 	unsigned long windows = (now - pace->since) / FH_WINDOW;
 
-	pace->reuse.hinted += reuse->hinted;
-	pace->reuse.reused += reuse->reused;
-	pace->reuse.spared += reuse->spared;
-
-	if (fh_pace_hot(&pace->reuse)) {
+	fh_reuse_add(&pace->reuse, reuse);
+	if (fh_pace_hot(pace)) {
 		fh_pace_set(pace, pace->age_ms * 2);
-		fh_pace_forget(pace, now);
+		fh_pace_forget(pace);
+		pace->since = now;
 	} else if (windows) {
-		windows = fh_pace_calm_windows(pace, reuse, windows);
-		fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
-		fh_pace_forget(pace, now);
+		fh_pace_end_windows(pace, reuse, windows);
+		pace->since = now;
 	}
 }

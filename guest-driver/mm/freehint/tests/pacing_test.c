@@ -120,6 +120,10 @@ static void test_pace_speeds_up(struct kunit *test)
 	fh_pace_bounds(&pace, 100, 5000);
 	fh_pace_judge(&pace, &none, now + FH_WINDOW - 1);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
+	/* The first window is none yet. */
+	now += FH_WINDOW;
+	fh_pace_judge(&pace, &none, now);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
 	now += FH_WINDOW;
 	fh_pace_judge(&pace, &none, now);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 1600);
@@ -140,11 +144,50 @@ static void test_pace_speeds_up_asleep(struct kunit *test)
 
 	fh_pace_bounds(&pace, 100, 5000);
 	fh_pace_judge(&pace, &spared, FH_WINDOW / 2);
+	/* The loop was in the first of these, and the second is the first calm one. */
 	fh_pace_judge(&pace, &none, 4 * FH_WINDOW);
-	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 800);
 	/* It goes on as before. */
 	fh_pace_judge(&pace, &spared, 8 * FH_WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 800);
+	fh_pace_judge(&pace, &none, 9 * FH_WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 800);
+	fh_pace_judge(&pace, &none, 10 * FH_WINDOW);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
+}
+
+/* Whatever windows end between the hints of a loop and the reuse. */
+static void test_pace_learns_across_windows(struct kunit *test)
+{
+	const struct fh_reuse hinted = { .hinted = 256 }, reused = { .reused = 256 };
+	struct fh_pace pace = { };
+	unsigned int age = 100;
+	unsigned long now = 0;
+
+	fh_pace_bounds(&pace, 100, 5000);
+	while (age < 3200) {
+		/* At the end of a window, and at that of the next. */
+		now += FH_WINDOW;
+		fh_pace_judge(&pace, &hinted, now);
+		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
+		now += FH_WINDOW;
+		fh_pace_judge(&pace, &reused, now);
+		age *= 2;
+		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
+	}
+}
+
+/* Much that was freed for good does not hide a loop for longer than a window. */
+static void test_pace_learns_after_much(struct kunit *test)
+{
+	const struct fh_reuse much = { .hinted = 4096 };
+	const struct fh_reuse loop = { .hinted = 256, .reused = 200 };
+	struct fh_pace pace = { };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &much, FH_WINDOW);
+	fh_pace_judge(&pace, &loop, FH_WINDOW + 1);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
 }
 
 /* An age that spares a loop its memory stays, although nothing is reused. */
@@ -167,6 +210,8 @@ static struct kunit_case freehint_pacing_cases[] = {
 	KUNIT_CASE(test_pace_needs_evidence),
 	KUNIT_CASE(test_pace_speeds_up),
 	KUNIT_CASE(test_pace_speeds_up_asleep),
+	KUNIT_CASE(test_pace_learns_across_windows),
+	KUNIT_CASE(test_pace_learns_after_much),
 	KUNIT_CASE(test_pace_holds),
 	{ }
 };
