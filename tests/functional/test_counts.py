@@ -100,6 +100,20 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(len(gaps), 4)
             self.assertGreater(min(gaps), delay_ms / 1000 - 1.5 * TICK)
 
+    def test_a_loop_keeps_its_memory_when_that_was_learned(self) -> None:
+        """However much else is free, which is what it is given instead."""
+        loop = 256 * MIB
+        cycle = f"toucher -t -m {loop // MIB} -p 500"
+        with FreehintVM(memory_mib=3072) as vm:
+            vm.settle()
+            # The age has to double three times.
+            vm.check(f"{cycle} -n 5")
+            vm.settle()
+            before = vm.query()["stats"]["discarded"]["bytes"]
+            vm.check(f"{cycle} -n 4")
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+            self.assertLess(discarded, loop // 2)
+
     def test_memory_rests_for_as_long_as_is_asked(self) -> None:
         """And not twice as long, where it was freed at once and nothing else was."""
         age_ms = 1000

@@ -34,9 +34,9 @@
 #define FH_BURST		16
 
 /*
- * Reuse within one to two windows after a hint says that the hint came too
- * early. The window outlasts the pauses that the engine can learn: it lets
- * memory rest for up to one window (fh_pace_judge()).
+ * Reuse within a window after a hint says that the hint came too early. The window
+ * outlasts the pauses that the engine can learn: it lets memory rest for up to one
+ * window (fh_pace_judge()).
  */
 #define FH_WINDOW		(5 * HZ)
 
@@ -100,7 +100,7 @@ struct fh_map {
 /**
  * struct fh_reuse - evidence on the pace, in granules
  * @hinted: discarded on our hint
- * @reused: allocated within the reuse window after a hint
+ * @reused: allocated of all that is hinted, within a reuse window after a hint
  * @spared: allocated before they were old enough to be hinted
  */
 struct fh_reuse {
@@ -126,7 +126,8 @@ struct fh_reuse {
  * @settling: what is hinted was found by a resync and has been free for who
  *	knows how long; that it is used one day says nothing about the pace
  * @reuse: evidence since it was last collected
- * @reused_total: granules reused soon after they were hinted, ever
+ * @soon_end: jiffies; what is taken of what is hinted counts as reuse until then
+ * @reused_total: granules reused soon after they themselves were hinted, ever
  * @stale: granules that turned out not to be free
  * @window_end: jiffies; FRESH becomes RECENT then
  * @put_off: the worker's: rounds in a row that this zone sat out, or 0
@@ -155,6 +156,7 @@ struct fh_zone {
 
 	bool settling;
 	struct fh_reuse reuse;
+	unsigned long soon_end;
 	u64 reused_total;
 	u64 stale;
 	unsigned long window_end;
@@ -175,6 +177,7 @@ struct fh_zone {
  * @age_ms: now
  * @reuse: evidence since the age last doubled, or since the last window ended
  * @before: and in the window before that, if the age has not doubled since
+ * @unclaimed: granules hinted in these two windows that no reuse was held against
  * @calm: there was a calm window before the one that goes on
  * @since: jiffies, when @reuse was last emptied
  */
@@ -184,6 +187,7 @@ struct fh_pace {
 	unsigned int age_ms;
 	struct fh_reuse reuse;
 	struct fh_reuse before;
+	unsigned long unclaimed;
 	bool calm;
 	unsigned long since;
 };

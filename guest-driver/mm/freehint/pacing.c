@@ -21,6 +21,7 @@ static void fh_pace_forget(struct fh_pace *pace)
 {
 	pace->reuse = (struct fh_reuse) { };
 	pace->before = (struct fh_reuse) { };
+	pace->unclaimed = 0;
 	pace->calm = false;
 }
 
@@ -116,8 +117,20 @@ static void fh_pace_end_windows(struct fh_pace *pace, const struct fh_reuse *now
 {
 	windows = fh_pace_calm_windows(pace, now, windows);
 	fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
+	pace->unclaimed = min(pace->unclaimed, pace->reuse.hinted);
 	pace->before = pace->reuse;
 	pace->reuse = (struct fh_reuse) { };
+}
+
+/*
+ * Reuse counts as far as there were hints that can have been too early: a guest that
+ * grows takes what was hinted long ago, and would have, whatever was spared.
+ */
+static void fh_pace_claim(struct fh_pace *pace, struct fh_reuse *reuse)
+{
+	pace->unclaimed += reuse->hinted;
+	reuse->reused = min(reuse->reused, pace->unclaimed);
+	pace->unclaimed -= reuse->reused;
 }
 
 /**
@@ -130,14 +143,16 @@ void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
 		   unsigned long now)
 {
 	unsigned long windows = (now - pace->since) / FH_WINDOW;
+	struct fh_reuse claimed = *reuse;
 
-	fh_reuse_add(&pace->reuse, reuse);
+	fh_pace_claim(pace, &claimed);
+	fh_reuse_add(&pace->reuse, &claimed);
 	if (fh_pace_hot(pace)) {
 		fh_pace_set(pace, pace->age_ms * 2);
 		fh_pace_forget(pace);
 		pace->since = now;
 	} else if (windows) {
-		fh_pace_end_windows(pace, reuse, windows);
+		fh_pace_end_windows(pace, &claimed, windows);
 		pace->since = now;
 	}
 }

@@ -172,7 +172,7 @@ static unsigned long fh_recent(struct fh_zone *fz, struct fh_chunk *chunk,
  */
 void fh_note_taken(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 {
-	unsigned int pending = 0, hinted = 0, reused = 0, i;
+	unsigned int pending = 0, hinted = 0, held = 0, reused = 0, i;
 	struct fh_span span;
 
 	if (!fh_span(fz, pfn, order, &span))
@@ -188,13 +188,18 @@ void fh_note_taken(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 		pending += fh_clear_bits(fz, chunk, FH_YOUNG, word, mask);
 		pending += fh_clear_bits(fz, chunk, FH_AGED, word, mask);
 		hinted += fh_clear_bits(fz, chunk, FH_HINTED, word, mask);
-		hinted += fh_clear_bits(fz, chunk, FH_HELD, word, mask);
+		held += fh_clear_bits(fz, chunk, FH_HELD, word, mask);
 		fh_clear_bits(fz, chunk, FH_FRESH, word, mask);
 		fh_clear_bits(fz, chunk, FH_RECENT, word, mask);
 	}
-	fz->taken += pending + hinted;
+	fz->taken += pending + hinted + held;
 	fz->reuse.spared += pending;
-	fz->reuse.reused += reused;
+	/*
+	 * Which of all that is hinted is taken first is up to the free lists. What
+	 * was hinted last could have been taken instead, had it been spared.
+	 */
+	if (time_before(jiffies, fz->soon_end))
+		fz->reuse.reused += hinted;
 	fz->reused_total += reused;
 	if (reused)
 		trace_freehint_reuse(pfn, reused);
@@ -266,6 +271,7 @@ void fh_mark_recent(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 	for (i = 0; i < span.nr_words; i++)
 		fz->reuse.hinted += fh_set_bits(fz, span.chunk, FH_FRESH,
 						span.word + i, span.mask);
+	fz->soon_end = jiffies + FH_WINDOW;
 	__set_bit(span.sec, fz->map->hinted);
 }
 

@@ -6,7 +6,7 @@
 
 #include "fake.h"
 
-static void hint_and_reuse(struct kunit *test, unsigned long granule)
+static void hint_one(struct kunit *test, unsigned long granule)
 {
 	struct fake *fake = test->priv;
 
@@ -18,24 +18,31 @@ static void hint_and_reuse(struct kunit *test, unsigned long granule)
 	KUNIT_EXPECT_EQ(test, fake->fz->reuse.hinted, 1);
 }
 
+static u64 reused_total(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	return fake->fz->reused_total;
+}
+
 static void test_reuse_window(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 
 	rotate(fake, true);
-	hint_and_reuse(test, 4);
+	hint_one(test, 4);
 	alloc_pages_at(fake, at(4), G - 1);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 1);
 
 	/* In the next window it still counts, in the one after it does not. */
-	hint_and_reuse(test, 6);
-	hint_and_reuse(test, 8);
+	hint_one(test, 6);
+	hint_one(test, 8);
 	rotate(fake, false);
 	alloc_pages_at(fake, at(6), G);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 2);
 	rotate(fake, false);
 	alloc_pages_at(fake, at(8), G);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 2);
 }
 
 /* The worker may be asleep while windows end. */
@@ -44,15 +51,35 @@ static void test_reuse_window_asleep(struct kunit *test)
 	struct fake *fake = test->priv;
 
 	rotate(fake, true);
-	hint_and_reuse(test, 4);
+	hint_one(test, 4);
 	fake->fz->window_end = jiffies - FH_WINDOW / 2;
 	alloc_pages_at(fake, at(4), G);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 1);
 
-	hint_and_reuse(test, 6);
+	hint_one(test, 6);
 	fake->fz->window_end = jiffies - FH_WINDOW;
 	alloc_pages_at(fake, at(6), G);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 0);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 1);
+}
+
+/* What is taken need not be what was hinted last. */
+static void test_reuse_of_other_memory(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	hint_one(test, 4);
+	rotate(fake, true);
+	rotate(fake, true);
+	hint_one(test, 6);
+	alloc_pages_at(fake, at(4), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 0);
+
+	/* But soon after that. */
+	fake->fz->soon_end = jiffies;
+	alloc_pages_at(fake, at(6), G);
+	KUNIT_EXPECT_EQ(test, fake->fz->reuse.reused, 1);
+	KUNIT_EXPECT_EQ(test, reused_total(test), 1);
 }
 
 static void test_pace_bounds(struct kunit *test)
@@ -190,6 +217,20 @@ static void test_pace_learns_after_much(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
 }
 
+/* A guest that grows takes more than what was hinted lately, and it is not in vain. */
+static void test_pace_growth(struct kunit *test)
+{
+	const struct fh_reuse some = { .hinted = FH_BURST / 2 };
+	const struct fh_reuse much = { .reused = 1024 }, last = { .hinted = 256 };
+	struct fh_pace pace = { };
+
+	fh_pace_bounds(&pace, 100, 5000);
+	fh_pace_judge(&pace, &some, 0);
+	fh_pace_judge(&pace, &much, 0);
+	fh_pace_judge(&pace, &last, 0);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 100);
+}
+
 /* An age that spares a loop its memory stays, although nothing is reused. */
 static void test_pace_holds(struct kunit *test)
 {
@@ -204,6 +245,7 @@ static void test_pace_holds(struct kunit *test)
 static struct kunit_case freehint_pacing_cases[] = {
 	KUNIT_CASE(test_reuse_window),
 	KUNIT_CASE(test_reuse_window_asleep),
+	KUNIT_CASE(test_reuse_of_other_memory),
 	KUNIT_CASE(test_pace_bounds),
 	KUNIT_CASE(test_pace_bounds_backed_off),
 	KUNIT_CASE(test_pace_backs_off),
@@ -212,6 +254,7 @@ static struct kunit_case freehint_pacing_cases[] = {
 	KUNIT_CASE(test_pace_speeds_up_asleep),
 	KUNIT_CASE(test_pace_learns_across_windows),
 	KUNIT_CASE(test_pace_learns_after_much),
+	KUNIT_CASE(test_pace_growth),
 	KUNIT_CASE(test_pace_holds),
 	{ }
 };
