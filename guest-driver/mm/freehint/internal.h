@@ -244,6 +244,7 @@ unsigned long fh_pcp_pages(struct zone *zone);
 bool fh_drain_pcp(struct fh_zone *fz);
 
 /* pacing.c */
+void fh_reuse_add(struct fh_reuse *sum, const struct fh_reuse *more);
 void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,
 		    unsigned int max_ms);
 void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,

@@ -25,7 +25,12 @@ static void fh_pace_forget(struct fh_pace *pace)
 	pace->calm = false;
 }
 
-static void fh_reuse_add(struct fh_reuse *sum, const struct fh_reuse *more)
+/**
+ * fh_reuse_add - add up evidence
+ * @sum: what there is
+ * @more: what comes on top
+ */
+void fh_reuse_add(struct fh_reuse *sum, const struct fh_reuse *more)
 {
 	sum->hinted += more->hinted;
 	sum->reused += more->reused;

@@ -240,9 +240,7 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	unsigned long sec = 0, flags;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
-	reuse->hinted += fz->reuse.hinted;
-	reuse->reused += fz->reuse.reused;
-	reuse->spared += fz->reuse.spared;
+	fh_reuse_add(reuse, &fz->reuse);
 	fz->reuse = (struct fh_reuse) { };
 
 	rotate = time_after_eq(jiffies, fz->window_end);
