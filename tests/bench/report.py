@@ -138,10 +138,8 @@ def main() -> None:
         "--plots",
         type=Path,
         default=DOCS / "benchmarks",
-        help="the folder that the report expects beside it is 'benchmarks'",
-    )
-    parser.add_argument(
-        "--merged", type=Path, help="also write the merged results to this file"
+        help="for the plots, and results.json with every sample that the report is"
+        " made from; the folder that the report expects beside it is 'benchmarks'",
     )
     args = parser.parse_args()
     try:
@@ -151,8 +149,7 @@ def main() -> None:
         sys.exit(f"report: error: {error}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(text_of(results))
-    if args.merged:
-        results.save(args.merged)
+    results.save(args.plots / "results.json")
     print(f"{args.output}: {len(results.samples)} samples of {len(results.runs)} runs")
 
 

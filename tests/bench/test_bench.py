@@ -89,6 +89,11 @@ class ReportTest(unittest.TestCase):
         self.assertIn("not run: no such option", text)
         self.assertEqual(text, report.text_of(results))
 
+    def test_the_published_report_is_of_the_samples_beside_it(self) -> None:
+        results = load(report.DOCS / "benchmarks" / "results.json")
+        published = (report.DOCS / "benchmarks.md").read_text()
+        self.assertEqual(report.text_of(results), published)
+
     def test_a_missed_target_is_told(self) -> None:
         results = self.results()
         results.samples[2]["values"]["t90"] = 0.6
