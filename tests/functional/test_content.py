@@ -39,10 +39,14 @@ class ContentTest(unittest.TestCase):
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
-            result = vm.run("churn -n 6 -m 128 -p 150", timeout=300)
-            self.assertEqual(result.status, 0, result.output)
-            self.assertIn(" 0 bytes lost", result.output)
-            discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+            # A fast guest is through when few discards are.
+            for _ in range(4):
+                result = vm.run("churn -n 6 -m 128 -p 150", timeout=300)
+                self.assertEqual(result.status, 0, result.output)
+                self.assertIn(" 0 bytes lost", result.output)
+                discarded = vm.query()["stats"]["discarded"]["bytes"] - before
+                if discarded > 128 * MIB:
+                    break
             self.assertGreater(discarded, 128 * MIB)
 
     def test_a_complaint_of_the_kernel_is_noticed(self) -> None:
