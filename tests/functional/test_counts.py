@@ -117,7 +117,7 @@ class CountsTest(unittest.TestCase):
     def test_memory_rests_for_as_long_as_is_asked(self) -> None:
         """And not twice as long, where it was freed at once and nothing else was."""
         age_ms = 1000
-        with FreehintVM() as vm:
+        with FreehintVM(append="freehint.adapt=0") as vm:
             vm.settle()
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=age_ms)
             vm.check("toucher -t -m 256")
