@@ -243,7 +243,8 @@ class MigrationTest(unittest.TestCase):
             self.skipTest("no userfaultfd")
         with start_vm() as vm:
             migration.set_capabilities(vm, "background-snapshot")
-            migration.set_bandwidth(vm, 16 * MIB)
+            # So slow that it is under way a second later, on a busy host too.
+            migration.set_bandwidth(vm, 4 * MIB)
             epoch = vm.query()["rehint-epoch"]
             churn = vm.start("churn -m 64 -n 10 -p 200")
             vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
