@@ -19,7 +19,6 @@
 
 static void fh_pace_forget(struct fh_pace *pace)
 {
-	pace->reuse = (struct fh_reuse) { };
 	pace->before = (struct fh_reuse) { };
 	pace->unclaimed = 0;
 	pace->calm = false;
@@ -107,14 +106,15 @@ static unsigned long fh_pace_calm_windows(struct fh_pace *pace,
 					  const struct fh_reuse *now,
 					  unsigned long windows)
 {
-	bool first = !pace->calm || !fh_reuse_calm(&pace->reuse);
+	bool calm = fh_reuse_calm(&pace->reuse);
+	bool goes_on = pace->calm && calm;
 
 	if (!fh_reuse_calm(now))
 		windows = 0;
-	else if (!fh_reuse_calm(&pace->reuse))
+	else if (!calm)
 		windows--;
 	pace->calm = windows;
-	return windows - (windows && first);
+	return windows && !goes_on ? windows - 1 : windows;
 }
 
 static void fh_pace_end_windows(struct fh_pace *pace, const struct fh_reuse *now,
@@ -122,9 +122,9 @@ static void fh_pace_end_windows(struct fh_pace *pace, const struct fh_reuse *now
 {
 	windows = fh_pace_calm_windows(pace, now, windows);
 	fh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
+	/* Of what was hinted earlier than that, none was too early. */
 	pace->unclaimed = min(pace->unclaimed, pace->reuse.hinted);
 	pace->before = pace->reuse;
-	pace->reuse = (struct fh_reuse) { };
 }
 
 /*
@@ -155,9 +155,11 @@ void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
 	if (fh_pace_hot(pace)) {
 		fh_pace_set(pace, pace->age_ms * 2);
 		fh_pace_forget(pace);
-		pace->since = now;
 	} else if (windows) {
 		fh_pace_end_windows(pace, &claimed, windows);
-		pace->since = now;
+	} else {
+		return;
 	}
+	pace->reuse = (struct fh_reuse) { };
+	pace->since = now;
 }
