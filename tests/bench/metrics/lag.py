@@ -17,7 +17,8 @@ from plan import Case, Metric, Outcome, Values
 MEMORY_MIB = 2048
 EVERY = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-lazy")
 PARTS = (50, 90, 99)
-# Longer than the two reuse windows in which an allocation counts as reuse.
+# Longer than a reuse window, after which no allocation is held against a hint, and
+# than the next one, for which the gauge of reuse looks back.
 REST = 11.0
 # How long to look at what comes back, in seconds; that ends when nothing has come
 # for a while, though not before most has. And where nothing should come.
