@@ -53,6 +53,26 @@ class GuestDriver:
             value=value,
         )
 
+    def hold(self) -> None:
+        """Have the first free memory of each zone in flight, until faults are set anew."""
+        self._vm.set_enabled(False)
+        self.set_faults(hang=1)
+        self._vm.set_enabled(True)
+        seen = [0]
+
+        def is_stable() -> bool:
+            seen.append(self.counters()["in_flight_bytes"])
+            return seen[-1] > 0 and seen[-1] == seen[-2]
+
+        wait_for("hints are in flight, and no more come", is_stable)
+
+    def wait_in_flight(self) -> None:
+        """Wait until the device has hints; it says so sooner than the guest."""
+        wait_for(
+            "hints are in flight",
+            lambda: self._vm.query()["stats"]["in-flight"]["bytes"],
+        )
+
     def move_epoch(self) -> None:
         before = self._vm.query()["rehint-epoch"]
         self._vm.set_enabled(False)

@@ -70,19 +70,6 @@ class AllocatorTest(unittest.TestCase):
 
     # -- helpers --
 
-    def hold(self) -> None:
-        """Have the first memory of each zone in flight, for as long as is wanted."""
-        self.vm.set_enabled(False)
-        self.driver.set_faults(hang=1)
-        self.vm.set_enabled(True)
-        seen = [0]
-
-        def is_stable() -> bool:
-            seen.append(self.driver.counters()["in_flight_bytes"])
-            return seen[-1] > 0 and seen[-1] == seen[-2]
-
-        wait_for("hints are in flight, and no more come", is_stable)
-
     def timed(self, command: str, slow: bool) -> tuple[float, Finished]:
         """How long a command takes in the guest, and how it ends.
 
@@ -140,7 +127,7 @@ class AllocatorTest(unittest.TestCase):
     def test_contiguous_allocation_gets_what_a_slow_device_has(self) -> None:
         """At the first attempt: others would be at other places of the area."""
         area = self.area()
-        self.hold()
+        self.driver.hold()
         self.vm.trace(ATTEMPT, ALLOCATED)
         took, result = self.timed(f"echo {FEW_PAGES} >{area}/alloc", slow=True)
         self.assertEqual(result.status, 0, result.output)
@@ -154,7 +141,7 @@ class AllocatorTest(unittest.TestCase):
     def test_contiguous_allocation_fails_soon_with_a_dead_device(self) -> None:
         """Of the whole area, for which there is but one attempt."""
         area = self.area()
-        self.hold()
+        self.driver.hold()
         took, result = self.timed(f"cat {area}/count >{area}/alloc", slow=False)
         self.assertNotEqual(result.status, 0)
         self.assertGreater(took, 0.9 * WAIT)
@@ -166,7 +153,7 @@ class AllocatorTest(unittest.TestCase):
         """Have memory of a block that can go offline in flight; its state file."""
         movable = zones(self.vm)["0 Movable"]
         with HintedBlocks(self.vm) as hinted:
-            self.hold()
+            self.driver.hold()
         pfn = next(block[0] for block in hinted.blocks if block[0] in movable)
         return f"{BLOCKS}/memory{pfn // BLOCK_PAGES}/state"
 
@@ -205,7 +192,7 @@ class AllocatorTest(unittest.TestCase):
         """All others of its block do, and are free again."""
         low = zones(self.vm)["0 DMA32"]
         with HintedBlocks(self.vm) as hinted:
-            self.hold()
+            self.driver.hold()
         block = next(block for block in hinted.blocks if block[0] in low)
         bad = block[len(block) // 2 + 5]
         # Nobody uses it, and it is on no free list: that there is nothing to do about
@@ -232,7 +219,7 @@ class AllocatorTest(unittest.TestCase):
         """And when it has killed, memory is left alone for a while."""
         victim = self.vm.start("toucher -m 128 -k 60000")
         wait_for("memory is in use", lambda: self.vm.run("pidof toucher").status == 0)
-        self.hold()
+        self.driver.hold()
         started = time.monotonic()
         self.vm.check("echo f >/proc/sysrq-trigger")
         killed = self.vm.finish(victim)

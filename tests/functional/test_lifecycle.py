@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device and its driver come and go, with hints in flight and memory in use.
 
-Slices are slow and memory is hinted early, so that there nearly always is a
+Slices are slow and memory is hinted early, so that there often is a
 hint in flight while churn runs, which verifies what it wrote.
 """
 
-import time
 import unittest
 
 from freehint_vm import DEVICE_ID, HOTPLUG_PORT, PORT, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
+SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
 CHURN = "churn -m 64 -p 60 -n"
 ROUNDS = 4
 
@@ -39,7 +38,7 @@ class RebindTest(unittest.TestCase):
     def setUp(self) -> None:
         self.driver.settle()
         self.free = self.driver.free_by_zone()
-        self.churn = self.vm.start(f"{CHURN} {3 * ROUNDS}")
+        self.churn = self.vm.start(f"{CHURN} {8 * ROUNDS}")
 
     def check_end(self) -> None:
         result = self.vm.finish(self.churn, timeout=300)
@@ -49,24 +48,21 @@ class RebindTest(unittest.TestCase):
         self.assertEqual(self.driver.missing(self.free), {})
 
     def test_rebinding_with_hints_in_flight(self) -> None:
-        in_flight = 0
         for _ in range(ROUNDS):
-            time.sleep(0.7)
-            in_flight += self.vm.query()["stats"]["in-flight"]["bytes"]
+            self.driver.wait_in_flight()
             self.driver.unbind()
             stats = self.vm.query()["stats"]
             self.assertEqual(stats["in-flight"]["bytes"], 0)
             self.assertTrue(self.driver.bind())
             self.driver.wait_accounted()
             self.assertEqual(self.driver.violations(), 0)
-        self.assertGreater(in_flight, 0, "no hint was ever in flight")
         self.check_end()
 
     def test_switching_off_with_hints_in_flight(self) -> None:
         """By the guest's administrator: `allowed` returns when all is back."""
         switch = f"$(echo {SYSFS}/allowed)"
         for _ in range(ROUNDS):
-            time.sleep(0.7)
+            self.driver.wait_in_flight()
             self.vm.check(f"echo 0 >{switch}")
             self.assertEqual(self.driver.counters()["in_flight_bytes"], 0)
             self.assertEqual(self.vm.query()["driver-status"], "off")
@@ -121,10 +117,7 @@ class UnplugTest(unittest.TestCase):
         for _ in range(2):
             self.plug()
             churn = self.vm.start(f"{CHURN} 8")
-            wait_for(
-                "hints in flight",
-                lambda: self.vm.query()["stats"]["in-flight"]["bytes"],
-            )
+            self.driver.wait_in_flight()
             if unplug == "surprise":
                 self.empty_the_slot()
             else:
@@ -149,10 +142,7 @@ class RestartTest(unittest.TestCase):
         args = (*SLOW, *trace.args, "-action", "reboot=shutdown")
         with FreehintVM(memory_mib=512, cpus=2, extra_args=args) as vm:
             vm.check("memhog 128m")
-            wait_for(
-                "hints in flight",
-                lambda: vm.query()["stats"]["in-flight"]["bytes"],
-            )
+            GuestDriver(vm).wait_in_flight()
             mark = trace.mark()
             vm.start("reboot -f")
             vm.machine.wait(timeout=60)

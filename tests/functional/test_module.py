@@ -2,16 +2,15 @@
 """The driver as a module, which is loaded and unloaded while the guest works.
 
 For a kernel that has it as one. Slices are slow and memory is hinted early, so
-that there nearly always is a hint in flight while churn runs.
+that there often is a hint in flight while churn runs.
 """
 
-import time
 import unittest
 
 from freehint_vm import DEVICE_ID, MIB, MODULE, FreehintVM
 from guest_driver import GuestDriver
 
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=20")
+SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
 ROUNDS = 5
 
 
@@ -42,17 +41,14 @@ class ModuleTest(unittest.TestCase):
     def test_unloading_with_hints_in_flight(self) -> None:
         self.driver.settle()
         free = self.driver.free_by_zone()
-        churn = self.vm.start(f"churn -m 128 -p 60 -n {3 * ROUNDS}")
-        in_flight = 0
+        churn = self.vm.start(f"churn -m 128 -p 60 -n {8 * ROUNDS}")
         for _ in range(ROUNDS):
-            time.sleep(0.7)
-            in_flight += self.vm.query()["stats"]["in-flight"]["bytes"]
+            self.driver.wait_in_flight()
             self.unload()
             self.vm.load_module()
             self.assertEqual(self.vm.query()["driver-status"], "active")
             self.driver.wait_accounted()
             self.assertEqual(self.driver.violations(), 0)
-        self.assertGreater(in_flight, 0, "no hint was ever in flight")
         result = self.vm.finish(churn, timeout=300)
         self.assertIn(" 0 bytes lost", result.output)
         self.driver.settle()
