@@ -6,11 +6,12 @@
  *
  * A line for each zone that has memory:
  *
- *	NODE ZONE free PAGES cached PAGES bare PAGES away GRANULES
+ *	NODE ZONE free PAGES cached PAGES slab PAGES bare PAGES away GRANULES
  *
- * "free" pages are on the free lists, "cached" ones on the per-CPU lists. "bare"
- * ones have no flag at all: they are cached, the kernel uses them for itself, or
- * the device that memory is hinted to has them. "away" counts granules of 2 MiB
+ * "free" pages are on the free lists, "cached" ones on the per-CPU lists, "slab" ones
+ * hold small objects of the kernel, whether they are in use or not: KASAN keeps those
+ * that were freed for a while. "bare" ones have no flag at all: they are cached, the
+ * kernel uses them for itself, or the device that memory is hinted to has them. "away" counts granules of 2 MiB
  * in which all pages are bare; those that the kernel uses so are few, and do not
  * come and go.
  */
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define GRANULE_PAGES	512
+#define KPF_SLAB	7
 #define KPF_BUDDY	10
 
 /* As /proc/zoneinfo tells it. */
@@ -35,6 +37,7 @@ struct zone {
 
 struct count {
 	unsigned long free;
+	unsigned long slab;
 	unsigned long bare;
 	unsigned long away;
 };
@@ -55,6 +58,7 @@ static void count_granule(int flags_fd, unsigned long pfn, unsigned long end,
 	nr = done / sizeof(flags[0]);
 	for (size_t i = 0; i < nr; i++) {
 		count->free += flags[i] >> KPF_BUDDY & 1;
+		count->slab += flags[i] >> KPF_SLAB & 1;
 		bare += !flags[i];
 	}
 	count->bare += bare;
@@ -73,8 +77,9 @@ static void count_zone(int flags_fd, const struct zone *zone)
 		count_granule(flags_fd, pfn, next < end ? next : end, &count);
 		pfn = next;
 	}
-	printf("%d %s free %lu cached %lu bare %lu away %lu\n", zone->node,
-	       zone->name, count.free, zone->cached, count.bare, count.away);
+	printf("%d %s free %lu cached %lu slab %lu bare %lu away %lu\n",
+	       zone->node, zone->name, count.free, zone->cached, count.slab,
+	       count.bare, count.away);
 }
 
 /* Take what a line says over. True for the last line of a zone with memory. */
