@@ -4,10 +4,13 @@
 These count events, not seconds, and so say the same on a busy host.
 """
 
+import tempfile
 import unittest
 from collections import Counter
+from pathlib import Path
 
 from freehint_vm import DEVICE_ID, MIB, TRACING, FreehintVM
+from guest_driver import GuestDriver
 
 PAGE = 4096
 
@@ -79,6 +82,29 @@ class CountsTest(unittest.TestCase):
                 in_flight[cookie] = int(sizes["pages"]) if event == "submit:" else 0
                 most = max(most, in_flight.total())
             self.assertGreater(most, MOST_A_HINT)
+
+    def test_answers_share_interrupts(self) -> None:
+        """Those that come before the driver's thread has looked for the first."""
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "log")
+            events = ("virtio_freehint_done", "virtio_notify")
+            logged = (word for event in events for word in ("-trace", event))
+            with FreehintVM(
+                memory_mib=3072, extra_args=(*logged, "-D", str(log))
+            ) as vm:
+                driver = GuestDriver(vm)
+                driver.settle()
+                driver.hold()
+                start = len(log.read_text())
+                # All of them are answered in one go, for there is no time to discard.
+                vm.set_enabled(False)
+                lines = log.read_text()[start:].splitlines()
+        answers = [i for i, line in enumerate(lines) if "freehint_done" in line]
+        self.assertGreater(len(answers), 1)
+        interrupts = [
+            i for i in answers if any("virtio_notify" in s for s in lines[i + 1 : i + 2])
+        ]
+        self.assertEqual(len(interrupts), 1, lines)
 
     def test_rounds_keep_their_distance(self) -> None:
         """The device is left alone for as long as it asks, however busy it gets."""
