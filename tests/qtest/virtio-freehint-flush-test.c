@@ -762,10 +762,54 @@ static void test_gauges(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_restart(fh, alloc);
 }
 
+static bool was_interrupted(const QVirtioFreehint *fh)
+{
+    return fh->vdev->bus->get_queue_isr_status(fh->vdev, fh->vq);
+}
+
+/* The answer to gauges is there at once, and costs no interrupt of its own. */
+static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_gauges gauges = to_le(some_gauges);
+    const struct virtio_freehint_hdr hint_hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    const struct virtio_freehint_hdr gauges_hdr = {
+        .type = VIRTIO_FREEHINT_T_GAUGES,
+    };
+    const QFreehintRange range = {
+        .addr = qfreehint_ram_start() + 4 * GRANULE,
+        .len = GRANULE,
+    };
+    QFreehintHint hint, message;
+    QVirtioFreehint *fh = obj;
+
+    qfreehint_restart(fh, alloc);
+    hint = qfreehint_prepare(fh, alloc, &hint_hdr, &range, 1);
+    message = qfreehint_prepare_body(fh, alloc, &gauges_hdr, &gauges,
+                                     sizeof(gauges));
+    qfreehint_submit(fh, &hint);
+    qfreehint_submit(fh, &message);
+    qfreehint_wait(fh, &message);
+    g_assert_false(was_interrupted(fh));
+    qfreehint_wait(fh, &hint);
+    g_assert_true(was_interrupted(fh));
+
+    /* Without a hint nothing else would interrupt. */
+    qfreehint_submit(fh, &message);
+    qfreehint_wait(fh, &message);
+    g_assert_true(was_interrupted(fh));
+}
+
 static void register_virtio_freehint_flush_test(void)
 {
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
     QOSGraphTestOptions off = { .edge.extra_device_opts = "flush=off" };
+    /* Long enough to send something while a hint is being worked on. */
+    QOSGraphTestOptions slow = {
+        .edge.extra_device_opts = "x-slice-delay-ms=1200",
+    };
 
     qos_add_test("flush/done", "virtio-freehint", test_flush, NULL);
     qos_add_test("flush/results", "virtio-freehint", test_results, NULL);
@@ -785,7 +829,9 @@ static void register_virtio_freehint_flush_test(void)
     qos_add_test("flush/hmp", "virtio-freehint", test_hmp, NULL);
     qos_add_test("flush/migrate", "virtio-freehint", test_migrate, NULL);
     qos_add_test("flush/loadvm", "virtio-freehint", test_loadvm, NULL);
-    qos_add_test("gauges", "virtio-freehint", test_gauges, NULL);
+    qos_add_test("gauges/shown", "virtio-freehint", test_gauges, NULL);
+    qos_add_test("gauges/along", "virtio-freehint", test_gauges_along,
+                 &slow);
 }
 
 libqos_init(register_virtio_freehint_flush_test);

@@ -113,8 +113,8 @@ static size_t write_ack(const VirtIOFreehintHint *hint, uint16_t result)
     return len;
 }
 
-static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
-                        uint16_t result)
+static void push_quietly(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                         uint16_t result)
 {
     size_t len = write_ack(hint, result);
 
@@ -122,8 +122,14 @@ static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
         len = virtio_freehint_fault_answer(fh, hint, len);
     }
     virtqueue_push(fh->hintq, &hint->elem, len);
-    virtio_notify(VIRTIO_DEVICE(fh), fh->hintq);
     free_hint(hint);
+}
+
+static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                        uint16_t result)
+{
+    push_quietly(fh, hint, result);
+    virtio_notify(VIRTIO_DEVICE(fh), fh->hintq);
 }
 
 void virtio_freehint_push(VirtIOFreehint *fh)
@@ -268,13 +274,23 @@ static void parse_flush_done(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     }
 }
 
+/*
+ * No driver waits for this answer. Gauges come along with hints, and the
+ * interrupt for a hint that is not used yet is due soon, and will do for both.
+ */
 static void parse_gauges(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
     struct virtio_freehint_gauges gauges;
 
-    if (copy_body(fh, hint, &gauges, sizeof(gauges))) {
-        virtio_freehint_gauges_set(fh, &gauges);
-        push_result(fh, hint, VIRTIO_FREEHINT_R_DONE);
+    if (!copy_body(fh, hint, &gauges, sizeof(gauges))) {
+        return;
+    }
+    virtio_freehint_gauges_set(fh, &gauges);
+    hint->nranges = 0;
+    if (QSIMPLEQ_EMPTY(&fh->hints)) {
+        push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);
+    } else {
+        push_quietly(fh, hint, VIRTIO_FREEHINT_R_DONE);
     }
 }
 
