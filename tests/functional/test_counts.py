@@ -126,6 +126,24 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(len(gaps), 4)
             self.assertGreater(min(gaps), delay_ms / 1000 - 1.5 * TICK)
 
+    def test_nothing_is_hinted_when_somebody_had_to_wait_for_memory(self) -> None:
+        """Not for a second: here, who wanted more huge pages than there can be."""
+        pool = "/proc/sys/vm/nr_hugepages"
+        stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
+        with FreehintVM() as vm:
+            vm.settle()
+            count_time_in_ticks(vm)
+            vm.trace("freehint/freehint_pending", "freehint/freehint_submit")
+            before = int(vm.check(f"{stalls} /proc/vmstat"))
+            vm.check(f"echo 4096 >{pool}; echo >{TRACING}/trace; echo 0 >{pool}")
+            vm.settle()
+            self.assertGreater(int(vm.check(f"{stalls} /proc/vmstat")), before)
+            events = traced(vm, "pending", "submit")
+            freed = next(when for when, event in events if event[0] == "pending:")
+            hinted = next(when for when, event in events if event[0] == "submit:")
+            self.assertGreater(hinted - freed, 1 - 1.5 * TICK)
+            self.assertLess(hinted - freed, 1.5)
+
     def test_a_loop_keeps_its_memory_when_that_was_learned(self) -> None:
         """However much else is free, which is what it is given instead."""
         loop = 256 * MIB

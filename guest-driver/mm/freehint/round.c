@@ -173,6 +173,40 @@ static void fh_end_round(struct fh_engine *e)
 }
 
 /**
+ * fh_count_stalls - how often somebody waited for memory, ever
+ *
+ * Context: any. Return: direct reclaims and direct compactions.
+ */
+unsigned long fh_count_stalls(void)
+{
+	unsigned long nr = 0;
+	int cpu, zone;
+
+	for_each_online_cpu(cpu) {
+		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
+
+		for (zone = 0; zone < MAX_NR_ZONES; zone++)
+			/* Only whether it has moved matters. */
+			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zone]);
+#ifdef CONFIG_COMPACTION
+		/* As above. */
+		nr += data_race(event[COMPACTSTALL]);
+#endif
+	}
+	return nr;
+}
+
+/* Memory that somebody waits for is not to be away, for however short a time. */
+static void fh_yield(struct fh_engine *e)
+{
+	unsigned long stalls = fh_count_stalls();
+
+	if (stalls != e->stalls)
+		fh_pause(e, FH_STALL_PAUSE);
+	e->stalls = stalls;
+}
+
+/**
  * fh_pump - go on with the round: submit what can be, end it if that was all
  * @e: the engine
  */
@@ -180,6 +214,7 @@ void fh_pump(struct fh_engine *e)
 {
 	bool sent = false;
 
+	fh_yield(e);
 	while (fh_may_submit(e) && fh_hint_zones(e))
 		sent = true;
 	if (sent) {
@@ -274,40 +309,6 @@ static void fh_zone_end_period(struct fh_zone *fz, struct fh_reuse *reuse)
 	fh_rewind(fz);
 }
 
-/**
- * fh_count_stalls - how often somebody waited for memory, ever
- *
- * Context: any. Return: direct reclaims and direct compactions.
- */
-unsigned long fh_count_stalls(void)
-{
-	unsigned long nr = 0;
-	int cpu, zone;
-
-	for_each_online_cpu(cpu) {
-		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
-
-		for (zone = 0; zone < MAX_NR_ZONES; zone++)
-			/* Only whether it has moved matters. */
-			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zone]);
-#ifdef CONFIG_COMPACTION
-		/* As above. */
-		nr += data_race(event[COMPACTSTALL]);
-#endif
-	}
-	return nr;
-}
-
-/* Memory that somebody waits for is not to be away, for however short a time. */
-static void fh_yield(struct fh_engine *e)
-{
-	unsigned long stalls = fh_count_stalls();
-
-	if (stalls != e->stalls)
-		fh_pause(e, FH_STALL_PAUSE);
-	e->stalls = stalls;
-}
-
 /*
  * The kick of a zone that becomes busy counts from then, not from the end of the
  * last round. Returns how long the device wants to be left alone yet, in jiffies.
@@ -342,7 +343,6 @@ void fh_tick(struct kthread_work *work)
 	for_each_fh_zone(fz)
 		fh_zone_end_period(fz, &reuse);
 	fh_pace_judge(&e->pace, &reuse, jiffies);
-	fh_yield(e);
 	fh_start_round(e);
 }
 
