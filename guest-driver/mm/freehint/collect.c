@@ -25,7 +25,7 @@
 /* Most that the device holds of a zone, whatever its size. */
 #define FH_MAX_INFLIGHT		(SZ_256M >> PAGE_SHIFT)
 
-/* And of what is free above the watermark guard, one in this many pages. */
+/* And of what it can spare, one in this many granules. */
 #define FH_INFLIGHT_SHARE	8
 
 /* A hint holds up to half of what may be in flight, so that two overlap. */
@@ -87,13 +87,15 @@ static long fh_allowance(struct fh_zone *fz)
 	/* Only this thread changes it. */
 	in_flight = data_race(fz->nr[FH_INFLIGHT]);
 
-	share = (headroom + in_flight) / FH_INFLIGHT_SHARE;
+	/*
+	 * Much can be free, and little of it in whole granules. Who needs one then
+	 * has to compact memory for what is away.
+	 */
+	share = (min(headroom, listed) + in_flight) / FH_INFLIGHT_SHARE;
 	share = min_t(long, share, FH_MAX_INFLIGHT >> fz->order) >> fz->slow;
 	share = max(share, 1L);
 
-	/* The zone keeps some, and at least half of what it has. */
-	return min(min3(headroom, share - in_flight, listed - FH_ZONE_RESERVE),
-		   (listed - in_flight) / 2);
+	return min3(headroom, share - in_flight, listed - FH_ZONE_RESERVE);
 }
 
 /**

@@ -207,6 +207,20 @@ static void test_guard_share(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/* Nor of what is free in whole granules, however much there is in smaller pieces. */
+static void test_guard_share_of_whole(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	free_granules(fake, 0, 64);
+	promote(fake);
+	fake->zone.free_area[MAX_PAGE_ORDER].nr_free = 0;
+	fake->zone.free_area[G].nr_free = 32;
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 4);
+	answer(fake, FREEHINT_DISCARDED, false);
+}
+
 /* However much is free, not more than 256 MiB are away at a time, in two hints. */
 static void test_guard_cap(struct kunit *test)
 {
@@ -279,6 +293,7 @@ static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_guard_watermark),
 	KUNIT_CASE(test_guard_terms),
 	KUNIT_CASE(test_guard_share),
+	KUNIT_CASE(test_guard_share_of_whole),
 	KUNIT_CASE(test_guard_cap),
 	KUNIT_CASE(test_slow_device),
 	KUNIT_CASE(test_guard_last_granules),
