@@ -7,6 +7,9 @@ cache, pipes and page tables come and go, contiguous memory is allocated, and me
 blocks go offline. Guests run under -icount: their clocks, and so the latencies that
 they measure, count instructions, whatever else the host does.
 
+Guests differ a lot from run to run. What says more than their average is whether
+memory was away just when somebody had to wait for some.
+
 FREEHINT_PAIRS says how many pairs there are.
 """
 
@@ -16,6 +19,7 @@ import re
 import statistics
 import unittest
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from freehint_vm import MIB, FreehintVM
 from guest_driver import wait_for
@@ -57,8 +61,24 @@ OVER = "/root/over"
 READER = f"until [ -e {OVER} ]; do cat /dev/vda >/dev/null; done"
 READERS = 2
 
+# When somebody waits for memory, when it is away, and when contiguous memory is wanted.
+RECLAIM = "mm_vmscan_direct_reclaim_begin"
+COMPACTION = "mm_compaction_try_to_compact_pages"
+SUBMIT, COMPLETE = "freehint_submit", "freehint_complete"
+CMA_START, CMA_END = "cma_alloc_start", "cma_alloc_finish"
+TRACED = (
+    *(f"vmscan/{RECLAIM}", f"compaction/{COMPACTION}"),
+    *(f"freehint/{SUBMIT}", f"freehint/{COMPLETE}"),
+    *(f"cma/{CMA_START}", f"cma/{CMA_END}"),
+)
+
 # Figures that must not be any but 0, with hints or without.
-NEVER = ("OOM kills", "pages not to be had", "blocks not offline")
+FAILED_MEANWHILE = "CMA allocations that failed with hints in flight"
+NEVER = ("OOM kills", "pages not to be had", "blocks not offline", FAILED_MEANWHILE)
+# How many of all stalls may be while hints are in flight, by chance: one in a hundred is
+# with an engine that knows no watermarks and does not pause.
+STALLED_MEANWHILE = "stalls with hints in flight"
+COINCIDENCES = 0.002
 # Figures of which more is worse; of some there must be some, or it proves nothing.
 PRESSED = ("reclaim stalls, order 0", "compaction stalls", "compaction in vain")
 WORSE = (
@@ -71,6 +91,24 @@ WORSE = (
 )
 # As rare as this, when pairs are divided at random, is what is no chance.
 RARE = 0.01
+
+
+class Event(NamedTuple):
+    """A line of the guest's trace."""
+
+    name: str
+    text: str
+
+    @property
+    def cookie(self) -> str:
+        """Of a hint."""
+        return self.text.split()[0]
+
+
+def parsed(line: str) -> Event:
+    found = re.search(r" [\d.]+: (\w+): (.*)", line)
+    assert found, line
+    return Event(found[1], found[2])
 
 
 class Run:
@@ -86,11 +124,12 @@ class Run:
             append=APPEND,
         ) as vm:
             vm.settle()
-            vm.trace("vmscan/mm_vmscan_direct_reclaim_begin")
+            vm.trace(*TRACED)
             before = self._events(vm)
             tail, beside = self._press(vm)
             after = self._events(vm)
             events = {name: after[name] - before[name] for name in after}
+            trace = [parsed(line) for line in vm.traced(*(f"{e.split('/')[1]}:" for e in TRACED))]
             for line in vm.run("dmesg | grep 'alloc failed'").output.splitlines():
                 print(f"# hints {hints}: {line}")
             self.figures: dict[str, float] = {
@@ -99,7 +138,8 @@ class Run:
                     vm.run("dmesg | grep -c 'page allocation failure'").output
                 ),
                 **self._actions(beside),
-                **self._stalls(vm),
+                **self._stalls(trace),
+                **self._meanwhile(trace),
                 "compaction stalls": events["compact_stall"],
                 "compaction in vain": events["compact_fail"],
                 "huge pages not to be had": events["thp_fault_fallback"],
@@ -144,13 +184,39 @@ class Run:
         return figures
 
     @staticmethod
-    def _stalls(vm: FreehintVM) -> dict[str, int]:
-        lines = vm.traced("mm_vmscan_direct_reclaim_begin:")
+    def _stalls(trace: list[Event]) -> dict[str, int]:
+        reclaims = [e.text for e in trace if e.name == RECLAIM]
         return {
             f"reclaim stalls, order {order}": sum(
-                f" order={order} " in line for line in lines
+                f"order={order} " in text for text in reclaims
             )
             for order in (0, 9)
+        }
+
+    @staticmethod
+    def _meanwhile(trace: list[Event]) -> dict[str, int]:
+        """What went wrong just when memory was away."""
+        hints: set[str] = set()
+        # Were hints in flight since the contiguous memory was wanted?
+        met = False
+        stalls = stalled = failed = 0
+        for event in trace:
+            if event.name == SUBMIT:
+                hints.add(event.cookie)
+            elif event.name == COMPLETE:
+                hints.discard(event.cookie)
+            elif event.name == CMA_START:
+                met = False
+            elif event.name == CMA_END:
+                failed += met and "errorno=0" not in event.text
+            else:
+                stalls += 1
+                stalled += bool(hints)
+            met = met or bool(hints)
+        return {
+            "stalls": stalls,
+            STALLED_MEANWHILE: stalled,
+            FAILED_MEANWHILE: failed,
         }
 
     @staticmethod
@@ -201,6 +267,8 @@ class PressureTest(unittest.TestCase):
 
         for name in NEVER:
             self.assertEqual(max(sum(figures[name], [])), 0, name)
+        coincidences = COINCIDENCES * sum(figures["stalls"][1])
+        self.assertLess(sum(figures[STALLED_MEANWHILE][1]), coincidences)
         for name in WORSE:
             self.assertGreater(chance(*figures[name]), RARE, (name, figures[name]))
 
