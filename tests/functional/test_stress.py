@@ -44,8 +44,11 @@ class Zone:
 
     @property
     def known(self) -> int:
-        """Pages of which something tells that they are free, or what they are for."""
-        return self.free + self.cached + self.slab
+        """Pages of which something tells that they are free, or what they are for.
+
+        Cached pages are bare: what is not has become free since they were counted.
+        """
+        return self.free + self.slab + min(self.cached, self.bare)
 
 
 def census(vm: FreehintVM) -> dict[str, Zone]:
