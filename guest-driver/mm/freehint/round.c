@@ -32,9 +32,11 @@ bool fh_adapts = true;
 
 /*
  * For so long nothing is hinted when somebody had to wait until memory was reclaimed
- * or compacted. Such a guest has little to give, and wants it.
+ * or compacted. Such a guest has little to give, and wants it. If that goes on when
+ * hints do, it is for twice as long each time, up to the maximum.
  */
-#define FH_STALL_PAUSE	HZ
+#define FH_YIELD	HZ
+#define FH_MAX_YIELD	(8UL * HZ)
 
 /* A zone sits out at most this many rounds because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
@@ -196,14 +198,26 @@ unsigned long fh_count_stalls(void)
 	return nr;
 }
 
+static unsigned long fh_next_yield(const struct fh_engine *e)
+{
+	if (time_before(jiffies, e->yield_end))
+		return e->yield;
+	if (time_before(jiffies, e->yield_end + e->yield))
+		return min(2 * e->yield, FH_MAX_YIELD);
+	return FH_YIELD;
+}
+
 /* Memory that somebody waits for is not to be away, for however short a time. */
 static void fh_yield(struct fh_engine *e)
 {
 	unsigned long stalls = fh_count_stalls();
 
-	if (stalls != e->stalls)
-		fh_pause(e, FH_STALL_PAUSE);
+	if (stalls == e->stalls)
+		return;
 	e->stalls = stalls;
+	e->yield = fh_next_yield(e);
+	e->yield_end = jiffies + e->yield;
+	fh_pause(e, e->yield);
 }
 
 /**
