@@ -207,6 +207,13 @@ static void test_guard_share(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/* So many granules are free in one piece, none of them next to another. */
+static void set_whole(struct fake *fake, unsigned long granules)
+{
+	fake->zone.free_area[MAX_PAGE_ORDER].nr_free = 0;
+	fake->zone.free_area[G].nr_free = granules;
+}
+
 /* Nor of what is free in whole granules, however much there is in smaller pieces. */
 static void test_guard_share_of_whole(struct kunit *test)
 {
@@ -214,8 +221,7 @@ static void test_guard_share_of_whole(struct kunit *test)
 
 	free_granules(fake, 0, 64);
 	promote(fake);
-	fake->zone.free_area[MAX_PAGE_ORDER].nr_free = 0;
-	fake->zone.free_area[G].nr_free = 32;
+	set_whole(fake, 32);
 	KUNIT_ASSERT_TRUE(test, fill(fake));
 	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 4);
 	answer(fake, FREEHINT_DISCARDED, false);
@@ -274,10 +280,9 @@ static void test_guard_last_granules(struct kunit *test)
 
 	free_granules(fake, 0, 4);
 	promote(fake);
-	fake->zone.free_area[MAX_PAGE_ORDER].nr_free = 0;
-	fake->zone.free_area[G].nr_free = 8;
+	set_whole(fake, 8);
 	KUNIT_EXPECT_FALSE(test, fill(fake));
-	fake->zone.free_area[G].nr_free = 9;
+	set_whole(fake, 9);
 	KUNIT_ASSERT_TRUE(test, fill(fake));
 	answer(fake, FREEHINT_DISCARDED, false);
 }
