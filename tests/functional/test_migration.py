@@ -243,12 +243,17 @@ class MigrationTest(unittest.TestCase):
             self.skipTest("no userfaultfd")
         with start_vm() as vm:
             migration.set_capabilities(vm, "background-snapshot")
-            # So slow that it is under way a second later, on a busy host too.
-            migration.set_bandwidth(vm, 4 * MIB)
+            # It takes a while to write this.
+            vm.start(f"toucher -m {HOG_MIB} -k 600000")
+            vm.settle()
             epoch = vm.query()["rehint-epoch"]
             churn = vm.start("churn -m 64 -n 10 -p 200")
             vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
             self.assertEqual(self.wait_state(vm, "vetoed")["reason"], "migration")
+            # So slow that it is under way a second later. Such a migration starts
+            # without a limit, whatever was set before.
+            migration.wait_for(vm, "active")
+            migration.set_bandwidth(vm, 4 * MIB)
             frozen = vm.query()["stats"]["discard-calls"]
             time.sleep(1)
             self.assertEqual(migration.info(vm)["status"], "active")
