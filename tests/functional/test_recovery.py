@@ -107,7 +107,7 @@ class RecoveryTest(unittest.TestCase):
         self.driver.set_timeout(60 * TIMEOUT_MS)
         self.driver.set_faults(hang=1)
         self.vm.check("memhog 96m")
-        wait_for("hints", lambda: self.driver.counters()["in_flight_bytes"])
+        self.driver.wait_in_flight()
         self.driver.set_timeout(TIMEOUT_MS)
         self.driver.unbind()
         self.assertEqual(self.driver.missing(self.free), {})
@@ -125,9 +125,7 @@ class StarvedGuestTest(unittest.TestCase):
             driver.set_timeout(5 * TIMEOUT_MS)
             driver.set_faults(hang=1)
             vm.check("memhog 96m")
-            wait_for(
-                "hints are in flight", lambda: driver.counters()["in_flight_bytes"]
-            )
+            driver.wait_in_flight()
             stop_for(vm, 6 * TIMEOUT_MS / 1000)
             # The driver has seen the time go by before the device can answer.
             vm.check("true")
