@@ -131,7 +131,8 @@ class Run:
             tail, beside = self._press(vm)
             after = self._events(vm)
             events = {name: after[name] - before[name] for name in after}
-            trace = [parsed(line) for line in vm.traced(*(f"{e.split('/')[1]}:" for e in TRACED))]
+            words = (event.partition("/")[2] + ":" for event in TRACED)
+            trace = [parsed(line) for line in vm.traced(*words)]
             for line in vm.run("dmesg | grep 'alloc failed'").output.splitlines():
                 print(f"# hints {hints}: {line}")
             self.figures: dict[str, float] = {

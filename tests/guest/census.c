@@ -8,12 +8,12 @@
  *
  *	NODE ZONE free PAGES cached PAGES slab PAGES bare PAGES away GRANULES
  *
- * "free" pages are on the free lists, "cached" ones on the per-CPU lists, "slab" ones
- * hold small objects of the kernel, whether they are in use or not: KASAN keeps those
- * that were freed for a while. "bare" ones have no flag at all: they are cached, the
- * kernel uses them for itself, or the device that memory is hinted to has them. "away" counts granules of 2 MiB
- * in which all pages are bare; those that the kernel uses so are few, and do not
- * come and go.
+ * "free" pages are on the free lists, "cached" ones on the per-CPU lists. "slab"
+ * ones hold small objects of the kernel, whether they are in use or not: KASAN
+ * keeps those that were freed for a while. "bare" ones have no flag at all: they
+ * are cached, the kernel uses them for itself, or the device that memory is hinted
+ * to has them. "away" counts granules of 2 MiB in which all pages are bare; those
+ * that the kernel uses so are few, and do not come and go.
  */
 #include <err.h>
 #include <fcntl.h>
