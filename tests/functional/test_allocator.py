@@ -21,6 +21,8 @@ BLOCKS = "/sys/devices/system/memory"
 BLOCK_PAGES = 128 * MIB // 4096
 MOVABLE_MIB = 256
 FRAGMENT_MIB = 160
+# The movable zone, and about half of the area for contiguous allocations.
+USED_MIB = MOVABLE_MIB + 512
 
 # How long those in need wait at most, FH_WAIT_MS, and what a busy host makes of it.
 WAIT, AT_MOST = 1.0, 10.0
@@ -88,6 +90,10 @@ class AllocatorTest(unittest.TestCase):
         """The folder of the files for contiguous allocations."""
         return f"{AREAS}/{self.vm.check(f'ls {AREAS}')}"
 
+    def is_page(self, pfn: int, flag: int) -> bool:
+        read = f"dd if=/proc/kpageflags bs=8 skip={pfn} count=1 2>/dev/null"
+        return bool(int(self.vm.check(f"{read} | od -A n -t u8")) >> flag & 1)
+
     # -- what is known --
 
     def hinted_by_flush(self, within: range) -> set[int]:
@@ -147,6 +153,22 @@ class AllocatorTest(unittest.TestCase):
         self.assertGreater(took, 0.9 * WAIT)
         self.assertLess(took, AT_MOST)
 
+    def test_the_area_for_them_is_used_from_the_top(self) -> None:
+        """Hints leave it so: they look for room from the bottom up."""
+        area = self.area()
+        base, size = (int(self.vm.check(f"cat {area}/{name}")) for name in ("base_pfn", "count"))
+        self.driver.move_epoch()
+        self.driver.settle()
+        self.vm.start(f"toucher -m {USED_MIB} -k 60000")
+        try:
+            wait_for(
+                "the top is in use", lambda: not self.is_page(base + size - 1, BUDDY)
+            )
+            for pfn in range(base, base + size // 4, BLOCK_PAGES // 8):
+                self.assertTrue(self.is_page(pfn, BUDDY), f"{pfn:#x}")
+        finally:
+            self.vm.check("kill $(pidof toucher)")
+
     # -- offlining --
 
     def block_in_flight(self) -> str:
@@ -183,10 +205,6 @@ class AllocatorTest(unittest.TestCase):
         self.assertLess(took, AT_MOST)
 
     # -- memory errors --
-
-    def is_page(self, pfn: int, flag: int) -> bool:
-        read = f"dd if=/proc/kpageflags bs=8 skip={pfn} count=1 2>/dev/null"
-        return bool(int(self.vm.check(f"{read} | od -A n -t u8")) >> flag & 1)
 
     def test_a_page_that_fails_in_flight_does_not_come_back(self) -> None:
         """All others of its block do, and are free again."""

@@ -8,6 +8,7 @@
  */
 #include <kunit/static_stub.h>
 #include <linux/gfp.h>
+#include <linux/list.h>
 #include <linux/memory_hotplug.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
@@ -212,6 +213,39 @@ static void fh_give_healthy(struct fh_zone *fz, unsigned long pfn,
 			__freehint_give(fz->zone, pfn_to_page(pfn), 0);
 }
 
+/* Has the memory just been in use, so that it is likely to be so again? */
+static bool fh_is_pending(struct fh_zone *fz, unsigned long pfn,
+			  unsigned long end)
+{
+	return fh_any(fz, pfn, end, FH_YOUNG) || fh_any(fz, pfn, end, FH_AGED);
+}
+
+/*
+ * A contiguous allocation looks for room from the bottom of its area up, and from
+ * boot on others use that area from the top down. Blocks that come back in address
+ * order, each to the tail, would turn this round: the bottom would be full first,
+ * and every such allocation had to migrate or reclaim what is there. So a block goes
+ * before the one below it, and is used before that.
+ */
+static void fh_spare_bottom(struct fh_zone *fz, unsigned long pfn)
+{
+	unsigned long start = ALIGN_DOWN(pfn, MAX_ORDER_NR_PAGES);
+	unsigned long below = start - MAX_ORDER_NR_PAGES;
+	struct page *block, *lower;
+
+	block = fh_find_buddy(fz->zone, start, MAX_PAGE_ORDER);
+	if (!block || !is_migrate_cma(get_pageblock_migratetype(block)))
+		return;
+
+	/* What is pending is near the head of the list, no place for a hinted one. */
+	lower = pfn_to_online_page(below);
+	if (!lower || fh_is_pending(fz, below, start))
+		return;
+	lower = fh_find_buddy(fz->zone, below, MAX_PAGE_ORDER);
+	if (lower && is_migrate_cma(get_pageblock_migratetype(lower)))
+		list_move_tail(&block->buddy_list, &lower->buddy_list);
+}
+
 /**
  * fh_give_block - put a block back on the free lists
  * @fz: the zone
@@ -232,6 +266,8 @@ void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 		return;
 	}
 	__freehint_give(fz->zone, pfn_to_page(pfn), order);
+	if (IS_ENABLED(CONFIG_CMA))
+		fh_spare_bottom(fz, pfn);
 	trace_freehint_give(pfn, order);
 }
 
