@@ -3,9 +3,10 @@
  * Does to the guest's memory what kernels and administrators do to it, beside
  * whatever else is going on, and counts how often that worked.
  *
- * usage: disturb [-s SECONDS] ACTION[:PAUSE_MS]...
+ * usage: disturb [-s SECONDS] [-r SEED] ACTION[:PAUSE_MS]...
  *
  *	-s	how long, in seconds (default: 30)
+ *	-r	seed of the random sizes and places (default: 1)
  *
  * An action is repeated, with a pause after each time (default: 100 ms); each
  * has a process of its own:
@@ -35,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "number.h"
+
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
 #define VM		"/proc/sys/vm/"
@@ -49,6 +52,7 @@
 #define MOST_HUGE	32
 
 static unsigned long seconds = 30;
+static unsigned int seed = 1;
 
 static uint64_t now_ms(void)
 {
@@ -222,7 +226,7 @@ static int repeat(const struct action *action, unsigned long pause_ms)
 	uint64_t end = now_ms() + seconds * 1000;
 	unsigned long done = 0, failed = 0;
 
-	srand(action - actions + 1);
+	srand(seed + (action - actions));
 	while (now_ms() < end) {
 		if (action->run())
 			done++;
@@ -252,10 +256,17 @@ int main(int argc, char **argv)
 {
 	int option, status, worst = 0;
 
-	while ((option = getopt(argc, argv, "s:")) != -1) {
-		if (option != 's')
+	while ((option = getopt(argc, argv, "s:r:")) != -1) {
+		switch (option) {
+		case 's':
+			seconds = parse_number(optarg);
+			break;
+		case 'r':
+			seed = parse_number(optarg);
+			break;
+		default:
 			exit(2);
-		seconds = strtoul(optarg, NULL, 10);
+		}
 	}
 	if (optind == argc)
 		errx(2, "which actions?");
