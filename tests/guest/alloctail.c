@@ -3,9 +3,12 @@
  * Measures how long single allocations take, with little memory free and some
  * of it coming and going.
  *
- * usage: alloctail [-l LEAVE_MIB] [-c CHURN_MIB] [-p PAUSE_MS] [-s SECONDS]
+ * usage: alloctail [-l LEAVE_MIB | -f FILL_MIB] [-c CHURN_MIB] [-p PAUSE_MS]
+ *		    [-s SECONDS]
  *
  *	-l	fill the memory until so much is free (default: 192)
+ *	-f	fill so much instead, whatever is said to be free: what the per-CPU
+ *		lists have, or a device, is not
  *	-c	of which so much is allocated and freed all the time (default: 64)
  *	-p	by another thread, which pauses after each freeing (default: 250)
  *	-s	for so long (default: 10)
@@ -45,6 +48,7 @@
 #define MAX_SAMPLES	(1UL << 20)
 
 static uint64_t leave = 192 * MIB;
+static uint64_t fill_bytes;
 static uint64_t churn_bytes = 64 * MIB;
 static uint64_t pause_ms = 250;
 static uint64_t seconds = 10;
@@ -109,13 +113,14 @@ static char *map(size_t size, int advice)
 	return area;
 }
 
-/* Until little is free; never freed. */
+/* Until little is free, or all that was asked for is in use; never freed. */
 static void fill(void)
 {
-	size_t room = free_bytes();
+	size_t room = fill_bytes ? fill_bytes : free_bytes();
 	char *area = map(room, MADV_HUGEPAGE);
 
-	for (size_t done = 0; done < room && free_bytes() > leave;
+	for (size_t done = 0;
+	     done < room && (fill_bytes || free_bytes() > leave);
 	     done += HUGE_BYTES)
 		memset(area + done, 1, HUGE_BYTES);
 }
@@ -179,10 +184,13 @@ static void parse_options(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "l:c:p:s:")) != -1) {
+	while ((option = getopt(argc, argv, "l:f:c:p:s:")) != -1) {
 		switch (option) {
 		case 'l':
 			leave = parse_number(optarg) * MIB;
+			break;
+		case 'f':
+			fill_bytes = parse_number(optarg) * MIB;
 			break;
 		case 'c':
 			churn_bytes = parse_number(optarg) * MIB;
@@ -197,7 +205,7 @@ static void parse_options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (!seconds || churn_bytes >= leave)
+	if (!seconds || (!fill_bytes && churn_bytes >= leave))
 		errx(2, "it takes a second, and less is churned than left free");
 }
 
