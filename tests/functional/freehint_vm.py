@@ -65,6 +65,10 @@ class GuestError(Exception):
     """The guest did not do what it was to do."""
 
 
+class GuestTimeout(GuestError):
+    """A command in the guest has not ended in time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Finished:
     """A command that has ended in the guest."""
@@ -130,7 +134,7 @@ class GuestAgent:
             if self._closed.is_set():
                 raise GuestError(f"the guest went away during '{entry.text}'")
             if time.monotonic() > deadline:
-                raise GuestError(f"'{entry.text}' took more than {timeout:.0f} s")
+                raise GuestTimeout(f"'{entry.text}' took more than {timeout:.0f} s")
         assert entry.result is not None
         return entry.result
 
