@@ -90,6 +90,11 @@ class AllocatorTest(unittest.TestCase):
         """The folder of the files for contiguous allocations."""
         return f"{AREAS}/{self.vm.check(f'ls {AREAS}')}"
 
+    def pfns(self, area: str) -> range:
+        """The page frames of that area."""
+        base, size = (int(self.vm.check(f"cat {area}/{name}")) for name in ("base_pfn", "count"))
+        return range(base, base + size)
+
     def is_page(self, pfn: int, flag: int) -> bool:
         read = f"dd if=/proc/kpageflags bs=8 skip={pfn} count=1 2>/dev/null"
         return bool(int(self.vm.check(f"{read} | od -A n -t u8")) >> flag & 1)
@@ -106,13 +111,14 @@ class AllocatorTest(unittest.TestCase):
     def test_contiguous_allocation_ends_what_is_known_of_what_it_takes(self) -> None:
         """Not of the pageblocks that it isolates, nor of the blocks that it takes from."""
         area = self.area()
-        base, size = (int(self.vm.check(f"cat {area}/{name}")) for name in ("base_pfn", "count"))
-        pfns = range(base, base + size)
+        pfns = self.pfns(area)
         self.hinted_by_flush(pfns)
         for pages in (1, FEW_PAGES + 1):
             with self.subTest(pages=pages):
                 self.vm.check(f"echo {pages} >{area}/alloc; echo {pages} >{area}/free")
-                taken = range(base // GRANULE_PAGES, (base + pages - 1) // GRANULE_PAGES + 1)
+                taken = range(
+                    pfns[0] // GRANULE_PAGES, pfns[pages - 1] // GRANULE_PAGES + 1
+                )
                 self.assertEqual(self.hinted_by_flush(pfns), set(taken))
 
     def test_merging_leaves_what_is_known_of_neighbours(self) -> None:
@@ -140,7 +146,7 @@ class AllocatorTest(unittest.TestCase):
         self.assertGreater(took, SLOW / 2)
         events = self.vm.traced("cma_alloc_busy_retry:", "cma_alloc_finish:")
         self.vm.check(f"echo {FEW_PAGES} >{area}/free")
-        base = int(self.vm.check(f"cat {area}/base_pfn"))
+        base = self.pfns(area)[0]
         self.assertEqual(len(events), 1, events)
         self.assertIn(f"pfn={base:#x} ", events[0])
 
@@ -155,16 +161,15 @@ class AllocatorTest(unittest.TestCase):
 
     def test_the_area_for_them_is_used_from_the_top(self) -> None:
         """Hints leave it so: they look for room from the bottom up."""
-        area = self.area()
-        base, size = (int(self.vm.check(f"cat {area}/{name}")) for name in ("base_pfn", "count"))
+        pfns = self.pfns(self.area())
         self.driver.move_epoch()
         self.driver.settle()
         self.vm.start(f"toucher -m {USED_MIB} -k 60000")
         try:
             wait_for(
-                "the top is in use", lambda: not self.is_page(base + size - 1, BUDDY)
+                "the top is in use", lambda: not self.is_page(pfns[-1], BUDDY)
             )
-            for pfn in range(base, base + size // 4, BLOCK_PAGES // 8):
+            for pfn in pfns[: len(pfns) // 4 : BLOCK_PAGES // 8]:
                 self.assertTrue(self.is_page(pfn, BUDDY), f"{pfn:#x}")
         finally:
             self.vm.check("kill $(pidof toucher)")
