@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "spec" / "description.tex"
 HEADER = ROOT / "spec" / "virtio_freehint.h"
 
+LABEL = r"(?:DEV|DRV)-[A-Z]+-\d+"
+
 # Bytes of the specification's integer types.
 TYPE_SIZE = {"u8": 1, "le16": 2, "le32": 4, "le64": 8}
 
@@ -28,13 +30,22 @@ def text() -> str:
 
 
 def requirements() -> dict[str, str]:
-    """Label to statement, in the order of the text."""
-    found = re.findall(
-        r"\\req\{([A-Z]+-[A-Z]+-\d+)\}(.*?)(?=\\req\{|\\end\{requirements\})",
-        text(),
-        re.S,
-    )
+    """Label to statement, in the order of the text.
+
+    A label is a comment ahead of its statement, which goes on up to an empty
+    line: the virtio specification has no labels of its own.
+    """
+    found = re.findall(rf"^% ({LABEL})\n(.*?)(?=\n\n|\Z)", text(), re.M | re.S)
     return {label: " ".join(statement.split()) for label, statement in found}
+
+
+def normative_sections() -> dict[str, list[str]]:
+    """Of "device" and of "driver", what the normative sections are referred to by."""
+    found = re.findall(r"^\\(device|driver)normative\{[^}]*\}\{[^}]*\}\{([^}]*)\}", text(), re.M)
+    return {
+        kind: [f"{kind}normative:{name}" for side, name in found if side == kind]
+        for kind in ("device", "driver")
+    }
 
 
 def constants() -> dict[str, int]:
