@@ -36,8 +36,8 @@
  * @max_ranges: most ranges that one hint may name; at least 1. Constant.
  * @state: enum virtio_freehint_state; what the device does with hints now.
  * @reason: enum virtio_freehint_reason; why @state is not active, else none.
- * @rehint_epoch: moves whenever hints given earlier no longer hold or refusals
- *	given earlier should be tried again. Compare for inequality only.
+ * @rehint_epoch: moves when earlier answers no longer hold. Compare for equality
+ *	only.
  * @delay_ms: least time in ms between two rounds of hints.
  * @min_age_ms: least time in ms that memory is free before it is hinted.
  * @driver_status: enum virtio_freehint_driver_status; the only field that the
@@ -119,8 +119,8 @@ enum virtio_freehint_type {
  * Flags of a hint, section "Content expectation".
  *
  * ZERO: the guest takes every byte of the ranges to be zero afterwards,
- * whatever status they get.  Without it the content is undefined from the
- * moment that the hint is available.
+ * whatever status they get.  Without it a byte reads as zero or as a value that
+ * it held before, from the moment that the hint is available until it is written.
  */
 #define VIRTIO_FREEHINT_HINT_F_ZERO		(1 << 0)
 
@@ -128,9 +128,9 @@ enum virtio_freehint_type {
  * struct virtio_freehint_hdr - what every message starts with
  * @type: enum virtio_freehint_type
  * @flags: depends on @type; unknown bits make the message unsupported
- * @nranges: entries of struct virtio_freehint_range that follow; 0 for all types
- *	but VIRTIO_FREEHINT_T_HINT, which have a structure of their own there
- * @cookie: the driver's own; the device shows it in traces, nothing else
+ * @nranges: entries of struct virtio_freehint_range that follow; 0 unless the type
+ *	defines ranges. The others have a structure of their own there
+ * @cookie: the driver's own, for traces
  *
  * Device-readable. Section "Messages".
  */
@@ -179,12 +179,13 @@ enum virtio_freehint_result {
 };
 
 /*
- * Section "Range status".  Zero, and any value not listed, means "declined".
- * A range that needs several answers gets the greatest of them, so the order
- * of these values is the order of severity.
+ * Section "Range status".  A value that is not listed, zero among them, means
+ * "declined" below VIRTIO_FREEHINT_S_REFUSED, and "refused" from there on.  A
+ * range that needs several answers gets the greatest of them, so the order of
+ * these values is the order of severity.
  */
 enum virtio_freehint_status {
-	/* The host has taken the memory, or was told that it may (lazy mode). */
+	/* The host has taken the memory, or takes it later unless it is written. */
 	VIRTIO_FREEHINT_S_DISCARDED		= 0x10,
 
 	/* Not now; hint again when the epoch moves. */
@@ -195,7 +196,7 @@ enum virtio_freehint_status {
 	/* The host tried and failed; hint again when the epoch moves. */
 	VIRTIO_FREEHINT_S_FAILED		= 0x30,
 
-	/* Never: the range is wrong, or the memory is not for discarding. */
+	/* Refused, until the epoch moves: wrong, or not for discarding. */
 	VIRTIO_FREEHINT_S_EMPTY			= 0x40,
 	VIRTIO_FREEHINT_S_OVERFLOW		= 0x41,
 	VIRTIO_FREEHINT_S_MISALIGNED		= 0x42,
@@ -206,8 +207,9 @@ enum virtio_freehint_status {
 	VIRTIO_FREEHINT_S_BACKING		= 0x47,
 };
 
-/* The first of the statuses that mean "never". */
-#define VIRTIO_FREEHINT_S_NEVER			VIRTIO_FREEHINT_S_EMPTY
+/* The first of the statuses that refuse a range; the other name is an old one. */
+#define VIRTIO_FREEHINT_S_REFUSED		VIRTIO_FREEHINT_S_EMPTY
+#define VIRTIO_FREEHINT_S_NEVER			VIRTIO_FREEHINT_S_REFUSED
 
 /*
  * Flags of a flush, section "Flush".
