@@ -39,6 +39,10 @@
 /* How long a device may take to confirm a reset. */
 #define VFH_RESET_TIMEOUT	(10 * HZ)
 
+/* How long a device that was reset is left alone, at first and at most. */
+#define VFH_FIRST_REST		(1 * HZ)
+#define VFH_MAX_REST		(64 * HZ)
+
 /* The device may not keep us waiting for longer than this. */
 #define VFH_MAX_RETRY_MS	60000
 
@@ -83,15 +87,19 @@ struct vfh_msg {
  * @flush_owed: it has not been told
  * @notifications: how often the device was told to look at the queue
  * @epoch: rehint epoch as last read
- * @given_up: the device is of no use, and that has been said
+ * @broken: it has been said why the device is of no use
+ * @given_up: and that is not going to change
  * @baffled: the device gives answers of an unknown kind, and that has been said
  * @flush_id: the last flush that the device has asked for, if it can
  * @config_work: reads the configuration
  * @config_lock: protects @config_stop
- * @config_stop: the configuration is of no interest
+ * @config_stop: the configuration is of no interest, nor is another try
  * @reset_work: resets the device, however long it takes
  * @reset_done: it has
- * @was_reset: the device is not to be talked to any more
+ * @was_reset: the device is not to be talked to before it is set up anew
+ * @retry_work: sets it up anew
+ * @rest: how long it is left alone before that, in jiffies
+ * @retried: jiffies, when that was done last
  * @reboot_nb: for the end of this kernel
  */
 struct virtio_freehint {
@@ -105,6 +113,7 @@ struct virtio_freehint {
 	bool flush_owed;
 	u64 notifications;
 	u32 epoch;
+	bool broken;
 	bool given_up;
 	bool baffled;
 	u32 flush_id;
@@ -116,6 +125,9 @@ struct virtio_freehint {
 	struct work_struct reset_work;
 	struct completion reset_done;
 	bool was_reset;
+	struct delayed_work retry_work;
+	unsigned long rest;
+	unsigned long retried;
 
 	struct notifier_block reboot_nb;
 };
@@ -250,8 +262,17 @@ static void vfh_queue_config(struct virtio_freehint *fh)
 }
 
 /* What follows from the first reason is not worth a line. */
+static void vfh_broken(struct virtio_freehint *fh, const char *why)
+{
+	if (!xchg(&fh->broken, true))
+		dev_err(&fh->vdev->dev, "%s, resetting it\n", why);
+	freehint_broken(&fh->dev);
+}
+
+/* What another try would not change. */
 static void vfh_give_up(struct virtio_freehint *fh, const char *why)
 {
+	WRITE_ONCE(fh->broken, true);
 	if (!xchg(&fh->given_up, true))
 		dev_err(&fh->vdev->dev, "%s, no more hints until the driver is bound again\n",
 			why);
@@ -455,6 +476,37 @@ static bool vfh_gone(struct virtio_freehint *fh)
 	return !dev_is_pci(parent) || !pci_device_is_present(to_pci_dev(parent));
 }
 
+/* Leave word for the operator; the reset has wiped what was there. */
+static void vfh_tell_failed(struct virtio_freehint *fh)
+{
+	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_DRIVER);
+	vfh_write_status(fh, VIRTIO_FREEHINT_DRIVER_FAILED);
+	if (READ_ONCE(fh->given_up))
+		virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_FAILED);
+}
+
+/* A device that soon fails again is left alone for longer each time. */
+static void vfh_plan_retry(struct virtio_freehint *fh)
+{
+	if (time_before(jiffies, fh->retried + 2 * VFH_MAX_REST))
+		fh->rest = min(2 * fh->rest, VFH_MAX_REST);
+	else
+		fh->rest = VFH_FIRST_REST;
+	queue_delayed_work(system_freezable_wq, &fh->retry_work, fh->rest);
+}
+
+/* The reset is confirmed, unless the device is gone. */
+static void vfh_after_reset(struct virtio_freehint *fh)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&fh->config_lock, flags);
+	if (!fh->config_stop && !READ_ONCE(fh->given_up))
+		vfh_plan_retry(fh);
+	spin_unlock_irqrestore(&fh->config_lock, flags);
+}
+
 static void vfh_reset_work(struct work_struct *work)
 {
 	struct virtio_freehint *fh = container_of(work, struct virtio_freehint,
@@ -462,16 +514,11 @@ static void vfh_reset_work(struct work_struct *work)
 
 	/* Waits for as long as it takes the device to confirm. */
 	virtio_reset_device(fh->vdev);
+	vfh_tell_failed(fh);
 	complete_all(&fh->reset_done);
-}
-
-/* Leave word for the operator; the reset has wiped what was there. */
-static void vfh_tell_failed(struct virtio_freehint *fh)
-{
-	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_ACKNOWLEDGE);
-	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_DRIVER);
-	vfh_write_status(fh, VIRTIO_FREEHINT_DRIVER_FAILED);
-	virtio_add_status(fh->vdev, VIRTIO_CONFIG_S_FAILED);
+	/* It may be late, and the pages be taken for lost. */
+	freehint_let_go(&fh->dev);
+	vfh_after_reset(fh);
 }
 
 /* Returns whether the device has let go of all buffers, and in time. */
@@ -492,11 +539,7 @@ static int vfh_reset(struct freehint_dev *dev)
 {
 	struct virtio_freehint *fh = to_vfh(dev);
 
-	if (!vfh_reset_confirmed(fh))
-		return -ETIMEDOUT;
-	if (!vfh_gone(fh))
-		vfh_tell_failed(fh);
-	return 0;
+	return vfh_reset_confirmed(fh) ? 0 : -ETIMEDOUT;
 }
 
 /*
@@ -582,7 +625,7 @@ static void vfh_config_work(struct work_struct *work)
 	u8 status = fh->vdev->config->get_status(fh->vdev);
 
 	if (status & VIRTIO_CONFIG_S_NEEDS_RESET) {
-		vfh_give_up(fh, "the device asks to be reset");
+		vfh_broken(fh, "the device asks to be reset");
 		return;
 	}
 	vfh_read_config(fh);
@@ -861,6 +904,57 @@ static int vfh_read_limits(struct virtio_freehint *fh)
 	return 0;
 }
 
+static int vfh_negotiate(struct virtio_device *vdev)
+{
+	int ret = vdev->config->finalize_features(vdev);
+
+	if (ret)
+		return ret;
+	virtio_add_status(vdev, VIRTIO_CONFIG_S_FEATURES_OK);
+	if (!(vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_FEATURES_OK))
+		return -ENODEV;
+	return 0;
+}
+
+/* The queue is there, and features are negotiated: make use of the device again. */
+static void vfh_resume(struct virtio_freehint *fh)
+{
+	vfh_forget_msgs(fh);
+	virtio_device_ready(fh->vdev);
+	if (!vfh_limits_hold(fh)) {
+		vfh_give_up(fh, "another granule, or hints of fewer ranges, than before");
+		if (fh->was_reset)
+			vfh_tell_failed(fh);
+		return;
+	}
+	if (fh->was_reset) {
+		reinit_completion(&fh->reset_done);
+		fh->was_reset = false;
+		WRITE_ONCE(fh->broken, false);
+		freehint_mended(&fh->dev);
+	}
+	vfh_queue_config(fh);
+}
+
+static void vfh_retry_work(struct work_struct *work)
+{
+	struct virtio_freehint *fh = container_of(to_delayed_work(work),
+						  struct virtio_freehint,
+						  retry_work);
+	struct virtio_device *vdev = fh->vdev;
+
+	if (vfh_gone(fh))
+		return;
+	fh->retried = jiffies;
+	vdev->config->del_vqs(vdev);
+	if (vfh_negotiate(vdev) || vfh_find_vqs(fh)) {
+		vfh_give_up(fh, "the device cannot be set up anew");
+		vfh_tell_failed(fh);
+		return;
+	}
+	vfh_resume(fh);
+}
+
 /*
  * Nothing is in flight after this, and the device writes nothing any more. If it
  * does not even confirm a reset, this waits for it, as there is no way to take
@@ -871,6 +965,7 @@ static void vfh_quiesce(struct virtio_freehint *fh)
 	vfh_config_enable(fh, false);
 	freehint_set_active(&fh->dev, false);
 	flush_work(&fh->reset_work);
+	cancel_delayed_work_sync(&fh->retry_work);
 	if (!vfh_gone(fh))
 		virtio_reset_device(fh->vdev);
 	/* A late interrupt may have set off a last look at the queue. */
@@ -894,6 +989,7 @@ static int vfh_reboot(struct notifier_block *nb, unsigned long action,
 
 	vfh_config_enable(fh, false);
 	freehint_set_active(&fh->dev, false);
+	cancel_delayed_work_sync(&fh->retry_work);
 	if (vfh_reset_confirmed(fh))
 		return NOTIFY_DONE;
 
@@ -923,7 +1019,9 @@ static int vfh_probe(struct virtio_device *vdev)
 	fh->reboot_nb.notifier_call = vfh_reboot;
 	INIT_WORK(&fh->config_work, vfh_config_work);
 	INIT_WORK(&fh->reset_work, vfh_reset_work);
+	INIT_DELAYED_WORK(&fh->retry_work, vfh_retry_work);
 	init_completion(&fh->reset_done);
+	fh->retried = jiffies - 2 * VFH_MAX_REST;
 	spin_lock_init(&fh->config_lock);
 
 	ret = vfh_find_vqs(fh);
@@ -966,6 +1064,8 @@ static void vfh_remove(struct virtio_device *vdev)
 	unregister_reboot_notifier(&fh->reboot_nb);
 	vfh_quiesce(fh);
 	freehint_unregister(&fh->dev);
+	/* The engine may have had a last reason for a reset. */
+	flush_work(&fh->reset_work);
 	vdev->config->del_vqs(vdev);
 	vfh_free_msgs(fh);
 	kfree(fh);
@@ -1005,20 +1105,14 @@ static int vfh_restore(struct virtio_device *vdev)
 	ret = vfh_find_vqs(fh);
 	if (ret)
 		return ret;
-	vfh_forget_msgs(fh);
-	virtio_device_ready(vdev);
-	/* Once given up, a device stays so: it was told before it was reset. */
-	if (fh->was_reset) {
+	/* It was told before it was reset. */
+	if (fh->given_up) {
+		virtio_device_ready(vdev);
 		vfh_tell_failed(fh);
 		return 0;
 	}
-	if (!vfh_limits_hold(fh)) {
-		dev_err(&vdev->dev, "another granule, or hints of fewer ranges, than before, bind the driver again\n");
-		freehint_broken(&fh->dev);
-		return 0;
-	}
 	vfh_config_enable(fh, true);
-	vfh_queue_config(fh);
+	vfh_resume(fh);
 	return 0;
 }
 #endif

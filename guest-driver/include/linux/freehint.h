@@ -158,7 +158,8 @@ struct freehint_flush {
  *	and ask for a notification of the next. Called in the engine's thread.
  * @reset: end the device's use of all hints. Returns 0 once the device has
  *	confirmed that, or is gone for good; a negative error if neither can be
- *	had in bounded time: the pages are then never used again. May sleep.
+ *	had in bounded time: the pages are then not used before
+ *	freehint_let_go(). May sleep.
  * @gauges: put gauges where the device will find them. Called in the engine's
  *	thread, must not wait for memory. Returns whether the device is to be
  *	told: not so if it takes no gauges, or has not yet read the last ones.
@@ -252,6 +253,8 @@ void freehint_rehint(struct freehint_dev *dev);
 void freehint_flush(struct freehint_dev *dev, u32 id, unsigned int timeout_ms,
 		    bool compact);
 void freehint_broken(struct freehint_dev *dev);
+void freehint_let_go(struct freehint_dev *dev);
+void freehint_mended(struct freehint_dev *dev);
 void freehint_interrupt(struct freehint_dev *dev);
 void freehint_complete(struct freehint_dev *dev, struct freehint_hint *hint,
 		       bool stale, unsigned int retry_ms);

@@ -223,6 +223,47 @@ void freehint_broken(struct freehint_dev *dev)
 EXPORT_SYMBOL_GPL(freehint_broken);
 
 /**
+ * freehint_let_go - the device has been reset
+ * @dev: the device
+ *
+ * In case that &freehint_ops.reset did not wait for so long: what is accounted for
+ * as leaked comes back. Context: process context.
+ */
+void freehint_let_go(struct freehint_dev *dev)
+{
+	struct fh_engine *e = &fh_engine;
+
+	guard(mutex)(&e->lock);
+	if (e->dev != dev || !e->broken)
+		return;
+	kthread_queue_work(e->worker, &e->abort);
+	kthread_flush_work(&e->abort);
+}
+EXPORT_SYMBOL_GPL(freehint_let_go);
+
+/**
+ * freehint_mended - the device can be talked to again after a reset
+ * @dev: the device, which has let go of all that it had
+ *
+ * It is as when it was registered: the driver has yet to call
+ * freehint_set_active(). Context: process context.
+ */
+void freehint_mended(struct freehint_dev *dev)
+{
+	struct fh_engine *e = &fh_engine;
+
+	guard(mutex)(&e->lock);
+	if (e->dev != dev)
+		return;
+	e->active = false;
+	e->broken = false;
+	e->give_up = false;
+	e->overdue = 0;
+	fh_update(e);
+}
+EXPORT_SYMBOL_GPL(freehint_mended);
+
+/**
  * freehint_set_active - the device wants hints, or does not
  * @dev: the device
  * @active: it does
@@ -446,6 +487,8 @@ static void fh_tear_down(struct fh_engine *e)
 	WRITE_ONCE(e->worker, NULL);
 	synchronize_rcu();
 	kthread_destroy_worker(worker);
+	/* The leaked ones, of a device that is gone. */
+	list_splice_init(&e->flight, &e->idle);
 	fh_free_hints(e);
 }
 
@@ -478,6 +521,7 @@ int freehint_register(struct freehint_dev *dev)
 	e->allowed = true;
 	e->broken = false;
 	e->give_up = false;
+	e->leaked = false;
 	e->overdue = 0;
 	e->status = FREEHINT_NR_STATUSES;
 	e->round = false;

@@ -92,6 +92,7 @@ struct fh_flush {
  * @allowed: so does the guest's administrator
  * @broken: the device is not to be talked to
  * @give_up: the driver says that the device is broken
+ * @leaked: what is in @flight is accounted for as leaked
  * @status: as last told to the driver
  *
  * @running: the thread may submit; written under @lock
@@ -135,6 +136,7 @@ struct fh_engine {
 	bool allowed;
 	bool broken;
 	bool give_up;
+	bool leaked;
 	enum freehint_status status;
 
 	bool running;

@@ -218,22 +218,30 @@ void fh_abort(struct kthread_work *work)
 	struct fh_engine *e = &fh_engine;
 
 	list_for_each_entry_safe(hint, next, &e->flight, list) {
+		if (e->leaked) {
+			e->stats.leaked_bytes -= fh_bytes(hint->nr_pages);
+			atomic_long_add(hint->nr_pages, &e->in_flight);
+		}
 		e->stats.aborted_bytes += fh_bytes(hint->nr_pages);
 		fh_give_back(hint, true);
 		fh_hint_done(e, hint);
 	}
+	e->leaked = false;
 	e->round = false;
 }
 
-/* It has not, and may yet write: the pages must never be used again. */
+/*
+ * It has not, and may yet write: the pages must not be used. They stay listed, as
+ * it may let go later. Others do not wait for that.
+ */
 static void fh_leak(struct fh_engine *e)
 {
 	unsigned long pages = atomic_long_xchg(&e->in_flight, 0);
 
-	INIT_LIST_HEAD(&e->flight);
+	e->leaked = true;
 	e->stats.leaked_bytes += fh_bytes(pages);
 	wake_up_all(&e->wait);
-	pr_err("the device could not be reset, %llu KiB that it may still discard are lost until reboot\n",
+	pr_err("the device could not be reset, %llu KiB that it may still discard are lost until it is\n",
 	       fh_bytes(pages) >> 10);
 }
 
