@@ -18,6 +18,13 @@ DIMM_PAGES = DIMM_MIB * MIB // PAGE
 # Of what is free in a zone, so much has been used and is back at least.
 LEAST_BACK = 0.5
 
+# A disk that has more than all page cache can hold, and costs the host nothing.
+DISK = "large"
+LARGE_DISK = (
+    *("-drive", f"if=none,id={DISK},driver=null-co,size=64G,read-zeroes=on"),
+    *("-device", f"virtio-blk-pci,drive={DISK},serial={DISK}"),
+)
+
 
 def zone_fields(vm: FreehintVM) -> dict[str, dict[str, int]]:
     """What each zone that has memory says of the page frames that it has."""
@@ -157,6 +164,49 @@ class ZonesTest(unittest.TestCase):
             self.assertNotEqual(boundary % GRANULE_PAGES, 0)
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "1 DMA32"})
             self.assert_zones_take_turns(vm, "0 DMA32", "1 DMA32")
+
+    def stalls(self, vm: FreehintVM) -> int:
+        """How often somebody had to wait for memory."""
+        stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
+        return int(vm.check(f"{stalls} /proc/vmstat"))
+
+    def start_reclaim(self, vm: FreehintVM, node: int) -> None:
+        """Have the page cache fill a node, and be reclaimed there, from now on."""
+        disk = f"/dev/$(basename $(dirname $(grep -lx {DISK} /sys/block/*/serial)))"
+        reader = f"membind {node} dd if={disk} of=/dev/null bs=4M"
+        for _ in range(4):
+            vm.start(f"while :; do {reader} 2>/dev/null; done")
+        before = self.stalls(vm)
+        wait_for("somebody waits for memory", lambda: self.stalls(vm) > before, 120)
+
+    def test_reclaim_on_one_node_leaves_the_other_alone(self) -> None:
+        """Whoever waits for memory of a full node would not get any of the other one."""
+        nodes = (
+            *("-object", "memory-backend-ram,id=n0,size=768M"),
+            *("-object", "memory-backend-ram,id=n1,size=768M"),
+            *("-numa", "node,nodeid=0,memdev=n0,cpus=0-1"),
+            *("-numa", "node,nodeid=1,memdev=n1"),
+        )
+        with FreehintVM(
+            memory_mib=1536, cpus=2, extra_args=(*nodes, *LARGE_DISK)
+        ) as vm:
+            driver = GuestDriver(vm)
+            driver.settle()
+            self.start_reclaim(vm, 0)
+            for _ in range(2):
+                stalls = self.stalls(vm)
+                before = vm.query()["stats"]["discarded"]["bytes"]
+                vm.check("memhog 512m membind 1")
+                wait_for(
+                    "what was freed on the other node is discarded",
+                    lambda: vm.query()["stats"]["discarded"]["bytes"]
+                    > before + 448 * MIB,
+                    10,
+                )
+            self.assertGreater(self.stalls(vm), stalls)
+            # A host asks for it that is short itself.
+            outcome = vm.flush()
+            self.assertEqual(outcome["result"], "done", outcome)
 
     def test_memory_above_4_gib_and_a_movable_zone(self) -> None:
         with FreehintVM(

@@ -78,6 +78,18 @@ static unsigned long fh_free_granules(struct fh_zone *fz)
 	return nr;
 }
 
+/**
+ * fh_spare_granules - what a zone can spare, in whole granules
+ * @fz: the zone
+ *
+ * Context: any. Return: less than 0 if it is short even of what it has to keep.
+ */
+long fh_spare_granules(struct fh_zone *fz)
+{
+	return min(fh_headroom(fz->zone) >> fz->order,
+		   (long)fh_free_granules(fz));
+}
+
 /* How many granules may be taken now? Racy, as all watermark checks are. */
 static long fh_allowance(struct fh_zone *fz)
 {

@@ -528,8 +528,6 @@ int freehint_register(struct freehint_dev *dev)
 	e->round_end = jiffies;
 	e->pause_until = jiffies;
 	e->stalls = fh_count_stalls();
-	e->yield = 0;
-	e->yield_end = jiffies;
 	e->told = (struct freehint_gauges) { };
 	e->pace = (struct fh_pace) { .since = jiffies };
 	e->stats = (struct freehint_stats) { };

@@ -116,8 +116,6 @@ struct fh_flush {
  * @min_age_ms: least time for which memory rests, within the guest's bounds
  * @pause_until: jiffies; nothing is submitted before
  * @stalls: how often somebody had to wait for memory, when last looked at
- * @yield: for how long nothing is submitted because of that, in jiffies
- * @yield_end: jiffies; until when that was so
  * @overdue: cookie of the hint that the device is to be reset for, or 0
  * @in_flight: pages in @flight
  * @wait: woken whenever @in_flight falls
@@ -160,8 +158,6 @@ struct fh_engine {
 	unsigned int min_age_ms;
 	unsigned long pause_until;
 	unsigned long stalls;
-	unsigned long yield;
-	unsigned long yield_end;
 	u64 overdue;
 	atomic_long_t in_flight;
 	wait_queue_head_t wait;

@@ -137,6 +137,10 @@ struct fh_reuse {
  *	&freehint_stats.runs
  * @progress: the worker's: something was hinted in this round
  * @guarded: the worker's: the watermark guard ended this round early
+ * @yield: the worker's: for how long it hinted nothing while short, last time that
+ *	somebody waited for memory, in jiffies
+ * @yield_end: the worker's: jiffies; until when that is so
+ * @yielded: the worker's: that was so, and nothing was hinted since
  * @slow: the worker's: the device did not get round to all that it was given;
  *	it is given so many times half of that
  */
@@ -167,6 +171,9 @@ struct fh_zone {
 	u64 runs;
 	bool progress;
 	bool guarded;
+	unsigned long yield;
+	unsigned long yield_end;
+	bool yielded;
 	unsigned int slow;
 };
 
@@ -236,6 +243,7 @@ int fh_take_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_resync(struct fh_zone *fz);
 void fh_rewind(struct fh_zone *fz);
+long fh_spare_granules(struct fh_zone *fz);
 bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
 		  unsigned long max_pages);
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);

@@ -31,12 +31,16 @@ bool fh_adapts = true;
 #define FH_FIRST_PERIOD	4
 
 /*
- * For so long nothing is hinted when somebody had to wait until memory was reclaimed
- * or compacted. Such a guest has little to give, and wants it. If that goes on when
- * hints do, it is for twice as long each time, up to the maximum.
+ * For so long nothing is hinted of a zone that is short of memory when somebody had
+ * to wait until memory was reclaimed or compacted. Such a zone has little to give,
+ * and its users want it. If that goes on when hints do, it is for twice as long each
+ * time, up to the maximum.
  */
 #define FH_YIELD	HZ
 #define FH_MAX_YIELD	(8UL * HZ)
+
+/* A zone is short that can spare less than one in so many of its granules. */
+#define FH_SHORT_SHARE	8
 
 /* A zone sits out at most this many rounds because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
@@ -63,6 +67,18 @@ void fh_next_period(struct fh_engine *e, unsigned long delay)
 		kthread_mod_delayed_work(e->worker, &e->tick, delay);
 }
 
+static bool fh_is_short(struct fh_zone *fz)
+{
+	long granules = zone_managed_pages(fz->zone) >> fz->order;
+
+	return fh_spare_granules(fz) < granules / FH_SHORT_SHARE;
+}
+
+static bool fh_yields(struct fh_zone *fz)
+{
+	return time_before(jiffies, fz->yield_end) && fh_is_short(fz);
+}
+
 static bool fh_hint_zone(struct fh_engine *e, struct fh_zone *fz)
 {
 	struct freehint_hint *hint;
@@ -71,12 +87,13 @@ static bool fh_hint_zone(struct fh_engine *e, struct fh_zone *fz)
 	if (!hint)
 		return false;
 
-	if (fz->put_off && !fh_flushing(e))
+	if ((fz->put_off || fh_yields(fz)) && !fh_flushing(e))
 		return false;
 	fz->guarded = false;
 	if (!fh_fill(fz, hint) || fh_submit(e, hint))
 		return false;
 	fz->progress = true;
+	fz->yielded = false;
 	return true;
 }
 
@@ -138,7 +155,8 @@ static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
 	spin_lock_irqsave(&fz->zone->lock, flags);
 	fz->busy = waiting || fz->nr[FH_YOUNG] || fz->burst >= FH_BURST ||
 		   fz->put_off ||
-		   (fz->nr[FH_AGED] && (fz->progress || !fh_may_submit(e)));
+		   (fz->nr[FH_AGED] && (fz->progress || !fh_may_submit(e) ||
+					time_before(jiffies, fz->yield_end)));
 	more = fz->busy;
 	if (!fz->progress)
 		fz->settling = false;
@@ -198,26 +216,33 @@ unsigned long fh_count_stalls(void)
 	return nr;
 }
 
-static unsigned long fh_next_yield(const struct fh_engine *e)
+/* Once it has yielded, it hints once before it does so again. */
+static void fh_zone_yield(struct fh_zone *fz)
 {
-	if (time_before(jiffies, e->yield_end))
-		return e->yield;
-	if (time_before(jiffies, e->yield_end + e->yield))
-		return min(2 * e->yield, FH_MAX_YIELD);
-	return FH_YIELD;
+	if (fz->yielded || !fh_is_short(fz))
+		return;
+	if (time_before(jiffies, fz->yield_end + fz->yield))
+		fz->yield = min(2 * fz->yield, FH_MAX_YIELD);
+	else
+		fz->yield = FH_YIELD;
+	fz->yield_end = jiffies + fz->yield;
+	fz->yielded = true;
 }
 
-/* Memory that somebody waits for is not to be away, for however short a time. */
+/*
+ * Memory that somebody waits for is not to be away, for however short a time. Which
+ * memory that is nobody says, but it is none of a zone with plenty.
+ */
 static void fh_yield(struct fh_engine *e)
 {
 	unsigned long stalls = fh_count_stalls();
+	struct fh_zone *fz;
 
 	if (stalls == e->stalls)
 		return;
 	e->stalls = stalls;
-	e->yield = fh_next_yield(e);
-	e->yield_end = jiffies + e->yield;
-	fh_pause(e, e->yield);
+	for_each_fh_zone(fz)
+		fh_zone_yield(fz);
 }
 
 /**

@@ -111,6 +111,7 @@ struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order)
 	fz->words = BITS_TO_LONGS(PAGES_PER_SECTION >> order);
 	fz->soon_end = jiffies;
 	fz->window_end = jiffies;
+	fz->yield_end = jiffies;
 	fz->map = fh_map_alloc(first, last - first + 1);
 	if (!fz->map) {
 		kfree(fz);
