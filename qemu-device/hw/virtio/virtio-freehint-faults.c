@@ -41,6 +41,8 @@ typedef enum Fault {
     FAULT_RETRY_AFTER_MS,
     FAULT_STATUS,
     FAULT_USED_LENGTH,
+    /* What the used ring says of messages other than hints. */
+    FAULT_USED_ID,
 
     /* Messages are left alone: not acted on, and not used. */
     FAULT_HANG,
@@ -66,6 +68,7 @@ static const char *const fault_names[FAULT__MAX] = {
     [FAULT_RETRY_AFTER_MS] = "retry-after-ms",
     [FAULT_STATUS] = "status",
     [FAULT_USED_LENGTH] = "used-length",
+    [FAULT_USED_ID] = "used-id",
     [FAULT_HANG] = "hang",
     [FAULT_LOSE] = "lose",
     [FAULT_NEEDS_RESET] = "needs-reset",
@@ -160,6 +163,11 @@ size_t virtio_freehint_fault_answer(VirtIOFreehint *fh,
                    faulty(fh, FAULT_STATUS, 0), hint->nranges);
     }
     return faulty(fh, FAULT_USED_LENGTH, len);
+}
+
+void virtio_freehint_fault_used_id(VirtIOFreehint *fh, VirtQueueElement *elem)
+{
+    elem->index = faulty(fh, FAULT_USED_ID, elem->index);
 }
 
 /* The device status that nobody can write */

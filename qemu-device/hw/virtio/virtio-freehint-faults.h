@@ -46,6 +46,9 @@ size_t virtio_freehint_fault_answer(VirtIOFreehint *fh,
                                     const VirtIOFreehintHint *hint,
                                     size_t len);
 
+/* Falsify which buffer is going to be used, of a message that is no hint. */
+void virtio_freehint_fault_used_id(VirtIOFreehint *fh, VirtQueueElement *elem);
+
 #else
 
 static inline void virtio_freehint_faults_class_init(ObjectClass *klass)
@@ -77,6 +80,11 @@ virtio_freehint_fault_answer(VirtIOFreehint *fh,
                              const VirtIOFreehintHint *hint, size_t len)
 {
     return len;
+}
+
+static inline void virtio_freehint_fault_used_id(VirtIOFreehint *fh,
+                                                 VirtQueueElement *elem)
+{
 }
 
 #endif /* CONFIG_VIRTIO_FREEHINT_FAULTS */

@@ -120,6 +120,8 @@ static void push_quietly(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
 
     if (hint->nranges) {
         len = virtio_freehint_fault_answer(fh, hint, len);
+    } else {
+        virtio_freehint_fault_used_id(fh, &hint->elem);
     }
     virtqueue_push(fh->hintq, &hint->elem, len);
     free_hint(hint);
