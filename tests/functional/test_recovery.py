@@ -150,6 +150,19 @@ class RecoveryTest(unittest.TestCase):
         self.check_back(aborted=1)
         self.check_hints()
 
+    def test_a_device_that_breaks_its_queue_is_reset(self) -> None:
+        """With an answer to what is no hint, so that no hint is overdue for it."""
+        self.driver.set_faults(used_id=2**16 - 1)
+        # The guest tells of that, and hints nothing.
+        user = self.vm.start("toucher -m 128 -k 10000")
+        self.wait_failed()
+        self.driver.set_faults()
+        self.wait_active()
+        self.assertEqual(self.driver.counters()["timeouts"], 0)
+        self.vm.finish(user)
+        self.check_back(aborted=0)
+        self.check_hints()
+
     def test_a_device_that_goes_on_to_hang_is_tried_less_and_less(self) -> None:
         self.driver.set_faults(hang=1)
         self.vm.check("memhog 96m")

@@ -152,6 +152,14 @@ static void vfh_fill_hdr(struct vfh_msg *msg, u16 type, u16 flags, u32 nranges,
 	};
 }
 
+/* What follows from the first reason is not worth a line. */
+static void vfh_broken(struct virtio_freehint *fh, const char *why)
+{
+	if (!xchg(&fh->broken, true))
+		dev_err(&fh->vdev->dev, "%s, resetting it\n", why);
+	freehint_broken(&fh->dev);
+}
+
 /* Does not tell the device. @size is of what follows the header. */
 static int vfh_queue(struct virtio_freehint *fh, struct vfh_msg *msg,
 		     size_t size, size_t nr_statuses)
@@ -170,6 +178,8 @@ static int vfh_queue(struct virtio_freehint *fh, struct vfh_msg *msg,
 				GFP_NOWAIT | __GFP_NOWARN);
 	if (!ret)
 		msg->queued = true;
+	else if (ret == -EIO)
+		vfh_broken(fh, "the queue is broken");
 	return ret;
 }
 
@@ -259,14 +269,6 @@ static void vfh_queue_config(struct virtio_freehint *fh)
 	if (!fh->config_stop)
 		queue_work(system_freezable_wq, &fh->config_work);
 	spin_unlock_irqrestore(&fh->config_lock, flags);
-}
-
-/* What follows from the first reason is not worth a line. */
-static void vfh_broken(struct virtio_freehint *fh, const char *why)
-{
-	if (!xchg(&fh->broken, true))
-		dev_err(&fh->vdev->dev, "%s, resetting it\n", why);
-	freehint_broken(&fh->dev);
 }
 
 /* What another try would not change. */
@@ -441,6 +443,10 @@ static void vfh_reap(struct freehint_dev *dev)
 		while ((msg = virtqueue_get_buf(fh->vq, &len)))
 			vfh_answered(fh, msg, len);
 	} while (!virtqueue_enable_cb(fh->vq));
+	if (virtqueue_is_broken(fh->vq)) {
+		vfh_broken(fh, "the queue is broken");
+		return;
+	}
 	vfh_answer_flush(fh);
 }
 
@@ -754,6 +760,7 @@ VFH_STAT(stale_granules, stats.stale_granules);
 VFH_STAT(guard_stops, stats.guard_stops);
 VFH_STAT(pcp_drains, stats.pcp_drains);
 VFH_STAT(timeouts, stats.timeouts);
+VFH_STAT(submit_errors, stats.submit_errors);
 VFH_STAT(flushes, stats.flushes);
 
 static struct attribute *vfh_attrs[] = {
@@ -786,6 +793,7 @@ static struct attribute *vfh_attrs[] = {
 	&dev_attr_guard_stops.attr,
 	&dev_attr_pcp_drains.attr,
 	&dev_attr_timeouts.attr,
+	&dev_attr_submit_errors.attr,
 	&dev_attr_flushes.attr,
 	NULL
 };

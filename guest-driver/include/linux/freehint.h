@@ -214,6 +214,7 @@ struct freehint_dev {
  * @guard_stops: rounds that the watermark guard ended early
  * @pcp_drains: times that the per-CPU lists of a zone were drained
  * @timeouts: times that the device did not answer in time
+ * @submit_errors: times that the driver could not submit a hint
  * @flushes: flushes that have ended, in whatever way
  * @gauges: now
  * @refused_bytes: gauge, 0 like the next while the status is not
@@ -234,6 +235,7 @@ struct freehint_stats {
 	u64 guard_stops;
 	u64 pcp_drains;
 	u64 timeouts;
+	u64 submit_errors;
 	u64 flushes;
 	struct freehint_gauges gauges;
 	u64 refused_bytes;

@@ -102,6 +102,7 @@ int fh_submit(struct fh_engine *e, struct freehint_hint *hint)
 	list_move_tail(&hint->list, &e->flight);
 	ret = e->dev->ops->submit(e->dev, hint);
 	if (ret) {
+		e->stats.submit_errors++;
 		fh_give_back(hint, true);
 		fh_hint_done(e, hint);
 		return ret;
