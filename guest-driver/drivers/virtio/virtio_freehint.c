@@ -471,7 +471,7 @@ static void vfh_write_status(struct virtio_freehint *fh, u32 status)
 /*
  * Surprise removal: whatever is read from a device that is gone is all ones. So it
  * is from one on PCI that is there, and just does not decode its memory: that one
- * may still write to ours.
+ * may still write to ours. Other transports cannot tell the two apart.
  */
 static bool vfh_gone(struct virtio_freehint *fh)
 {
@@ -479,7 +479,7 @@ static bool vfh_gone(struct virtio_freehint *fh)
 
 	if (fh->vdev->config->get_status(fh->vdev) != 0xff)
 		return false;
-	return !dev_is_pci(parent) || !pci_device_is_present(to_pci_dev(parent));
+	return dev_is_pci(parent) && !pci_device_is_present(to_pci_dev(parent));
 }
 
 /* Leave word for the operator; the reset has wiped what was there. */
