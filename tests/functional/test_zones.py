@@ -8,7 +8,8 @@ from collections import Counter
 from typing import Any
 
 from freehint_vm import DEVICE_ID, HOTPLUG_PORT, MIB, PORT, FreehintVM
-from guest_driver import GuestDriver, wait_for
+from guest_driver import KEPT, GuestDriver, wait_for
+from hint_trace import HintTrace
 
 PAGE = 4096
 GRANULE_PAGES = 2 * MIB // PAGE
@@ -216,6 +217,34 @@ class ZonesTest(unittest.TestCase):
             append="movablecore=512M",
         ) as vm:
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "0 Normal", "0 Movable"})
+
+    def test_zones_that_are_kept_from_higher_classes(self) -> None:
+        """As low zones of large guests are, however much of them is free."""
+        trace = HintTrace()
+        self.addCleanup(trace.close)
+        with FreehintVM(
+            memory_mib=1536,
+            cpus=2,
+            extra_args=("-machine", "max-ram-below-4g=512M", *trace.args),
+            append="movablecore=512M",
+        ) as vm:
+            vm.set_enabled(False)
+            vm.check("echo 1 1 1 0 >/proc/sys/vm/lowmem_reserve_ratio")
+            free, known = free_granules(vm), zones(vm)
+            before, mark = vm.figure("hinted_bytes"), trace.mark()
+            vm.set_enabled(True)
+            wait_for(
+                "all free memory is hinted",
+                lambda: vm.figure("hinted_bytes") > before
+                and vm.figure("free_pending_bytes") < KEPT,
+            )
+            took: Counter[str] = Counter()
+            for r in trace.ranges(mark):
+                zone = next(z for z, pfns in known.items() if r.addr // PAGE in pfns)
+                took[zone] += r.len // (2 * MIB)
+            for zone in "0 DMA32", "0 Normal", "0 Movable":
+                self.assertGreater(free[zone], 64, zone)
+                self.assertGreater(took[zone], free[zone] * 3 // 4, (zone, took, free))
 
     def start_two_nodes(self, granule: int = 2 * MIB) -> FreehintVM:
         """All memory of the second one is in DIMMs, and our device can be unplugged."""

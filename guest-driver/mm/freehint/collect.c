@@ -38,13 +38,15 @@
 /* Granules that a zone keeps on its lists at all times. */
 #define FH_ZONE_RESERVE		8
 
+/* Granules that the device may hold of what a zone keeps from higher classes. */
+#define FH_MAX_BORROWED		8L
+
 /*
  * Pages that a zone can spare, beyond what its allocations may come to depend
  * on. Free pages, exactly where the per-CPU drift could matter, without those
  * that not every allocation may use (free CMA pages and the highatomic reserve)
  * or can use at once (unaccepted memory), against the high watermark with its
- * boost plus the largest reserve that this zone keeps from higher classes. What
- * is in flight is not free and so is on neither side.
+ * boost. What is in flight is not free and so is on neither side.
  *
  * Pages that left since are gone when pressure comes: there is no recall, but
  * they are back within the time that the device takes for one hint.
@@ -61,8 +63,13 @@ static long fh_headroom(struct zone *zone)
 #ifdef CONFIG_UNACCEPTED_MEMORY
 	free -= zone_page_state(zone, NR_UNACCEPTED);
 #endif
-	return free - high_wmark_pages(zone) -
-	       zone->lowmem_reserve[MAX_NR_ZONES - 1];
+	return free - high_wmark_pages(zone);
+}
+
+/* Pages that a zone keeps from all that can come from higher zones. */
+static long fh_reserve(struct zone *zone)
+{
+	return zone->lowmem_reserve[MAX_NR_ZONES - 1];
 }
 
 /* Granules on the free lists, in one piece or in larger ones. */
@@ -86,7 +93,7 @@ static unsigned long fh_free_granules(struct fh_zone *fz)
  */
 long fh_spare_granules(struct fh_zone *fz)
 {
-	return min(fh_headroom(fz->zone) >> fz->order,
+	return min((fh_headroom(fz->zone) - fh_reserve(fz->zone)) >> fz->order,
 		   (long)fh_free_granules(fz));
 }
 
@@ -94,6 +101,7 @@ long fh_spare_granules(struct fh_zone *fz)
 static long fh_allowance(struct fh_zone *fz)
 {
 	long headroom = fh_headroom(fz->zone) >> fz->order;
+	long reserve = fh_reserve(fz->zone) >> fz->order;
 	long listed = fh_free_granules(fz);
 	long in_flight, share;
 
@@ -104,7 +112,13 @@ static long fh_allowance(struct fh_zone *fz)
 	 * Much can be free, and little of it in whole granules. Who needs one then
 	 * has to compact memory for what is away.
 	 */
-	share = (min(headroom, listed) + in_flight) / FH_INFLIGHT_SHARE;
+	share = (min(headroom - reserve, listed) + in_flight) / FH_INFLIGHT_SHARE;
+	/*
+	 * The reserve is there so that higher classes do not use up the zone, which
+	 * a hint does not: it borrows. It can be larger than the zone.
+	 */
+	if (reserve)
+		share = max(share, FH_MAX_BORROWED);
 	share = min_t(long, share, FH_MAX_INFLIGHT >> fz->order) >> fz->slow;
 	share = max(share, 1L);
 

@@ -178,10 +178,6 @@ static void test_guard_terms(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, fill(fake));
 	zone->watermark_boost = 0;
 
-	zone->lowmem_reserve[MAX_NR_ZONES - 1] = free;
-	KUNIT_EXPECT_FALSE(test, fill(fake));
-	zone->lowmem_reserve[MAX_NR_ZONES - 1] = 0;
-
 	zone->nr_free_highatomic = free;
 	KUNIT_EXPECT_FALSE(test, fill(fake));
 	zone->nr_free_highatomic = 0;
@@ -191,6 +187,30 @@ static void test_guard_terms(struct kunit *test)
 	atomic_long_set(&zone->vm_stat[NR_FREE_CMA_PAGES], 0);
 
 	KUNIT_EXPECT_TRUE(test, fill(fake));
+	answer(fake, FREEHINT_DISCARDED, false);
+}
+
+/* Of what is kept from higher classes, which can be all that there is, a little. */
+static void test_guard_lowmem_reserve(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct zone *zone = &fake->zone;
+
+	free_granules(fake, 0, 64);
+	promote(fake);
+	atomic_long_set(&zone->vm_stat[NR_FREE_PAGES], 256 * GPAGES);
+	zone->lowmem_reserve[MAX_NR_ZONES - 1] = 1024 * GPAGES;
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 8);
+	KUNIT_EXPECT_TRUE(test, fake->fz->guarded);
+	answer(fake, FREEHINT_DISCARDED, false);
+
+	/* But none of what is below the watermark. */
+	zone->_watermark[WMARK_HIGH] = 256 * GPAGES;
+	KUNIT_EXPECT_FALSE(test, fill(fake));
+	zone->_watermark[WMARK_HIGH] -= 2 * GPAGES;
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 2);
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
@@ -297,6 +317,7 @@ static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_untakeable),
 	KUNIT_CASE(test_guard_watermark),
 	KUNIT_CASE(test_guard_terms),
+	KUNIT_CASE(test_guard_lowmem_reserve),
 	KUNIT_CASE(test_guard_share),
 	KUNIT_CASE(test_guard_share_of_whole),
 	KUNIT_CASE(test_guard_cap),
