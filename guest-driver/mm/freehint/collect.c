@@ -97,15 +97,20 @@ long fh_spare_granules(struct fh_zone *fz)
 		   (long)fh_free_granules(fz));
 }
 
-/* How many granules may be taken now? Racy, as all watermark checks are. */
-static long fh_allowance(struct fh_zone *fz)
+/**
+ * fh_allowance - how many granules may be taken now
+ * @fz: the zone
+ *
+ * Context: any; racy, as all watermark checks are. Return: 0 or less if none.
+ */
+long fh_allowance(struct fh_zone *fz)
 {
 	long headroom = fh_headroom(fz->zone) >> fz->order;
 	long reserve = fh_reserve(fz->zone) >> fz->order;
 	long listed = fh_free_granules(fz);
 	long in_flight, share;
 
-	/* Only this thread changes it. */
+	/* Only the engine's thread changes it. */
 	in_flight = data_race(fz->nr[FH_INFLIGHT]);
 
 	/*

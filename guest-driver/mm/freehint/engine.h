@@ -190,6 +190,7 @@ void fh_next_period(struct fh_engine *e, unsigned long delay);
 bool fh_may_submit(struct fh_engine *e);
 void fh_promote(struct fh_zone *fz);
 void fh_start_round(struct fh_engine *e);
+bool fh_worth_another_round(const struct fh_engine *e);
 void fh_pump(struct fh_engine *e);
 void fh_tick(struct kthread_work *work);
 void fh_repace(struct kthread_work *work);

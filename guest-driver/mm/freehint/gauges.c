@@ -165,6 +165,8 @@ static void fh_gauges_look(struct timer_list *timer)
 
 	if (fh_gauges_worth_telling(e))
 		kthread_queue_work(e->worker, &e->tell);
+	if (fh_worth_another_round(e))
+		kthread_queue_delayed_work(e->worker, &e->tick, 0);
 	mod_timer(&e->look, jiffies + FH_GAUGES_PERIOD);
 }
 

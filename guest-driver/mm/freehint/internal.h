@@ -137,6 +137,7 @@ struct fh_reuse {
  *	&freehint_stats.runs
  * @progress: the worker's: something was hinted in this round
  * @guarded: the worker's: the watermark guard ended this round early
+ * @free_then: the worker's: free pages when the last round ended
  * @yield: the worker's: for how long it hinted nothing while short, last time that
  *	somebody waited for memory, in jiffies
  * @yield_end: the worker's: jiffies; until when that is so
@@ -171,6 +172,7 @@ struct fh_zone {
 	u64 runs;
 	bool progress;
 	bool guarded;
+	unsigned long free_then;
 	unsigned long yield;
 	unsigned long yield_end;
 	bool yielded;
@@ -244,6 +246,7 @@ void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_resync(struct fh_zone *fz);
 void fh_rewind(struct fh_zone *fz);
 long fh_spare_granules(struct fh_zone *fz);
+long fh_allowance(struct fh_zone *fz);
 bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
 		  unsigned long max_pages);
 bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);

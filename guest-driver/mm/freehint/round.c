@@ -10,6 +10,7 @@
  * All of this but fh_kick() runs in the engine's thread.
  */
 #include <linux/jiffies.h>
+#include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
@@ -160,6 +161,7 @@ static bool fh_zone_end_round(struct fh_engine *e, struct fh_zone *fz)
 	more = fz->busy;
 	if (!fz->progress)
 		fz->settling = false;
+	fz->free_then = zone_page_state(fz->zone, NR_FREE_PAGES);
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 
 	e->stats.guard_stops += fz->guarded;
@@ -275,6 +277,43 @@ void fh_start_round(struct fh_engine *e)
 	e->round = true;
 	trace_freehint_round(true);
 	fh_pump(e);
+}
+
+/*
+ * What a round had to pass over wakes nobody when it can be had: watermarks fall, a
+ * pageblock is isolated no more, a block is not the last one of its kind.
+ */
+static bool fh_zone_worth_another_round(struct fh_zone *fz)
+{
+	unsigned long free = zone_page_state(fz->zone, NR_FREE_PAGES);
+	/* What is missed now is seen at the next look. */
+	bool aged = data_race(fz->nr[FH_AGED]);
+	/* As above. */
+	bool guarded = data_race(fz->guarded);
+	/* As above. */
+	unsigned long then = data_race(fz->free_then);
+
+	if (!aged || fh_allowance(fz) <= 0)
+		return false;
+	return guarded || abs_diff(free, then) >= fh_granule_pages(fz);
+}
+
+/**
+ * fh_worth_another_round - is there something to hint that was passed over before
+ * @e: the engine
+ *
+ * Context: any in which a device stays registered.
+ */
+bool fh_worth_another_round(const struct fh_engine *e)
+{
+	struct fh_zone *fz;
+
+	if (READ_ONCE(e->round))
+		return false;
+	for_each_fh_zone(fz)
+		if (fh_zone_worth_another_round(fz))
+			return true;
+	return false;
 }
 
 /*
