@@ -75,6 +75,7 @@ struct freehint_range {
  * struct freehint_hint - one message to the device: ranges of one zone
  * @list: the engine's
  * @zone: where every range of this hint lies
+ * @generation: the engine's
  * @slot: 0 .. &freehint_dev.nr_hints - 1; lets the driver find its own buffer
  * @cookie: counts hints; for traces
  * @looks: how often the answer was looked for in vain
@@ -90,6 +91,7 @@ struct freehint_range {
 struct freehint_hint {
 	struct list_head list;
 	struct zone *zone;
+	unsigned int generation;
 	unsigned int slot;
 	u64 cookie;
 	unsigned int looks;

@@ -353,6 +353,10 @@ void fh_resync(struct fh_zone *fz)
 {
 	unsigned long sec, flags;
 
+	spin_lock_irqsave(&fz->zone->lock, flags);
+	fz->generation++;
+	spin_unlock_irqrestore(&fz->zone->lock, flags);
+
 	get_online_mems();
 	for (sec = 0; sec < fz->map->nr; sec++)
 		if (fz->map->chunk[sec])
@@ -491,6 +495,8 @@ bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint)
 	bool more = true;
 
 	hint->zone = fz->zone;
+	/* What is taken after a resync has begun may still be of before. */
+	hint->generation = data_race(fz->generation);
 	hint->nr_ranges = 0;
 	hint->nr_pages = 0;
 
@@ -591,6 +597,9 @@ void fh_give_back(struct freehint_hint *hint, bool stale)
 		trace_freehint_range(hint->cookie, range);
 		while (pfn < end) {
 			spin_lock_irqsave(&fz->zone->lock, flags);
+			/* A resync may have begun since the driver looked. */
+			if (hint->generation != fz->generation)
+				to = FH_AGED;
 			fh_give_some(fz, &pfn, end, to);
 			spin_unlock_irqrestore(&fz->zone->lock, flags);
 			cond_resched();

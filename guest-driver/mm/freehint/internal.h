@@ -123,6 +123,7 @@ struct fh_reuse {
  * @kept: the per-CPU lists were seen to hold a burst in this period
  * @freed: granules freed in this period
  * @taken: granules allocated in this period
+ * @generation: counts resyncs; what the device said before one does not hold
  * @settling: what is hinted was found by a resync and has been free for who
  *	knows how long; that it is used one day says nothing about the pace
  * @reuse: evidence since it was last collected
@@ -159,6 +160,7 @@ struct fh_zone {
 	unsigned long freed;
 	unsigned long taken;
 
+	unsigned int generation;
 	bool settling;
 	struct fh_reuse reuse;
 	unsigned long soon_end;

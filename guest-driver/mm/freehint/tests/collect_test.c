@@ -307,6 +307,33 @@ static void test_guard_last_granules(struct kunit *test)
 	answer(fake, FREEHINT_DISCARDED, false);
 }
 
+/*
+ * The driver found the answer to be of the present epoch, and that epoch ended before
+ * all of the memory was back: what comes back later is not known to be discarded.
+ */
+static void test_epoch_moves_while_giving_back(struct kunit *test)
+{
+	struct freehint_hint *second = fake_hint_alloc(test, MAX_RANGES);
+	struct fake *fake = test->priv;
+	unsigned long i;
+
+	free_granules(fake, 0, 8);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fill(fake));
+	free_granules(fake, 8, 8);
+	promote(fake);
+	KUNIT_ASSERT_TRUE(test, fh_fill(fake->fz, second));
+	answer(fake, FREEHINT_DISCARDED, false);
+	for (i = 0; i < 8; i++)
+		EXPECT_STATE(test, i, FH_HINTED);
+
+	fh_resync(fake->fz);
+	second->ranges[0].verdict = FREEHINT_DISCARDED;
+	fh_give_back(second, false);
+	for (i = 8; i < 16; i++)
+		EXPECT_STATE(test, i, FH_AGED);
+}
+
 static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_coalesce),
 	KUNIT_CASE(test_coalesce_within_section),
@@ -323,6 +350,7 @@ static struct kunit_case freehint_collect_cases[] = {
 	KUNIT_CASE(test_guard_cap),
 	KUNIT_CASE(test_slow_device),
 	KUNIT_CASE(test_guard_last_granules),
+	KUNIT_CASE(test_epoch_moves_while_giving_back),
 	{ }
 };
 
