@@ -259,6 +259,14 @@ static bool file_is_filled(const File *file, uint8_t pattern)
     return data[0] == pattern && !memcmp(data, data + 1, GRANULE - 1);
 }
 
+/* Its name is gone, but whoever has it open has it. */
+static void file_unlink(File *file)
+{
+    g_assert_cmpint(unlink(file->path), ==, 0);
+    g_free(file->path);
+    file->path = g_strdup_printf("/proc/%d/fd/%d", getpid(), file->fd);
+}
+
 static void file_remove(File *file)
 {
     unlink(file->path);
@@ -266,15 +274,14 @@ static void file_remove(File *file)
     close(file->fd);
 }
 
-/* A named file keeps its content, also under a private mapping. */
-static void test_file(const void *opaque)
+/* A named file keeps its content. */
+static void test_file(void)
 {
-    const char *share = opaque;
     g_autofree char *log = log_path();
     File file = file_create();
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
                       " -object memory-backend-file,id=mem0,size=128M,"
-                      "mem-path=%s,share=%s 2>%s", file.path, share, log);
+                      "mem-path=%s,share=on 2>%s", file.path, log);
 
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
@@ -289,12 +296,11 @@ static void test_file(const void *opaque)
 /* Unless the operator says so; but then zero cannot be promised. */
 static void test_file_allowed(const void *opaque)
 {
-    const char *share = opaque;
+    const char *options = opaque;
     File file = file_create();
-    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
-                      ",discard-file-backed=on"
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults"
                       " -object memory-backend-file,id=mem0,size=128M,"
-                      "mem-path=%s,share=%s", file.path, share);
+                      "mem-path=%s,share=on%s", file.path, options);
 
     g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_ZERO, FREE_START, GRANULE),
                     ==, VIRTIO_FREEHINT_S_BACKING);
@@ -303,6 +309,49 @@ static void test_file_allowed(const void *opaque)
     g_assert_true(file_is_filled(&file, 0));
     vm_stop(vm);
     file_remove(&file);
+}
+
+/*
+ * The VM's own copies go, and what is seen of the template again is left as it
+ * is, whatever the operator says: other clones may have it. It is not zero.
+ */
+static void test_file_private(const void *opaque)
+{
+    const char *options = opaque;
+    const uint64_t len = RAM_SIZE - FREE_START;
+    File file = file_create();
+    uint64_t before;
+    VM *vm;
+
+    if (strstr(options, "unlinked")) {
+        file_unlink(&file);
+        options = " -device " DEVICE;
+    }
+    vm = vm_start("-M q35,memory-backend=mem0 -nodefaults"
+                  " -object memory-backend-file,id=mem0,size=128M,"
+                  "mem-path=%s,share=off%s", file.path, options);
+    qfreehint_fill(FREE_START, len, 0x5a);
+    before = resident();
+    g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_ZERO, FREE_START, len), ==,
+                    VIRTIO_FREEHINT_S_BACKING);
+    g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(before - resident(), >=, len - GRANULE);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
+    g_assert_true(file_is_filled(&file, 0xa5));
+    vm_stop(vm);
+    file_remove(&file);
+}
+
+/* Nobody else can get at a file that QEMU has created and unlinked. */
+static void test_file_unlinked(void)
+{
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-file,id=mem0,size=128M,"
+                      "mem-path=%s,share=on", g_get_tmp_dir());
+
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
 }
 
 static void test_prealloc(void)
@@ -911,14 +960,22 @@ static void add_backing_tests(void)
         path = g_strdup_printf("virtio-freehint/lazy/%s", good_backings[i]);
         qtest_add_data_func(path, good_backings[i], test_lazy);
     }
-    qtest_add_data_func("virtio-freehint/backing/file/shared", "on",
-                        test_file);
-    qtest_add_data_func("virtio-freehint/backing/file/private", "off",
-                        test_file);
-    qtest_add_data_func("virtio-freehint/backing/file/shared-allowed", "on",
+    qtest_add_func("virtio-freehint/backing/file/shared", test_file);
+    qtest_add_func("virtio-freehint/backing/file/unlinked",
+                   test_file_unlinked);
+    qtest_add_data_func("virtio-freehint/backing/file/shared-allowed",
+                        " -device " DEVICE ",discard-file-backed=on",
                         test_file_allowed);
-    qtest_add_data_func("virtio-freehint/backing/file/private-allowed", "off",
+    qtest_add_data_func("virtio-freehint/backing/file/discard-data",
+                        ",discard-data=on -device " DEVICE,
                         test_file_allowed);
+    qtest_add_data_func("virtio-freehint/backing/file/private",
+                        " -device " DEVICE, test_file_private);
+    qtest_add_data_func("virtio-freehint/backing/file/private-allowed",
+                        " -device " DEVICE ",discard-file-backed=on",
+                        test_file_private);
+    qtest_add_data_func("virtio-freehint/backing/file/private-unlinked",
+                        "unlinked", test_file_private);
     qtest_add_func("virtio-freehint/backing/prealloc", test_prealloc);
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
     qtest_add_func("virtio-freehint/backing/numa", test_numa);

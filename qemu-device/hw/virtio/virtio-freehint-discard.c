@@ -93,6 +93,21 @@ static bool free_lazily(const VirtIOFreehintPart *part)
            !madvise(rb->host + part->offset, part->len, MADV_FREE);
 }
 
+/*
+ * Of a private mapping of a file only QEMU's own copies go, for others may have
+ * the same file: ram_block_discard_range() would punch a hole into it.
+ */
+static int drop(const VirtIOFreehintPart *part)
+{
+    RAMBlock *rb = part->rb;
+
+    if (qemu_ram_is_named_file(rb) && !qemu_ram_is_shared(rb)) {
+        return madvise(rb->host + part->offset, part->len, MADV_DONTNEED) ?
+               -errno : 0;
+    }
+    return ram_block_discard_range(rb, part->offset, part->len);
+}
+
 /* What cannot be freed lazily is dropped. */
 static void discard_memory(VirtIOFreehintSlice *slice)
 {
@@ -100,8 +115,7 @@ static void discard_memory(VirtIOFreehintSlice *slice)
 
     slice->freed_lazily = slice->lazy && free_lazily(part);
     if (!slice->freed_lazily) {
-        slice->ret = ram_block_discard_range(part->rb, part->offset,
-                                             part->len);
+        slice->ret = drop(part);
     }
 }
 

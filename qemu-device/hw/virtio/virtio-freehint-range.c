@@ -37,10 +37,23 @@
  */
 #define VIRTIO_FREEHINT_MAX_GRANULE (512 * MiB)
 
+/* Who else may want the content of the file that memory is mapped from. */
+typedef enum VirtIOFreehintFile {
+    /* There is no file, or QEMU alone has it. */
+    VIRTIO_FREEHINT_FILE_NONE,
+    /* Others may, but discarding leaves it alone. */
+    VIRTIO_FREEHINT_FILE_PRIVATE,
+    /* Others may, and discarding punches holes into it. */
+    VIRTIO_FREEHINT_FILE_SHARED,
+} VirtIOFreehintFile;
+
 /* What the positive list knows of a memory region. */
 typedef struct VirtIOFreehintBlock {
     /* Where QEMU has it mapped: tells when it is gone. */
     const void *host;
+    VirtIOFreehintFile file;
+    /* The back end's own setting: nobody else wants the content. */
+    bool discard_data;
     /* The host has set memory aside for it: huge pages, or preallocated. */
     bool reserved;
     /* The host failed to discard part of it. */
@@ -104,21 +117,43 @@ static void foreach_block(BlockFn fn, void *opaque)
                                    visit_memory_device, &visit);
 }
 
-/* The memory backend's setting, or that of virtio-mem. */
-static bool is_preallocated(Object *obj)
+/* A setting of the memory backend, or of virtio-mem. */
+static bool virtio_freehint_has_set(Object *obj, const char *prop)
 {
-    return obj && object_property_find(obj, "prealloc") &&
-           object_property_get_bool(obj, "prealloc", &error_abort);
+    return obj && object_property_find(obj, prop) &&
+           object_property_get_bool(obj, prop, &error_abort);
+}
+
+/*
+ * A file without a name was created by QEMU and is not to be found by anybody
+ * else. But one that is mapped privately may have been handed to several VMs,
+ * each of which has its own copies of what it has written to.
+ */
+static VirtIOFreehintFile virtio_freehint_file(RAMBlock *rb)
+{
+    struct stat st;
+
+    if (!qemu_ram_is_named_file(rb)) {
+        return VIRTIO_FREEHINT_FILE_NONE;
+    }
+    if (!qemu_ram_is_shared(rb)) {
+        return VIRTIO_FREEHINT_FILE_PRIVATE;
+    }
+    return !fstat(rb->fd, &st) && !st.st_nlink ? VIRTIO_FREEHINT_FILE_NONE :
+                                                 VIRTIO_FREEHINT_FILE_SHARED;
 }
 
 static VirtIOFreehintBlock describe_block(const MemoryRegion *mr, Object *dev)
 {
-    const RAMBlock *rb = mr->ram_block;
+    RAMBlock *rb = mr->ram_block;
 
     return (VirtIOFreehintBlock) {
         .host = rb ? rb->host : NULL,
+        .file = rb ? virtio_freehint_file(rb) : VIRTIO_FREEHINT_FILE_NONE,
+        .discard_data = virtio_freehint_has_set(mr->owner, "discard-data"),
         .reserved = (rb && rb->page_size != qemu_real_host_page_size()) ||
-                    is_preallocated(mr->owner) || is_preallocated(dev),
+                    virtio_freehint_has_set(mr->owner, "prealloc") ||
+                    virtio_freehint_has_set(dev, "prealloc"),
     };
 }
 
@@ -180,11 +215,11 @@ static const char *backing_refusal(const VirtIOFreehint *fh,
                                    RAMBlock *rb)
 {
     if (rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
-                     RAM_READONLY_FD | RAM_GUEST_MEMFD)) {
+                     RAM_GUEST_MEMFD)) {
         return "its backing does not let go of memory";
     }
-    /* The file loses the content, even if the mapping is private. */
-    if (qemu_ram_is_named_file(rb) && !fh->discard_file_backed) {
+    if (block->file == VIRTIO_FREEHINT_FILE_SHARED && !block->discard_data &&
+        !fh->discard_file_backed) {
         return "it is a named file; discard-file-backed=on lets holes be"
                " punched into it";
     }
@@ -217,7 +252,7 @@ static bool can_discard(const VirtIOFreehint *fh, VirtIOFreehintBlock *block,
         return false;
     }
     /* What others write to a file shows where the guest relies on zeros. */
-    if (qemu_ram_is_named_file(mr->ram_block) &&
+    if (block->file != VIRTIO_FREEHINT_FILE_NONE &&
         flags & VIRTIO_FREEHINT_HINT_F_ZERO) {
         return false;
     }
