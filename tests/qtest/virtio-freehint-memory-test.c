@@ -232,6 +232,153 @@ static void test_lazy(const void *opaque)
     vm_stop(vm);
 }
 
+static void assert_lazy(VM *vm, bool lazy, const char *causes)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    const uint64_t before = qfreehint_stat("lazy-bytes");
+
+    qfreehint_assert_causes(causes);
+    qfreehint_fill(FREE_START, len, 0xa5);
+    g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes") - before, ==,
+                     lazy ? len : 0);
+}
+
+#define LAZY_VM "-M q35,memory-backend=mem0 -nodefaults" \
+                " -object memory-backend-ram,id=mem0,size=128M%s" \
+                " -device " DEVICE ",discard=lazy%s"
+
+/* A host whose kernel has one of the faults that were mended in 2026. */
+static void test_lazy_unreliable(void)
+{
+    VM *vm = vm_start(LAZY_VM, "", ",x-distrust-lazy=on");
+    QDict *device = qfreehint_query();
+
+    g_assert_cmpstr(qdict_get_str(device, "lazy-probe"), ==, "unreliable");
+    qobject_unref(device);
+    assert_lazy(vm, false, "driver-not-ready lazy-unreliable ");
+    vm_stop(vm);
+}
+
+/* While there is somebody who writes to pages and leaves them clean. */
+static void test_lazy_vhost_scsi(void)
+{
+    VM *vm = vm_start(LAZY_VM, "", " -device discard-testdev,id=veto0");
+
+    assert_lazy(vm, true, "driver-not-ready ");
+    qfreehint_set_prop("veto0", "lazy-forbidden", true);
+    assert_lazy(vm, false, "driver-not-ready lazy-forbidden ");
+    qfreehint_set_prop("veto0", "lazy-forbidden", false);
+    assert_lazy(vm, true, "driver-not-ready ");
+    vm_stop(vm);
+}
+
+/* The host's KSM, which is put back to what it was */
+
+#define KSM "/sys/kernel/mm/ksm/"
+
+static const char *const ksm_files[] = {
+    KSM "run", KSM "pages_to_scan", KSM "sleep_millisecs",
+};
+static char *ksm_values[ARRAY_SIZE(ksm_files)];
+
+static bool ksm_write(const char *file, const char *value)
+{
+    int fd = open(file, O_WRONLY);
+    bool written = fd >= 0 && write(fd, value, strlen(value)) > 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return written;
+}
+
+static bool ksm_save(void)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(ksm_files); i++) {
+        if (!g_file_get_contents(ksm_files[i], &ksm_values[i], NULL, NULL) ||
+            !ksm_write(ksm_files[i], ksm_values[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void ksm_restore(void *unused)
+{
+    int i;
+
+    for (i = ARRAY_SIZE(ksm_files) - 1; i >= 0; i--) {
+        ksm_write(ksm_files[i], ksm_values[i]);
+        g_free(ksm_values[i]);
+    }
+}
+
+static uint64_t ksm_merged_pages(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/ksm_merging_pages", pid);
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    return g_ascii_strtoull(text, NULL, 10);
+}
+
+/*
+ * Other processes have pages in common with the guest, and must keep them. So
+ * memory that may be merged is dropped while KSM is on, or has merged any.
+ */
+static void test_lazy_ksm(void)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    gint64 start = g_get_monotonic_time();
+    uint8_t *bystander;
+    VM *vm;
+
+    if (!g_file_test("/proc/self/ksm_merging_pages", G_FILE_TEST_EXISTS) ||
+        !ksm_save()) {
+        g_test_skip("KSM cannot be switched on");
+        return;
+    }
+    g_test_queue_destroy(ksm_restore, NULL);
+    qtest_add_abrt_handler(ksm_restore, NULL);
+    bystander = mmap(NULL, GRANULE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert(bystander != MAP_FAILED);
+    memset(bystander, 0xa5, GRANULE);
+    g_assert_cmpint(madvise(bystander, GRANULE, MADV_MERGEABLE), ==, 0);
+
+    vm = vm_start(LAZY_VM, "", "");
+    qfreehint_fill(FREE_START, len, 0xa5);
+    g_assert_true(ksm_write(KSM "pages_to_scan", "100000"));
+    g_assert_true(ksm_write(KSM "sleep_millisecs", "1"));
+    g_assert_true(ksm_write(KSM "run", "1"));
+    while (!ksm_merged_pages(getpid()) ||
+           !ksm_merged_pages(qtest_pid(global_qtest))) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, 60 * 1000 * 1000);
+        g_usleep(10 * 1000);
+    }
+    assert_lazy(vm, false, "driver-not-ready lazy-merging ");
+    /* Nothing new is merged, but what is stays. */
+    g_assert_true(ksm_write(KSM "run", "0"));
+    assert_lazy(vm, false, "driver-not-ready lazy-merging ");
+    g_assert_true(bystander[0] == 0xa5 &&
+                  !memcmp(bystander, bystander + 1, GRANULE - 1));
+    vm_stop(vm);
+
+    vm = vm_start(LAZY_VM, ",merge=off", "");
+    assert_lazy(vm, true, "driver-not-ready ");
+    vm_stop(vm);
+
+    g_assert_true(ksm_write(KSM "run", "2"));
+    vm = vm_start(LAZY_VM, "", "");
+    assert_lazy(vm, true, "driver-not-ready ");
+    vm_stop(vm);
+    munmap(bystander, GRANULE);
+}
+
 typedef struct File {
     char *path;
     int fd;
@@ -985,6 +1132,9 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_backing_tests();
+    qtest_add_func("virtio-freehint/lazy-unreliable", test_lazy_unreliable);
+    qtest_add_func("virtio-freehint/lazy-vhost-scsi", test_lazy_vhost_scsi);
+    qtest_add_func("virtio-freehint/lazy-ksm", test_lazy_ksm);
     qtest_add_func("virtio-freehint/granule", test_granule);
     qtest_add_func("virtio-freehint/dimm", test_dimm);
     qtest_add_func("virtio-freehint/dimm-hotplug", test_dimm_hotplug);

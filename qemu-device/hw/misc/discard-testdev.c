@@ -19,6 +19,7 @@
 #include "block/aio.h"
 #include "block/thread-pool.h"
 #include "hw/qdev-properties.h"
+#include "hw/virtio/vhost.h"
 #include "hw/virtio/virtio-freehint-compat.h"
 #include "migration/migration.h"
 #include "migration/misc.h"
@@ -38,6 +39,8 @@ struct DiscardTestdev {
     /* Which of the disable counters this device holds. */
     bool disabled;
     bool uncoordinated_disabled;
+    /* Speaks for a back end of vhost that writes to clean pages. */
+    bool lazy_forbidden;
     /* Guest-physical address of the page to write to, 0 for none. */
     uint64_t dma_addr;
     /* Schedules itself; NULL if discards are left as they are. */
@@ -107,6 +110,22 @@ static void discard_testdev_set_uncoordinated(Object *obj, bool value,
 
     set_disabled(dev, &dev->uncoordinated_disabled, value,
                  ram_block_uncoordinated_discard_disable, errp);
+}
+
+static bool discard_testdev_get_lazy_forbidden(Object *obj, Error **errp)
+{
+    return DISCARD_TESTDEV(obj)->lazy_forbidden;
+}
+
+static void discard_testdev_set_lazy_forbidden(Object *obj, bool value,
+                                               Error **errp)
+{
+    DiscardTestdev *dev = DISCARD_TESTDEV(obj);
+
+    if (dev->lazy_forbidden != value) {
+        dev->lazy_forbidden = value;
+        vhost_forbid_lazy_discards(value);
+    }
 }
 
 static void flap(void *opaque)
@@ -201,6 +220,7 @@ static void discard_testdev_finalize(Object *obj)
     discard_testdev_set_flapping(obj, false, &error_abort);
     discard_testdev_set_disabled(obj, false, &error_abort);
     discard_testdev_set_uncoordinated(obj, false, &error_abort);
+    discard_testdev_set_lazy_forbidden(obj, false, &error_abort);
 }
 
 static const Property discard_testdev_properties[] = {
@@ -230,6 +250,12 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                    discard_testdev_set_uncoordinated);
     object_class_property_set_description(klass, "uncoordinated-disabled",
                                           "disable uncoordinated discards");
+    object_class_property_add_bool(klass, "lazy-forbidden",
+                                   discard_testdev_get_lazy_forbidden,
+                                   discard_testdev_set_lazy_forbidden);
+    object_class_property_set_description(klass, "lazy-forbidden",
+                                          "forbid lazy discards, as vhost-scsi"
+                                          " does");
     object_class_property_add_bool(klass, "flapping",
                                    discard_testdev_get_flapping,
                                    discard_testdev_set_flapping);

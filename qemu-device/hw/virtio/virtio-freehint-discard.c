@@ -86,11 +86,7 @@ static void delay(uint32_t ms)
  */
 static bool free_lazily(const VirtIOFreehintPart *part)
 {
-    const RAMBlock *rb = part->rb;
-
-    return rb->fd < 0 && !qemu_ram_is_shared(part->rb) &&
-           rb->page_size == qemu_real_host_page_size() &&
-           !madvise(rb->host + part->offset, part->len, MADV_FREE);
+    return !madvise(part->rb->host + part->offset, part->len, MADV_FREE);
 }
 
 /*
@@ -225,6 +221,16 @@ void virtio_freehint_slice_init(VirtIOFreehint *fh)
     fh->slice_size = SLICE_SIZE_MIN;
 }
 
+static bool may_be_lazy(const VirtIOFreehint *fh,
+                        const VirtIOFreehintPart *part)
+{
+    FreehintCause unused;
+
+    return fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY &&
+           virtio_freehint_can_be_lazy(part->mr) &&
+           !virtio_freehint_lazy_refusal(fh, part->mr, &unused);
+}
+
 void virtio_freehint_slice_start(VirtIOFreehint *fh,
                                  const VirtIOFreehintPart *part, bool skip)
 {
@@ -237,7 +243,7 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
                                          qemu_ram_pagesize(part->rb)));
     slice->start_delay_ms = fh->slice_start_delay_ms;
     slice->delay_ms = fh->slice_delay_ms;
-    slice->lazy = fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY;
+    slice->lazy = may_be_lazy(fh, part);
     slice->skip = skip;
     slice->phase = SLICE_QUEUED;
     qemu_mutex_init(&slice->lock);

@@ -132,6 +132,10 @@ static void print_device(Monitor *mon, const FreehintInfo *info)
     monitor_printf(mon, "  discard: %s, rate limit: %" PRIu64
                    " bytes a second\n", FreehintDiscardMode_str(info->discard),
                    info->rate_limit);
+    if (info->discard == FREEHINT_DISCARD_MODE_LAZY) {
+        monitor_printf(mon, "  lazy discards: the host is %s\n",
+                       FreehintLazyProbe_str(info->lazy_probe));
+    }
     if (info->has_last_hint_age_ms) {
         monitor_printf(mon, "  last hint: %" PRIu64 " ms ago\n",
                        info->last_hint_age_ms);

@@ -276,6 +276,9 @@ void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
 /* Try again what the host failed to discard. */
 void virtio_freehint_forgive_blocks(VirtIOFreehint *fh);
 
+/* Whether any memory that is on the list is dropped for that cause. */
+bool virtio_freehint_drops_for(VirtIOFreehint *fh, FreehintCause cause);
+
 /* The granule, in bytes, that suits the machine's boot memory. */
 uint64_t virtio_freehint_default_granule(VirtIOFreehint *fh);
 
@@ -307,6 +310,28 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh,
  * virtio_freehint_slice_ended() is called from here.
  */
 void virtio_freehint_slice_drain(VirtIOFreehint *fh);
+
+/* virtio-freehint-lazy.c */
+
+/**
+ * virtio_freehint_lazy_refusal: find why memory must not be freed lazily
+ *
+ * @fh: the device
+ * @mr: memory that may be discarded
+ * @cause: the first reason why it has to be dropped instead, if there is one
+ *
+ * Returns: whether there is a reason. There is none for memory that cannot be
+ * freed lazily at all: shared memory, files, large pages.
+ */
+bool virtio_freehint_lazy_refusal(const VirtIOFreehint *fh,
+                                  const MemoryRegion *mr,
+                                  FreehintCause *cause);
+
+/* Whether the kind of memory is one that can be freed lazily. */
+bool virtio_freehint_can_be_lazy(const MemoryRegion *mr);
+
+void virtio_freehint_lazy_init(VirtIOFreehint *fh);
+void virtio_freehint_lazy_cleanup(VirtIOFreehint *fh);
 
 /* virtio-freehint-veto.c */
 

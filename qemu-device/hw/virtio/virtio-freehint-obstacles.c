@@ -104,6 +104,27 @@ static bool is_over_rate(VirtIOFreehint *fh)
     return virtio_freehint_rate_wait_ms(fh);
 }
 
+static bool drops_for(VirtIOFreehint *fh, FreehintCause cause)
+{
+    return fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY &&
+           virtio_freehint_drops_for(fh, cause);
+}
+
+static bool distrusts_host(VirtIOFreehint *fh)
+{
+    return drops_for(fh, FREEHINT_CAUSE_LAZY_UNRELIABLE);
+}
+
+static bool may_not_be_lazy(VirtIOFreehint *fh)
+{
+    return drops_for(fh, FREEHINT_CAUSE_LAZY_FORBIDDEN);
+}
+
+static bool may_be_merged(VirtIOFreehint *fh)
+{
+    return drops_for(fh, FREEHINT_CAUSE_LAZY_MERGING);
+}
+
 /* Numbered by precedence. */
 static const struct {
     bool (*holds)(VirtIOFreehint *fh);
@@ -155,6 +176,22 @@ static const struct {
     [FREEHINT_CAUSE_OVER_RATE] = {
         is_over_rate,
         "more was discarded than rate-limit allows for the moment"
+    },
+    [FREEHINT_CAUSE_LAZY_UNRELIABLE] = {
+        distrusts_host,
+        "discard=lazy drops memory: this host's kernel loses what is written to"
+        " memory after MADV_FREE, or could not be tested; update it"
+    },
+    [FREEHINT_CAUSE_LAZY_FORBIDDEN] = {
+        may_not_be_lazy,
+        "discard=lazy drops memory: vhost-scsi writes to guest memory without"
+        " marking it dirty; the host would lose that"
+    },
+    [FREEHINT_CAUSE_LAZY_MERGING] = {
+        may_be_merged,
+        "discard=lazy drops memory: KSM is on, and what it has merged belongs"
+        " to others, too; use -machine mem-merge=off, or write 2 to"
+        " /sys/kernel/mm/ksm/run"
     },
 };
 

@@ -140,6 +140,7 @@ static FreehintInfo *query_device(VirtIOFreehint *fh)
     info->min_age_ms = fh->min_age_ms;
     info->rate_limit = fh->rate_limit;
     info->discard = fh->discard_mode;
+    info->lazy_probe = fh->lazy_probe;
     info->has_last_hint_age_ms = fh->last_hint_ms >= 0;
     if (info->has_last_hint_age_ms) {
         info->last_hint_age_ms = virtio_freehint_age_ms(fh->last_hint_ms);

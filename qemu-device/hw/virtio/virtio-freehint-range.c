@@ -397,6 +397,23 @@ void virtio_freehint_forgive_blocks(VirtIOFreehint *fh)
     }
 }
 
+bool virtio_freehint_drops_for(VirtIOFreehint *fh, FreehintCause cause)
+{
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    update_blocks(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, NULL)) {
+        FreehintCause found;
+
+        if (virtio_freehint_lazy_refusal(fh, mr, &found) && found == cause) {
+            return true;
+        }
+    }
+    return false;
+}
+
 typedef struct GranuleSearch {
     const VirtIOFreehint *fh;
     uint64_t granule;

@@ -222,6 +222,7 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     virtio_freehint_gauges_forget(fh);
     virtio_freehint_flush_init(fh);
     virtio_freehint_slice_init(fh);
+    virtio_freehint_lazy_init(fh);
     virtio_freehint_blocks_init(fh);
     virtio_freehint_veto_init(fh);
     virtio_freehint_precopy_init(fh);
@@ -239,6 +240,7 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     virtio_freehint_flush_cleanup(fh);
     virtio_freehint_faults_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
+    virtio_freehint_lazy_cleanup(fh);
     qemu_bh_delete(fh->bh);
     virtio_delete_queue(fh->hintq);
     virtio_cleanup(vdev);
@@ -397,6 +399,8 @@ static const struct {
     { "assume-vhost-user-safe",
       "discard in spite of vhost-user devices: none of them pins memory" },
     { "x-granule", "unit of hints, in bytes; 0: chosen by the device" },
+    { "x-distrust-lazy", "take the host for one that loses what is written to"
+      " memory after it was freed lazily" },
     { "x-slice-start-delay-ms",
       "time to wait before a slice is begun, in ms" },
     { "x-slice-delay-ms",
@@ -449,6 +453,8 @@ static const Property virtio_freehint_properties[] = {
     DEFINE_PROP_BOOL("assume-vhost-user-safe", VirtIOFreehint,
                      assume_vhost_user_safe, false),
     DEFINE_PROP_SIZE("x-granule", VirtIOFreehint, granule_prop, 0),
+    /* For tests: a host that has not been fixed. */
+    DEFINE_PROP_BOOL("x-distrust-lazy", VirtIOFreehint, distrust_lazy, false),
     /* For tests: make it likely that a slice is about to begin, or has. */
     DEFINE_PROP_UINT32("x-slice-start-delay-ms", VirtIOFreehint,
                        slice_start_delay_ms, 0),

@@ -147,6 +147,13 @@ struct VirtIOFreehint {
     uint32_t delay_ms;
     uint32_t min_age_ms;
     FreehintDiscardMode discard_mode;
+    /* Whether the host keeps what is written after MADV_FREE. */
+    FreehintLazyProbe lazy_probe;
+    /* KSM's "run" and "pages_shared"; -1 if they cannot be read. */
+    int ksm_run_fd;
+    int ksm_shared_fd;
+    /* The host's kernel has no KSM. */
+    bool ksm_absent;
     /* Bytes a second, 0 for no limit, and what was used of it. */
     uint64_t rate_limit;
     RateLimit rate;
@@ -154,6 +161,7 @@ struct VirtIOFreehint {
     bool discard_reserved;
     bool assume_vhost_user_safe;
     uint64_t granule_prop;
+    bool distrust_lazy;
     uint32_t slice_start_delay_ms;
     uint32_t slice_delay_ms;
 
