@@ -36,6 +36,8 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
+#define LONG_DELAY_MS 3000
+
 static QFreehintHint submit_slow_hint(QVirtioFreehint *fh,
                                       QGuestAllocator *alloc)
 {
@@ -273,34 +275,32 @@ static void *setup_one_worker(GString *cmd_line, void *arg)
 }
 
 /*
- * A discard that waits for a worker is cancelled, and not waited for: it is not
- * the drain that gives the worker back.
+ * A discard that waits for a processor is cancelled, and not waited for. Until
+ * it has noticed, the next ones are throttled.
  */
 static void test_drain_queued(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
     gint64 start = g_get_monotonic_time();
     uint64_t calls = qfreehint_stat("discard-calls");
-    QFreehintHint hint;
+    QFreehintHint hint = submit_slow_hint(fh, alloc);
 
-    qfreehint_set_prop("veto0", "pool-busy", true);
-    hint = submit_slow_hint(fh, alloc);
     while (qfreehint_count("in-flight", "ranges") != 2) {
         g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
     }
     qvirtio_reset(fh->vdev);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, LONG_DELAY_MS * 1000);
     g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
     assert_forgotten(&hint);
     qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
 
-    /* The worker finds the old one before the new one, and leaves it alone. */
-    qfreehint_set_prop("veto0", "pool-busy", false);
     qfreehint_restart(fh, alloc);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 2 * GRANULE,
                                        GRANULE), ==,
-                    VIRTIO_FREEHINT_S_DISCARDED);
+                    VIRTIO_FREEHINT_S_THROTTLED);
+    g_usleep(LONG_DELAY_MS * 1000);
     g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
-    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls + 1);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls);
     qfreehint_assert_identity();
 }
 
@@ -373,6 +373,26 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
+/* In whatever order they are used; returns how long that took, in us. */
+static gint64 wait_for_all(QVirtioFreehint *fh, const QFreehintHint *hints,
+                           int n)
+{
+    gint64 start = g_get_monotonic_time();
+    uint32_t head, len;
+    int i, used;
+
+    for (used = 0; used < n; used++) {
+        while (!qfreehint_poll(fh, &head, &len)) {
+            g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+            g_usleep(1000);
+        }
+        for (i = 0; i < n && hints[i].head != head; i++) {
+        }
+        g_assert_cmpint(i, <, n);
+    }
+    return g_get_monotonic_time() - start;
+}
+
 /* Nothing waits for longer than the protocol allows, however slow the host. */
 static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -387,7 +407,7 @@ static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
     QVirtioFreehint *fh = obj;
     struct virtio_freehint_ack ack;
     QFreehintHint hints[4];
-    gint64 us = 0;
+    gint64 us;
     int i;
 
     for (i = 0; i < ARRAY_SIZE(hints); i++) {
@@ -397,8 +417,8 @@ static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
     for (i = 0; i < ARRAY_SIZE(hints); i++) {
         qfreehint_submit(fh, &hints[i]);
     }
+    us = wait_for_all(fh, hints, ARRAY_SIZE(hints));
     for (i = 0; i < ARRAY_SIZE(hints); i++) {
-        us += qfreehint_wait(fh, &hints[i]);
         ack = qfreehint_ack(&hints[i]);
         g_assert_cmphex(qfreehint_status(&hints[i], 1), ==,
                         VIRTIO_FREEHINT_S_THROTTLED);
@@ -407,6 +427,153 @@ static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpint(us, <, 1000 * 1000);
     g_assert_cmpuint(qfreehint_count("throttled", "ranges"), >=,
                      ARRAY_SIZE(hints));
+    qfreehint_assert_identity();
+}
+
+/* Storage that has stopped, say, keeps the pool of the main loop busy. */
+static void test_bound_pool(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint;
+
+    qfreehint_set_prop("veto0", "pool-busy", true);
+    hint = submit_slow_hint(fh, alloc);
+    g_assert_cmpint(qfreehint_wait(fh, &hint), <, 1000 * 1000);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    qfreehint_set_prop("veto0", "pool-busy", false);
+}
+
+/* A slice that gets no processor for long is called off. */
+static void test_bound_queued(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hints[2];
+    int i;
+
+    hints[0] = submit_slow_hint(fh, alloc);
+    hints[1] = submit_slow_hint(fh, alloc);
+    for (i = 0; i < ARRAY_SIZE(hints); i++) {
+        g_assert_cmpint(qfreehint_wait(fh, &hints[i]), <, 1000 * 1000);
+        g_assert_cmphex(qfreehint_status(&hints[i], 0), ==,
+                        VIRTIO_FREEHINT_S_THROTTLED);
+        g_assert_cmphex(qfreehint_status(&hints[i], 1), ==,
+                        VIRTIO_FREEHINT_S_THROTTLED);
+        g_assert_cmpuint(qfreehint_ack(&hints[i]).retry_after_ms, >, 0);
+    }
+    /* It never begins. */
+    g_usleep(LONG_DELAY_MS * 1000);
+    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0xa5));
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
+    qfreehint_assert_identity();
+}
+
+/* Behind one that the host takes for ever to discard, the others go on. */
+static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint first = submit_slow_hint(fh, alloc);
+    QFreehintHint others[3];
+    gint64 us = 0;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(others); i++) {
+        others[i] = submit_slow_hint(fh, alloc);
+    }
+    for (i = 0; i < ARRAY_SIZE(others); i++) {
+        us += qfreehint_wait(fh, &others[i]);
+        g_assert_cmphex(qfreehint_status(&others[i], 0), ==,
+                        VIRTIO_FREEHINT_S_THROTTLED);
+    }
+    g_assert_cmpint(us, <, 1000 * 1000);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 2);
+    qfreehint_wait(fh, &first);
+    g_assert_cmphex(qfreehint_status(&first, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(qfreehint_status(&first, 1), ==,
+                    VIRTIO_FREEHINT_S_THROTTLED);
+    qfreehint_assert_identity();
+}
+
+/* Whatever kept the main loop, the next thing it does is to answer. */
+static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const int hold_ms = g_test_quick() ? 2000 : 8000;
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hints[4];
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(hints); i++) {
+        hints[i] = submit_slow_hint(fh, alloc);
+    }
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                             " 'arguments': { 'path': 'veto0',"
+                             " 'property': 'hold-bql-ms', 'value': %d } }",
+                             hold_ms);
+    g_assert_cmpint(wait_for_all(fh, hints, ARRAY_SIZE(hints)), <,
+                    1000 * 1000);
+    qfreehint_assert_state("active", "none");
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    qfreehint_assert_identity();
+}
+
+/* QEMU's own memory, in KiB. */
+static uint64_t resident_anon(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            qtest_pid(global_qtest));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "RssAnon:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10);
+}
+
+/* A hint, and then DRIVER_OK goes: the device forgets it, and all about it. */
+static void hint_and_clear_driver_ok(QVirtioFreehint *fh, QFreehintHint *hint,
+                                     uint64_t hints)
+{
+    uint8_t status = fh->vdev->bus->get_status(fh->vdev);
+
+    qfreehint_submit(fh, hint);
+    while (qfreehint_stat("hints") != hints) {
+        g_usleep(100);
+    }
+    fh->vdev->bus->set_status(fh->vdev, status & ~VIRTIO_CONFIG_S_DRIVER_OK);
+    fh->vdev->bus->set_status(fh->vdev, status);
+}
+
+/* No guest makes QEMU grow, whatever the host's pool is doing. */
+static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const QFreehintRange range = { FREE_START, GRANULE };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    const int rounds = g_test_quick() ? 2000 : 100000;
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+    uint64_t hints = qfreehint_stat("hints");
+    uint64_t before = 0;
+    int i;
+
+    qfreehint_set_prop("veto0", "pool-busy", true);
+    for (i = 0; i < rounds; i++) {
+        if (i == rounds / 10) {
+            before = resident_anon();
+        }
+        hint_and_clear_driver_ok(fh, &hint, ++hints);
+    }
+    /* Of what is left of each hint it would be more. */
+    g_assert_cmpint((int64_t)(resident_anon() - before) * KiB, <, rounds * 64);
+    qfreehint_set_prop("veto0", "pool-busy", false);
+    qfreehint_restart(fh, alloc);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
     qfreehint_assert_identity();
 }
 
@@ -575,6 +742,24 @@ static void register_virtio_freehint_drain_test(void)
         .before = setup_slice_log,
     };
     QOSGraphTestOptions one_worker = { .before = setup_one_worker };
+    /* Longer than a message may take, and not running, or running. */
+    QOSGraphTestOptions long_queued = {
+        .edge.extra_device_opts = "x-slice-start-delay-ms="
+                                  stringify(LONG_DELAY_MS),
+    };
+    QOSGraphTestOptions long_running = {
+        .edge.extra_device_opts = "x-slice-delay-ms="
+                                  stringify(LONG_DELAY_MS),
+    };
+    QOSGraphTestOptions late = {
+        .edge.extra_device_opts = "x-slice-delay-ms=200",
+        .before = qfreehint_setup_veto,
+    };
+    /* One that is not given back is there for good. */
+    QOSGraphTestOptions one_worker_slow = {
+        .edge.extra_device_opts = "x-slice-start-delay-ms=20",
+        .before = setup_one_worker,
+    };
     QOSGraphTestOptions slow_start = {
         .edge.extra_device_opts = "x-slice-start-delay-ms=1200",
         .before = setup_dma,
@@ -589,7 +774,7 @@ static void register_virtio_freehint_drain_test(void)
     qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
                  &slow);
     qos_add_test("drain/queued", "virtio-freehint", test_drain_queued,
-                 &one_worker);
+                 &long_queued);
     qos_add_test("drain/broken-ring", "virtio-freehint",
                  test_drain_broken_ring, &slow);
     qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,
@@ -600,6 +785,15 @@ static void register_virtio_freehint_drain_test(void)
                  test_veto_before_start, &slow_start);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
     qos_add_test("bound", "virtio-freehint", test_bound, &bound);
+    qos_add_test("bound/pool", "virtio-freehint", test_bound_pool,
+                 &one_worker);
+    qos_add_test("bound/queued", "virtio-freehint", test_bound_queued,
+                 &long_queued);
+    qos_add_test("bound/running", "virtio-freehint", test_bound_running,
+                 &long_running);
+    qos_add_test("bound/bql", "virtio-freehint", test_bound_bql, &late);
+    qos_add_test("drain/rounds", "virtio-freehint", test_drain_rounds,
+                 &one_worker_slow);
     qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot,
                  &slow_log);
     qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);

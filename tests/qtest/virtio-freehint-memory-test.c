@@ -312,8 +312,10 @@ static void ksm_restore(void *unused)
     int i;
 
     for (i = ARRAY_SIZE(ksm_files) - 1; i >= 0; i--) {
-        ksm_write(ksm_files[i], ksm_values[i]);
-        g_free(ksm_values[i]);
+        if (ksm_values[i]) {
+            ksm_write(ksm_files[i], ksm_values[i]);
+            g_clear_pointer(&ksm_values[i], g_free);
+        }
     }
 }
 

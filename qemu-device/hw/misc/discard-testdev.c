@@ -10,7 +10,8 @@
  * round: whoever acts on that has something to do at any time.
  *
  * It can make migrations look as if they went over RDMA, which takes hardware,
- * and keep a thread of the main loop's pool busy, so that others wait for one.
+ * and keep a thread of the main loop's pool busy, or the main loop itself, so
+ * that others wait for it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,6 +25,7 @@
 #include "migration/migration.h"
 #include "migration/misc.h"
 #include "qapi/error.h"
+#include "qapi/visitor.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qom/object.h"
@@ -181,6 +183,27 @@ static void discard_testdev_set_rdma(Object *obj, bool value, Error **errp)
     }
 }
 
+static void discard_testdev_get_hold_bql(Object *obj, Visitor *v,
+                                         const char *name, void *opaque,
+                                         Error **errp)
+{
+    uint32_t ms = 0;
+
+    visit_type_uint32(v, name, &ms, errp);
+}
+
+/* As whoever prepares a lot of memory does, or waits for storage. */
+static void discard_testdev_set_hold_bql(Object *obj, Visitor *v,
+                                         const char *name, void *opaque,
+                                         Error **errp)
+{
+    uint32_t ms;
+
+    if (visit_type_uint32(v, name, &ms, errp)) {
+        g_usleep(ms * 1000ull);
+    }
+}
+
 static int keep_busy(void *opaque)
 {
     DiscardTestdev *dev = opaque;
@@ -267,6 +290,12 @@ static void discard_testdev_class_init(ObjectClass *klass,
     object_class_property_set_description(klass, "rdma-migrations",
                                           "have migrations look as if they"
                                           " went over RDMA");
+    object_class_property_add(klass, "hold-bql-ms", "uint32",
+                              discard_testdev_get_hold_bql,
+                              discard_testdev_set_hold_bql, NULL, NULL);
+    object_class_property_set_description(klass, "hold-bql-ms",
+                                          "keep the main loop, and the BQL, for"
+                                          " so long");
     object_class_property_add_bool(klass, "pool-busy",
                                    discard_testdev_get_pool_busy,
                                    discard_testdev_set_pool_busy);

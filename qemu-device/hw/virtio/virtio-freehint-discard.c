@@ -15,12 +15,10 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
-#include "qemu/lockable.h"
+#include "qemu/atomic.h"
 #include "qemu/main-loop.h"
-#include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
-#include "block/aio.h"
 #include "block/thread-pool.h"
 #include "trace.h"
 #include "virtio-freehint-internal.h"
@@ -35,21 +33,30 @@
 #define SLICE_SIZE_MAX (64 * MiB)
 #define SLICE_NS_MAX (2 * SCALE_MS)
 
+/*
+ * Atomic. The worker alone goes on from RUNNING and CANCELLED, the main loop
+ * from IDLE and ENDED, and which of them is the first from QUEUED.
+ */
 typedef enum SlicePhase {
+    SLICE_IDLE,
     SLICE_QUEUED,
+    SLICE_CANCELLED,
     SLICE_RUNNING,
     SLICE_ENDED,
-    SLICE_CANCELLED,
 } SlicePhase;
 
 /*
- * Lives until the thread pool has called back in the main loop, which may be
- * long after a drain cut it off from the device.
+ * There is one for each device, and never more than one piece of work for the
+ * pool: a drain that calls it off leaves nothing behind.
  */
 struct VirtIOFreehintSlice {
-    /* Who wants to know the outcome; NULL after a drain. BQL. */
-    VirtIOFreehint *fh;
-    /* Set once. */
+    SlicePhase phase;
+    /* Whom it is for; NULL unless it is queued, running, or has ended. BQL. */
+    VirtIOFreehintHint *hint;
+    /* Scheduled when the worker is done. */
+    QEMUBH *bh;
+
+    /* Written before the phase is QUEUED. */
     VirtIOFreehintPart part;
     uint32_t start_delay_ms;
     uint32_t delay_ms;
@@ -59,11 +66,7 @@ struct VirtIOFreehintSlice {
     /* Somebody drains. Atomic. */
     bool hurry;
 
-    QemuMutex lock;
-    QemuCond ended;
-    /* Protected by the lock. */
-    SlicePhase phase;
-    /* Written by the worker before the phase is SLICE_ENDED. */
+    /* Written by the worker before the phase is ENDED. */
     int ret;
     int64_t ns;
     bool freed_lazily;
@@ -121,7 +124,6 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     const char *name = qemu_ram_get_idstr(part->rb);
     int64_t start;
 
-    delay(slice->start_delay_ms);
     if (!ram_block_discard_begin()) {
         slice->ret = VIRTIO_FREEHINT_VETOED;
         return;
@@ -139,27 +141,19 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     }
 }
 
-/* Returns whether the slice is now in the given phase. */
-static bool slice_advance(VirtIOFreehintSlice *slice, SlicePhase from,
-                          SlicePhase to)
-{
-    QEMU_LOCK_GUARD(&slice->lock);
-    if (slice->phase != from) {
-        return false;
-    }
-    slice->phase = to;
-    qemu_cond_signal(&slice->ended);
-    return true;
-}
-
 static int slice_worker(void *opaque)
 {
     VirtIOFreehintSlice *slice = opaque;
 
-    if (slice_advance(slice, SLICE_QUEUED, SLICE_RUNNING)) {
+    delay(slice->start_delay_ms);
+    if (qatomic_cmpxchg(&slice->phase, SLICE_QUEUED, SLICE_RUNNING) ==
+        SLICE_QUEUED) {
         slice_discard(slice);
-        slice_advance(slice, SLICE_RUNNING, SLICE_ENDED);
+        qatomic_store_release(&slice->phase, SLICE_ENDED);
+    } else {
+        qatomic_store_release(&slice->phase, SLICE_IDLE);
     }
+    qemu_bh_schedule(slice->bh);
     return 0;
 }
 
@@ -178,47 +172,69 @@ static void adapt_slice_size(VirtIOFreehint *fh,
     }
 }
 
-/* Hand the outcome to the device, which is then free to start another one. */
-static void slice_report(VirtIOFreehintSlice *slice)
+/* From here on another one can be started. */
+void virtio_freehint_slice_reap(VirtIOFreehint *fh)
 {
-    VirtIOFreehint *fh = slice->fh;
+    VirtIOFreehintSlice *slice = fh->slice;
+    VirtIOFreehintHint *hint = slice->hint;
 
-    slice->fh = NULL;
-    fh->slice = NULL;
-    if (slice->phase == SLICE_ENDED) {
-        adapt_slice_size(fh, slice);
-        if (slice->skipped) {
-            fh->stats.skipped_bytes += slice->part.len;
-        }
-        virtio_freehint_slice_ended(fh, &slice->part, slice->ret, slice->ns,
-                                    slice->freed_lazily);
+    if (qatomic_load_acquire(&slice->phase) != SLICE_ENDED) {
+        return;
     }
-}
-
-static void slice_free(VirtIOFreehintSlice *slice)
-{
+    slice->hint = NULL;
+    qatomic_set(&slice->phase, SLICE_IDLE);
+    adapt_slice_size(fh, slice);
+    if (slice->skipped) {
+        fh->stats.skipped_bytes += slice->part.len;
+    }
+    virtio_freehint_slice_ended(fh, hint, &slice->part, slice->ret, slice->ns,
+                                slice->freed_lazily);
     memory_region_unref(slice->part.mr);
-    qemu_cond_destroy(&slice->ended);
-    qemu_mutex_destroy(&slice->lock);
-    g_free(slice);
 }
 
-/* Main loop, after the worker has returned. */
-static void slice_done(void *opaque, int ret)
+bool virtio_freehint_slice_busy(const VirtIOFreehint *fh)
 {
-    VirtIOFreehintSlice *slice = opaque;
-    VirtIOFreehint *fh = slice->fh;
+    return qatomic_read(&fh->slice->phase) != SLICE_IDLE;
+}
 
-    if (fh) {
-        slice_report(slice);
-        qemu_bh_schedule(fh->bh);
+bool virtio_freehint_slice_is_for(const VirtIOFreehint *fh,
+                                  const VirtIOFreehintHint *hint)
+{
+    return fh->slice->hint == hint;
+}
+
+bool virtio_freehint_slice_cancel(VirtIOFreehint *fh)
+{
+    VirtIOFreehintSlice *slice = fh->slice;
+
+    if (qatomic_cmpxchg(&slice->phase, SLICE_QUEUED, SLICE_CANCELLED) !=
+        SLICE_QUEUED) {
+        return false;
     }
-    slice_free(slice);
+    slice->hint = NULL;
+    memory_region_unref(slice->part.mr);
+    return true;
+}
+
+void virtio_freehint_slice_shorten(VirtIOFreehint *fh)
+{
+    fh->slice_size = SLICE_SIZE_MIN;
 }
 
 void virtio_freehint_slice_init(VirtIOFreehint *fh)
 {
-    fh->slice_size = SLICE_SIZE_MIN;
+    fh->pool = thread_pool_new();
+    thread_pool_set_max_threads(fh->pool, 1);
+    fh->slice = g_new0(VirtIOFreehintSlice, 1);
+    fh->slice->bh = fh->bh;
+    virtio_freehint_slice_shorten(fh);
+}
+
+/* The worker may be about to find out that it was called off. */
+void virtio_freehint_slice_cleanup(VirtIOFreehint *fh)
+{
+    thread_pool_free(fh->pool);
+    g_free(fh->slice);
 }
 
 static bool may_be_lazy(const VirtIOFreehint *fh,
@@ -231,45 +247,39 @@ static bool may_be_lazy(const VirtIOFreehint *fh,
            !virtio_freehint_lazy_refusal(fh, part->mr, &unused);
 }
 
-void virtio_freehint_slice_start(VirtIOFreehint *fh,
+void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                                  const VirtIOFreehintPart *part, bool skip)
 {
-    VirtIOFreehintSlice *slice = g_new0(VirtIOFreehintSlice, 1);
+    VirtIOFreehintSlice *slice = fh->slice;
 
-    assert(!fh->slice);
-    slice->fh = fh;
-    slice->part = *part;
+    assert(!virtio_freehint_slice_busy(fh));
+    *slice = (VirtIOFreehintSlice) {
+        .phase = SLICE_QUEUED,
+        .hint = hint,
+        .bh = fh->bh,
+        .part = *part,
+        .start_delay_ms = fh->slice_start_delay_ms,
+        .delay_ms = fh->slice_delay_ms,
+        .lazy = may_be_lazy(fh, part),
+        .skip = skip,
+    };
     slice->part.len = MIN(part->len, MAX(fh->slice_size,
                                          qemu_ram_pagesize(part->rb)));
-    slice->start_delay_ms = fh->slice_start_delay_ms;
-    slice->delay_ms = fh->slice_delay_ms;
-    slice->lazy = may_be_lazy(fh, part);
-    slice->skip = skip;
-    slice->phase = SLICE_QUEUED;
-    qemu_mutex_init(&slice->lock);
-    qemu_cond_init(&slice->ended);
-    fh->slice = slice;
-    thread_pool_submit_aio(slice_worker, slice, slice_done, slice);
+    thread_pool_submit(fh->pool, slice_worker, slice, NULL);
 }
 
 /*
- * Waiting in aio_poll() for slice_done() would run other parts of QEMU in the
- * middle of, e.g., a device reset. And a slice that no worker has picked up may
- * need the main loop, that is the BQL, to get a worker: it is cancelled.
+ * The worker has the pool to itself, so that it is done as soon as the slice is.
+ * Waiting in aio_poll() would run other parts of QEMU in the middle of, e.g., a
+ * device reset.
  */
 void virtio_freehint_slice_drain(VirtIOFreehint *fh)
 {
     VirtIOFreehintSlice *slice = fh->slice;
 
-    if (!slice) {
-        return;
-    }
-    if (!slice_advance(slice, SLICE_QUEUED, SLICE_CANCELLED)) {
+    if (slice->hint && !virtio_freehint_slice_cancel(fh)) {
         qatomic_set(&slice->hurry, true);
-        QEMU_LOCK_GUARD(&slice->lock);
-        while (slice->phase == SLICE_RUNNING) {
-            qemu_cond_wait(&slice->ended, &slice->lock);
-        }
+        thread_pool_wait(fh->pool);
+        virtio_freehint_slice_reap(fh);
     }
-    slice_report(slice);
 }

@@ -300,7 +300,7 @@ static void forgive_lateness(VirtIOFreehint *fh)
     const int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     VirtIOFreehintHint *hint;
 
-    QSIMPLEQ_FOREACH(hint, &fh->hints, entry) {
+    QTAILQ_FOREACH(hint, &fh->hints, entry) {
         hint->arrival_ms = now;
     }
 }

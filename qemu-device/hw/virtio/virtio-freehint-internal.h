@@ -68,7 +68,7 @@ struct VirtIOFreehintHint {
     /* For its ranges that got VIRTIO_FREEHINT_S_THROTTLED, if not 0. */
     uint32_t retry_ms;
 
-    QSIMPLEQ_ENTRY(VirtIOFreehintHint) entry;
+    QTAILQ_ENTRY(VirtIOFreehintHint) entry;
 };
 
 /* The outcome of a slice that a veto kept from starting. */
@@ -131,12 +131,13 @@ void virtio_freehint_drain(VirtIOFreehint *fh, bool answer);
  * virtio_freehint_slice_ended: take in the outcome of a slice
  *
  * @fh: the device
+ * @hint: the one that the slice was started for
  * @part: what was to be discarded
  * @ret: 0, VIRTIO_FREEHINT_VETOED, or what ram_block_discard_range() returned
  * @ns: how long the host took
  * @lazy: it was left to the host when to take the memory
  */
-void virtio_freehint_slice_ended(VirtIOFreehint *fh,
+void virtio_freehint_slice_ended(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                                  const VirtIOFreehintPart *part,
                                  int ret, int64_t ns, bool lazy);
 
@@ -154,22 +155,25 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh,
 bool virtio_freehint_pop(VirtIOFreehint *fh);
 
 /**
- * virtio_freehint_settle: give the next range of the first hint its status
+ * virtio_freehint_settle: give the next range of a hint its status
  *
- * @fh: the device, with a hint
+ * @fh: the device
+ * @hint: has a range without a status
  * @status: enum virtio_freehint_status
  * @why: enum virtio_freehint_reason to count the range under if it is declined
  */
-void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why);
+void virtio_freehint_settle(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                            uint8_t status, uint32_t why);
 
-/* The next range of the first hint is about to be throttled by the limit. */
-void virtio_freehint_count_over_rate(VirtIOFreehint *fh);
+/* The next range of a hint is about to be throttled by the limit. */
+void virtio_freehint_count_over_rate(VirtIOFreehint *fh,
+                                     const VirtIOFreehintHint *hint);
 
-/* Give the first hint back to the driver: all its ranges are settled. */
-void virtio_freehint_push(VirtIOFreehint *fh);
+/* Give a hint back to the driver: all its ranges are settled. */
+void virtio_freehint_push(VirtIOFreehint *fh, VirtIOFreehintHint *hint);
 
-/* Forget the first hint: the driver has given up its buffers. */
-void virtio_freehint_forget(VirtIOFreehint *fh);
+/* Forget a hint: the driver has given up its buffers. */
+void virtio_freehint_forget(VirtIOFreehint *fh, VirtIOFreehintHint *hint);
 
 /* virtio-freehint-rate.c */
 
@@ -288,19 +292,42 @@ void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh);
 /* virtio-freehint-discard.c */
 
 void virtio_freehint_slice_init(VirtIOFreehint *fh);
+void virtio_freehint_slice_cleanup(VirtIOFreehint *fh);
+
+/* Begin with short slices, and find out anew how long they may be. */
+void virtio_freehint_slice_shorten(VirtIOFreehint *fh);
+
+/* Whether none can be started now. */
+bool virtio_freehint_slice_busy(const VirtIOFreehint *fh);
+
+/* Whether there is one for that hint, which is queued or running. */
+bool virtio_freehint_slice_is_for(const VirtIOFreehint *fh,
+                                  const VirtIOFreehintHint *hint);
+
+/* Take in how the slice has ended, if it has. */
+void virtio_freehint_slice_reap(VirtIOFreehint *fh);
+
+/**
+ * virtio_freehint_slice_cancel: call off the slice that is queued, if any
+ *
+ * Returns: whether it has not begun, and never will. Until the worker has found
+ * that out, no other can be started.
+ */
+bool virtio_freehint_slice_cancel(VirtIOFreehint *fh);
 
 /**
  * virtio_freehint_slice_start: have the start of a part discarded
  *
  * @fh: the device, with no slice in progress
+ * @hint: the one that it is for
  * @part: passed on, including the reference to its memory region; shortened to
  *        what one slice may cover
  * @skip: whether an outgoing migration need not send it once it is discarded
  *
- * Returns at once; virtio_freehint_slice_ended() is called later, followed by
- * a turn of the device's bottom half.
+ * Returns at once. When it has ended there is a turn of the device's bottom
+ * half, which calls virtio_freehint_slice_reap().
  */
-void virtio_freehint_slice_start(VirtIOFreehint *fh,
+void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                                  const VirtIOFreehintPart *part, bool skip);
 
 /**

@@ -61,9 +61,9 @@ static VirtIOFreehintCount *count_for(VirtIOFreehintStats *stats,
     }
 }
 
-void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why)
+void virtio_freehint_settle(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                            uint8_t status, uint32_t why)
 {
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
     const VirtIOFreehintRange *range = &hint->ranges[hint->next];
 
     trace_virtio_freehint_range(hint->cookie, hint->next, range->addr,
@@ -78,10 +78,9 @@ void virtio_freehint_settle(VirtIOFreehint *fh, uint8_t status, uint32_t why)
     hint->done = 0;
 }
 
-void virtio_freehint_count_over_rate(VirtIOFreehint *fh)
+void virtio_freehint_count_over_rate(VirtIOFreehint *fh,
+                                     const VirtIOFreehintHint *hint)
 {
-    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
     count_range(&fh->stats.over_rate, &hint->ranges[hint->next]);
 }
 
@@ -134,25 +133,21 @@ static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     virtio_notify(VIRTIO_DEVICE(fh), fh->hintq);
 }
 
-void virtio_freehint_push(VirtIOFreehint *fh)
+void virtio_freehint_push(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
     assert(hint->next == hint->nranges);
     if (virtio_freehint_fault_loses(fh)) {
-        virtio_freehint_forget(fh);
+        virtio_freehint_forget(fh, hint);
         return;
     }
     trace_virtio_freehint_done(hint->cookie, hint->epoch);
-    QSIMPLEQ_REMOVE_HEAD(&fh->hints, entry);
+    QTAILQ_REMOVE(&fh->hints, hint, entry);
     push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);
 }
 
-void virtio_freehint_forget(VirtIOFreehint *fh)
+void virtio_freehint_forget(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
-    QSIMPLEQ_REMOVE_HEAD(&fh->hints, entry);
+    QTAILQ_REMOVE(&fh->hints, hint, entry);
     virtqueue_detach_element(fh->hintq, &hint->elem, 0);
     free_hint(hint);
 }
@@ -219,7 +214,7 @@ static void accept_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     fh->stats.hints++;
     hint->arrival_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     fh->last_hint_ms = hint->arrival_ms;
-    QSIMPLEQ_INSERT_TAIL(&fh->hints, hint, entry);
+    QTAILQ_INSERT_TAIL(&fh->hints, hint, entry);
 }
 
 static void parse_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
@@ -289,7 +284,7 @@ static void parse_gauges(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     }
     virtio_freehint_gauges_set(fh, &gauges);
     hint->nranges = 0;
-    if (QSIMPLEQ_EMPTY(&fh->hints)) {
+    if (QTAILQ_EMPTY(&fh->hints)) {
         push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);
     } else {
         push_quietly(fh, hint, VIRTIO_FREEHINT_R_DONE);

@@ -69,7 +69,7 @@ static int virtio_freehint_pre_save(void *opaque)
     VirtIOFreehint *fh = opaque;
 
     /* The VM has stopped: a message that is not back now never comes back. */
-    assert(QSIMPLEQ_EMPTY(&fh->hints));
+    assert(QTAILQ_EMPTY(&fh->hints));
     assert(!fh->flush.pending);
     return 0;
 }

@@ -38,9 +38,9 @@
  */
 #define VIRTIO_FREEHINT_ANSWER_MS 500
 
-static void decline_range(VirtIOFreehint *fh)
+static void decline_range(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
-    virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED, fh->reason);
+    virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_DECLINED, fh->reason);
 }
 
 static void count_discarded(VirtIOFreehint *fh, uint64_t len, int64_t ns,
@@ -55,14 +55,12 @@ static void count_discarded(VirtIOFreehint *fh, uint64_t len, int64_t ns,
     virtio_freehint_rate_count(fh, len);
 }
 
-void virtio_freehint_slice_ended(VirtIOFreehint *fh,
+void virtio_freehint_slice_ended(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                                  const VirtIOFreehintPart *part,
                                  int ret, int64_t ns, bool lazy)
 {
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
     if (ret == VIRTIO_FREEHINT_VETOED) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DECLINED,
+        virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_DECLINED,
                                VIRTIO_FREEHINT_REASON_PINNED);
         return;
     }
@@ -70,14 +68,14 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh,
     fh->stats.discard_ns += ns;
     if (ret) {
         virtio_freehint_block_failed(fh, part->mr, ret);
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_FAILED,
+        virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_FAILED,
                                VIRTIO_FREEHINT_REASON_NONE);
         return;
     }
     count_discarded(fh, part->len, ns, lazy);
     hint->done += part->len;
     if (hint->done == hint->ranges[hint->next].len) {
-        virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_DISCARDED,
+        virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_DISCARDED,
                                VIRTIO_FREEHINT_REASON_NONE);
     }
 }
@@ -87,7 +85,7 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh,
  * is looked up when its time has come. By then part of the range may be gone,
  * and it is too late to refuse it for good.
  */
-static void start_slice(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
+static void start_slice(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
     const VirtIOFreehintRange *range = &hint->ranges[hint->next];
     const VirtIOFreehintRange rest = {
@@ -99,11 +97,11 @@ static void start_slice(VirtIOFreehint *fh, const VirtIOFreehintHint *hint)
 
     status = virtio_freehint_find_part(fh, &rest, hint->flags, &part);
     if (status == VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_slice_start(fh, &part,
+        virtio_freehint_slice_start(fh, hint, &part,
                                     virtio_freehint_precopy_skips(fh, &part,
                                                                   hint->flags));
     } else {
-        decline_range(fh);
+        decline_range(fh, hint);
     }
 }
 
@@ -118,7 +116,7 @@ static void throttle_range(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                            uint32_t retry_ms)
 {
     hint->retry_ms = MAX(hint->retry_ms, retry_ms);
-    virtio_freehint_settle(fh, VIRTIO_FREEHINT_S_THROTTLED,
+    virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_THROTTLED,
                            VIRTIO_FREEHINT_REASON_NONE);
 }
 
@@ -133,27 +131,62 @@ static void advance_range(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
                                              hint->flags);
     }
     if (status != VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_settle(fh, status, VIRTIO_FREEHINT_REASON_NONE);
+        virtio_freehint_settle(fh, hint, status, VIRTIO_FREEHINT_REASON_NONE);
     } else if (fh->state != VIRTIO_FREEHINT_STATE_ACTIVE) {
-        decline_range(fh);
+        decline_range(fh, hint);
     } else if (is_late(hint)) {
         throttle_range(fh, hint, VIRTIO_FREEHINT_RETRY_MS);
     } else if (wait_ms) {
-        virtio_freehint_count_over_rate(fh);
+        virtio_freehint_count_over_rate(fh, hint);
         throttle_range(fh, hint, wait_ms);
     } else {
         start_slice(fh, hint);
     }
 }
 
-static void advance_hint(VirtIOFreehint *fh)
+static void advance_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
-    VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
     if (hint->next < hint->nranges) {
         advance_range(fh, hint);
     } else {
-        virtio_freehint_push(fh);
+        virtio_freehint_push(fh, hint);
+    }
+}
+
+/*
+ * While there is a slice in progress, others wait for it, but only until they
+ * are late, and so does the hint that it is for, unless it has begun.
+ */
+static VirtIOFreehintHint *next_hint(VirtIOFreehint *fh)
+{
+    VirtIOFreehintHint *hint;
+
+    QTAILQ_FOREACH(hint, &fh->hints, entry) {
+        if (!virtio_freehint_slice_busy(fh)) {
+            return hint;
+        }
+        if (!is_late(hint)) {
+            return NULL;
+        }
+        if (!virtio_freehint_slice_is_for(fh, hint) ||
+            virtio_freehint_slice_cancel(fh)) {
+            return hint;
+        }
+    }
+    return NULL;
+}
+
+/* Nobody else calls when the slice in progress does not end. */
+static void await_lateness(VirtIOFreehint *fh)
+{
+    const VirtIOFreehintHint *hint;
+
+    QTAILQ_FOREACH(hint, &fh->hints, entry) {
+        if (!is_late(hint)) {
+            timer_mod(fh->answer_timer,
+                      hint->arrival_ms + VIRTIO_FREEHINT_ANSWER_MS + 1);
+            return;
+        }
     }
 }
 
@@ -203,12 +236,13 @@ static bool take_messages(VirtIOFreehint *fh, Budget *takes)
 /* Returns whether there is more to do that no slice in progress will start. */
 static bool advance_hints(VirtIOFreehint *fh, Budget *steps)
 {
-    while (!fh->slice && !QSIMPLEQ_EMPTY(&fh->hints) &&
-           !virtio_freehint_fault_holds(fh)) {
+    VirtIOFreehintHint *hint;
+
+    while (!virtio_freehint_fault_holds(fh) && (hint = next_hint(fh))) {
         if (is_spent(steps)) {
             return true;
         }
-        advance_hint(fh);
+        advance_hint(fh, hint);
         steps->used++;
     }
     return false;
@@ -222,6 +256,7 @@ static void run_turn(VirtIOFreehint *fh, Budget *takes, Budget *steps)
 {
     bool more;
 
+    virtio_freehint_slice_reap(fh);
     virtio_freehint_refresh(fh);
     if (!fh->running) {
         return;
@@ -233,6 +268,7 @@ static void run_turn(VirtIOFreehint *fh, Budget *takes, Budget *steps)
     more = take_messages(fh, takes);
     *steps = new_budget();
     more |= advance_hints(fh, steps);
+    await_lateness(fh);
     /* The next turn moves the epoch, if this one has made that necessary. */
     if (more ||
         (fh->epoch_owed && fh->state == VIRTIO_FREEHINT_STATE_ACTIVE)) {
@@ -270,26 +306,27 @@ void virtio_freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq)
     qemu_bh_schedule(fh->bh);
 }
 
-static void drain_hint(VirtIOFreehint *fh, bool answer)
+static void drain_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                       bool answer)
 {
-    const VirtIOFreehintHint *hint = QSIMPLEQ_FIRST(&fh->hints);
-
     while (hint->next < hint->nranges) {
-        decline_range(fh);
+        decline_range(fh, hint);
     }
     if (answer) {
-        virtio_freehint_push(fh);
+        virtio_freehint_push(fh, hint);
     } else {
-        virtio_freehint_forget(fh);
+        virtio_freehint_forget(fh, hint);
     }
 }
 
 void virtio_freehint_drain(VirtIOFreehint *fh, bool answer)
 {
-    trace_virtio_freehint_drain(!QSIMPLEQ_EMPTY(&fh->hints), !!fh->slice,
-                                answer);
+    VirtIOFreehintHint *hint;
+
+    trace_virtio_freehint_drain(!QTAILQ_EMPTY(&fh->hints),
+                                virtio_freehint_slice_busy(fh), answer);
     virtio_freehint_slice_drain(fh);
-    while (!QSIMPLEQ_EMPTY(&fh->hints)) {
-        drain_hint(fh, answer);
+    while ((hint = QTAILQ_FIRST(&fh->hints))) {
+        drain_hint(fh, hint, answer);
     }
 }

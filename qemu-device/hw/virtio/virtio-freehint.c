@@ -156,6 +156,13 @@ static const VMStateDescription vmstate_virtio_freehint = {
 
 /* Life cycle */
 
+static void virtio_freehint_answer_timer(void *opaque)
+{
+    VirtIOFreehint *fh = opaque;
+
+    qemu_bh_schedule(fh->bh);
+}
+
 static bool virtio_freehint_check_machine(VirtIOFreehint *fh, Error **errp)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(fh);
@@ -216,7 +223,9 @@ static void virtio_freehint_device_realize(DeviceState *dev, Error **errp)
     fh->hintq = virtio_add_queue(vdev, VIRTIO_FREEHINT_QUEUE_SIZE,
                                  virtio_freehint_handle_hintq);
     fh->bh = virtio_bh_io_new_guarded(dev, virtio_freehint_bh, fh);
-    QSIMPLEQ_INIT(&fh->hints);
+    QTAILQ_INIT(&fh->hints);
+    fh->answer_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                    virtio_freehint_answer_timer, fh);
     fh->max_ranges = VIRTIO_FREEHINT_MAX_RANGES;
     fh->last_hint_ms = -1;
     virtio_freehint_gauges_forget(fh);
@@ -237,6 +246,8 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     virtio_freehint_veto_cleanup(fh);
     fh->running = false;
     virtio_freehint_drain(fh, false);
+    virtio_freehint_slice_cleanup(fh);
+    timer_free(fh->answer_timer);
     virtio_freehint_flush_cleanup(fh);
     virtio_freehint_faults_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
@@ -337,7 +348,7 @@ static void virtio_freehint_set_discard(Object *obj, int value, Error **errp)
     if (fh->discard_mode != value) {
         fh->discard_mode = value;
         /* What one mode takes a while for may be nothing to the other. */
-        virtio_freehint_slice_init(fh);
+        virtio_freehint_slice_shorten(fh);
     }
 }
 

@@ -11,6 +11,7 @@
 #ifndef HW_VIRTIO_FREEHINT_H
 #define HW_VIRTIO_FREEHINT_H
 
+#include "block/thread-pool.h"
 #include "exec/ramlist.h"
 #include "qemu/notify.h"
 #include "qemu/queue.h"
@@ -135,9 +136,13 @@ struct VirtIOFreehint {
     QEMUBH *bh;
     /* The VM runs, and the driver said DRIVER_OK. */
     bool running;
-    /* Taken off the queue and not given back; the first is worked on. */
-    QSIMPLEQ_HEAD(, VirtIOFreehintHint) hints;
-    /* The discard in progress, if any, and how long one may be, in bytes. */
+    /* Taken off the queue and not given back, in order of arrival. */
+    QTAILQ_HEAD(, VirtIOFreehintHint) hints;
+    /* Runs out when one of them has to be answered without more ado. */
+    QEMUTimer *answer_timer;
+    /* A thread for discards, for others may be busy with whatever else. */
+    ThreadPool *pool;
+    /* The discard in progress, and how long one may be, in bytes. */
     VirtIOFreehintSlice *slice;
     uint64_t slice_size;
 
