@@ -202,6 +202,21 @@ static void test_veto_flap(void *obj, void *data, QGuestAllocator *alloc)
     }
 }
 
+/* On and off before anybody can look, and nothing was hinted meanwhile. */
+static void test_veto_pulse(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    gint64 start = g_get_monotonic_time();
+
+    qfreehint_set_prop("veto0", "pulse", true);
+    while (QFREEHINT_CONFIG(fh, rehint_epoch) == epoch) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+    qfreehint_assert_state("active", "none");
+}
+
 static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -741,6 +756,7 @@ static void register_virtio_freehint_drain_test(void)
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_slice_log,
     };
+    QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
     QOSGraphTestOptions one_worker = { .before = setup_one_worker };
     /* Longer than a message may take, and not running, or running. */
     QOSGraphTestOptions long_queued = {
@@ -784,6 +800,7 @@ static void register_virtio_freehint_drain_test(void)
     qos_add_test("drain/veto-before-start", "virtio-freehint",
                  test_veto_before_start, &slow_start);
     qos_add_test("veto-flap", "virtio-freehint", test_veto_flap, &slow_veto);
+    qos_add_test("veto-pulse", "virtio-freehint", test_veto_pulse, &veto);
     qos_add_test("bound", "virtio-freehint", test_bound, &bound);
     qos_add_test("bound/pool", "virtio-freehint", test_bound_pool,
                  &one_worker);

@@ -130,6 +130,28 @@ static void discard_testdev_set_lazy_forbidden(Object *obj, bool value,
     }
 }
 
+static bool discard_testdev_get_pulse(Object *obj, Error **errp)
+{
+    return false;
+}
+
+/*
+ * What a VFIO device does that cannot pin all of memory: it has populated some,
+ * and nothing is left of it before the main loop goes on.
+ */
+static void discard_testdev_set_pulse(Object *obj, bool value, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (!value) {
+        return;
+    }
+    discard_testdev_set_disabled(obj, true, errp);
+    if (!*errp) {
+        discard_testdev_set_disabled(obj, false, errp);
+    }
+}
+
 static void flap(void *opaque)
 {
     DiscardTestdev *dev = opaque;
@@ -279,6 +301,11 @@ static void discard_testdev_class_init(ObjectClass *klass,
     object_class_property_set_description(klass, "lazy-forbidden",
                                           "forbid lazy discards, as vhost-scsi"
                                           " does");
+    object_class_property_add_bool(klass, "pulse", discard_testdev_get_pulse,
+                                   discard_testdev_set_pulse);
+    object_class_property_set_description(klass, "pulse",
+                                          "disable discards, and enable them"
+                                          " at once");
     object_class_property_add_bool(klass, "flapping",
                                    discard_testdev_get_flapping,
                                    discard_testdev_set_flapping);

@@ -380,6 +380,18 @@ uint32_t virtio_freehint_reasons(VirtIOFreehint *fh);
  */
 void virtio_freehint_refresh(VirtIOFreehint *fh);
 
+/**
+ * virtio_freehint_owe_epoch: have the guest hint all its free memory again
+ *
+ * @fh: the device
+ *
+ * For whoever knows that an answer of the device may no longer hold: memory was
+ * declined that can be discarded now, or was discarded and may be populated. Any
+ * thread may call this; the epoch moves in the next turn of the bottom half in
+ * which the device is active.
+ */
+void virtio_freehint_owe_epoch(VirtIOFreehint *fh);
+
 /* QOM paths of the devices that pin guest memory, as far as they are known. */
 strList *virtio_freehint_pinning_devices(void);
 

@@ -73,7 +73,9 @@ void virtio_freehint_settle(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     if (!hint->next) {
         hint->epoch = fh->rehint_epoch;
     }
-    fh->epoch_owed |= status == VIRTIO_FREEHINT_S_DECLINED;
+    if (status == VIRTIO_FREEHINT_S_DECLINED) {
+        virtio_freehint_owe_epoch(fh);
+    }
     hint->status[hint->next++] = status;
     hint->done = 0;
 }

@@ -14,7 +14,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "exec/target_page.h"
@@ -65,12 +64,6 @@ bool virtio_freehint_precopy_skip(const VirtIOFreehintPart *part,
     return skipped;
 }
 
-static void rehint(VirtIOFreehint *fh)
-{
-    fh->epoch_owed = true;
-    qemu_bh_schedule(fh->bh);
-}
-
 /*
  * A destination that runs before it has all of its memory waits for pages that
  * nobody sends: so it would be if postcopy can follow. COLO has a bitmap of its
@@ -83,7 +76,7 @@ static void precopy_begins(VirtIOFreehint *fh)
         return;
     }
     fh->precopy = VIRTIO_FREEHINT_PRECOPY_SKIPS;
-    rehint(fh);
+    virtio_freehint_owe_epoch(fh);
 }
 
 /* The bitmap goes away after this. */
@@ -91,7 +84,7 @@ static void precopy_ends(VirtIOFreehint *fh)
 {
     fh->precopy = VIRTIO_FREEHINT_PRECOPY_NONE;
     virtio_freehint_slice_drain(fh);
-    rehint(fh);
+    virtio_freehint_owe_epoch(fh);
 }
 
 /*

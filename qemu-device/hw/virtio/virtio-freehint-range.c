@@ -199,7 +199,9 @@ static void update_blocks(VirtIOFreehint *fh)
     update.new = blocks_new();
     foreach_block(update_block, &update);
     /* Earlier refusals may be for memory that is on the list by now. */
-    fh->epoch_owed |= update.grown && g_hash_table_size(update.old);
+    if (update.grown && g_hash_table_size(update.old)) {
+        virtio_freehint_owe_epoch(fh);
+    }
     fh->blocks = update.new;
     g_hash_table_destroy(update.old);
 }

@@ -127,8 +127,9 @@ static void set_state(VirtIOFreehint *fh, uint32_t state, uint32_t reason)
         virtio_freehint_drain(fh, true);
         virtio_freehint_flush_end(fh, FREEHINT_FLUSH_RESULT_INACTIVE);
     }
-    if (activated || (active && fh->running && fh->epoch_owed)) {
-        fh->epoch_owed = false;
+    if (activated ||
+        (active && fh->running && qatomic_read(&fh->epoch_owed))) {
+        qatomic_set(&fh->epoch_owed, false);
         fh->rehint_epoch++;
     } else if (!changed) {
         return;
@@ -137,6 +138,12 @@ static void set_state(VirtIOFreehint *fh, uint32_t state, uint32_t reason)
         announce_state(fh);
     }
     virtio_freehint_notify_config(fh);
+}
+
+void virtio_freehint_owe_epoch(VirtIOFreehint *fh)
+{
+    qatomic_set(&fh->epoch_owed, true);
+    qemu_bh_schedule(fh->bh);
 }
 
 void virtio_freehint_refresh(VirtIOFreehint *fh)
@@ -158,14 +165,19 @@ static void veto_timer_cb(void *opaque)
 
 /*
  * Any thread. Whoever enables discards may unpin only after that, so that it is
- * left to the main loop to find out.
+ * left to the main loop to find out. Pinning has populated memory, also if it is
+ * over before the main loop looks.
  */
 static void discard_disable_changed(Notifier *notifier, void *data)
 {
     VirtIOFreehint *fh = container_of(notifier, VirtIOFreehint,
                                       discard_notifier);
 
-    qemu_bh_schedule(fh->bh);
+    if (ram_block_discard_is_disabled()) {
+        qemu_bh_schedule(fh->bh);
+    } else {
+        virtio_freehint_owe_epoch(fh);
+    }
 }
 
 /*

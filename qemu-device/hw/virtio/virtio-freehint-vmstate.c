@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/atomic.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "migration/vmstate.h"
@@ -91,7 +92,7 @@ static int virtio_freehint_post_load(void *opaque, int version_id)
 
     /* Memory has been populated here, whatever was hinted before. */
     fh->rehint_epoch++;
-    fh->epoch_owed = false;
+    qatomic_set(&fh->epoch_owed, false);
     fh->config_changed = true;
     return 0;
 }

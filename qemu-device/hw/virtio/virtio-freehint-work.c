@@ -269,9 +269,7 @@ static void run_turn(VirtIOFreehint *fh, Budget *takes, Budget *steps)
     *steps = new_budget();
     more |= advance_hints(fh, steps);
     await_lateness(fh);
-    /* The next turn moves the epoch, if this one has made that necessary. */
-    if (more ||
-        (fh->epoch_owed && fh->state == VIRTIO_FREEHINT_STATE_ACTIVE)) {
+    if (more) {
         qemu_bh_schedule(fh->bh);
     }
 }

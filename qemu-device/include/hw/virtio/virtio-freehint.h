@@ -180,8 +180,8 @@ struct VirtIOFreehint {
     uint32_t driver_status;
 
     /*
-     * Ranges were declined, or memory came or went, since the epoch moved: it
-     * has to move once more when the device is active.
+     * An answer that was given since the epoch moved may no longer hold: it has
+     * to move once more when the device is active. Atomic.
      */
     bool epoch_owed;
     VirtIOFreehintPrecopy precopy;
