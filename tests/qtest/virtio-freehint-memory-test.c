@@ -1081,19 +1081,34 @@ static void test_mmio(void)
     qtest_quit(qts);
 }
 
-/* As it is by default, the bus has no virtio 1. */
-static void test_mmio_legacy(void)
+static void assert_does_not_start(const char *options, const char *why)
 {
-    g_autofree char *command = g_strdup_printf(
-        "timeout 60 %s " MMIO_VM " -accel qtest -display none",
-        getenv("QTEST_QEMU_BINARY"));
+    g_autofree char *command = g_strdup_printf("timeout 60 %s %s -display none",
+                                               getenv("QTEST_QEMU_BINARY"),
+                                               options);
     g_autofree char *errors = NULL;
     int status;
 
     g_assert_true(g_spawn_command_line_sync(command, NULL, &errors, &status,
                                             NULL));
     g_assert_cmpint(WEXITSTATUS(status), ==, EXIT_FAILURE);
-    g_assert_nonnull(strstr(errors, "virtio-freehint needs virtio 1"));
+    g_assert_nonnull(strstr(errors, why));
+}
+
+/* As it is by default, the bus has no virtio 1. */
+static void test_mmio_legacy(void)
+{
+    assert_does_not_start(MMIO_VM " -accel qtest",
+                          "virtio-freehint needs virtio 1");
+}
+
+/* An accelerator that may pin guest memory, for all that is known of it. */
+static void test_accel(void)
+{
+    assert_does_not_start("-M q35 -nodefaults -accel discard-test"
+                          " -device " DEVICE,
+                          "virtio-freehint supports the accelerators kvm and"
+                          " tcg");
 }
 
 static void add_backing_tests(void)
@@ -1156,6 +1171,7 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
     qtest_add_func("virtio-freehint/mmio", test_mmio);
     qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
+    qtest_add_func("virtio-freehint/accel", test_accel);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }

@@ -331,6 +331,30 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                           " pool busy");
 }
 
+/*
+ * "-accel discard-test" is as "-accel qtest", under a name that nobody knows: an
+ * accelerator that is yet to be written.
+ */
+static bool discard_test_accel_allowed;
+
+static void discard_test_accel_class_init(ObjectClass *klass,
+                                          VirtIOFreehintClassData *data)
+{
+    ACCEL_CLASS(klass)->allowed = &discard_test_accel_allowed;
+}
+
+static const TypeInfo discard_test_accel_info = {
+    .name = ACCEL_CLASS_NAME("discard-test"),
+    .parent = ACCEL_CLASS_NAME("qtest"),
+    .class_init = discard_test_accel_class_init,
+};
+
+static const TypeInfo discard_test_accel_ops_info = {
+    .name = "discard-test-accel-ops",
+    .parent = "qtest-accel-ops",
+    .abstract = true,
+};
+
 static const TypeInfo discard_testdev_info = {
     .name = TYPE_DISCARD_TESTDEV,
     .parent = TYPE_DEVICE,
@@ -342,6 +366,8 @@ static const TypeInfo discard_testdev_info = {
 static void discard_testdev_register_types(void)
 {
     type_register_static(&discard_testdev_info);
+    type_register_static(&discard_test_accel_info);
+    type_register_static(&discard_test_accel_ops_info);
 }
 
 type_init(discard_testdev_register_types)

@@ -20,7 +20,9 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-freehint.h"
 #include "qapi/visitor.h"
-#include "system/xen.h"
+#include "system/kvm.h"
+#include "system/qtest.h"
+#include "system/tcg.h"
 #include "trace.h"
 #include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
@@ -168,9 +170,13 @@ static bool virtio_freehint_check_machine(VirtIOFreehint *fh, Error **errp)
     VirtIODevice *vdev = VIRTIO_DEVICE(fh);
     bool ambiguous = false;
 
-    if (xen_enabled()) {
-        error_setg(errp, "virtio-freehint does not work under Xen, which maps"
-                   " guest memory on demand");
+    /*
+     * Others map guest memory on demand, as Xen does, or pin it without a word,
+     * as MSHV does.
+     */
+    if (!kvm_enabled() && !tcg_enabled() && !qtest_enabled()) {
+        error_setg(errp, "virtio-freehint supports the accelerators kvm and"
+                   " tcg");
         return false;
     }
     /* Ranges are named by guest-physical address, past any IOMMU. */

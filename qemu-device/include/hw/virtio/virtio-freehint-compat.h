@@ -11,6 +11,7 @@
 #define HW_VIRTIO_FREEHINT_COMPAT_H
 
 #if QEMU_VERSION_MAJOR * 100 + QEMU_VERSION_MINOR >= 1001
+#include "accel/accel-ops.h"
 #include "system/address-spaces.h"
 #include "system/memory.h"
 #include "system/ramblock.h"
@@ -18,6 +19,7 @@ typedef const void VirtIOFreehintClassData;
 typedef int VirtIOFreehintStatusResult;
 #define VIRTIO_FREEHINT_STATUS_SET 0
 #else
+#include "qemu/accel.h"
 #include "exec/address-spaces.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
