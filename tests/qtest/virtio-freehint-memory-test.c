@@ -5,6 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include "qemu/bswap.h"
 #include "qemu/memfd.h"
@@ -142,6 +144,44 @@ static void remove_log(void)
 }
 
 /* Backings of the machine's RAM */
+
+/* Obstacle @cause is there, for the machine's memory "mem0" alone. */
+static void assert_obstacle(const char *cause, const char *refusal,
+                            const char *option, int host_errno)
+{
+    QDict *device = qfreehint_query();
+    const QListEntry *entry;
+    QDict *memory = NULL;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(device, "obstacles"), entry) {
+        QDict *obstacle = qobject_to(QDict, qlist_entry_obj(entry));
+
+        if (!strcmp(qdict_get_str(obstacle, "cause"), cause)) {
+            QList *list = qdict_get_qlist(obstacle, "memory");
+
+            g_assert_cmpuint(qlist_size(list), ==, 1);
+            memory = qobject_to(QDict, qlist_peek(list));
+        }
+    }
+    g_assert_nonnull(memory);
+    g_assert_cmpstr(qdict_get_str(memory, "region"), ==, "mem0");
+    g_assert_cmpuint(qdict_get_int(memory, "bytes"), ==, RAM_SIZE);
+    g_assert_cmpstr(qdict_get_str(memory, "refusal"), ==, refusal);
+    g_assert_cmpstr(qdict_get_try_str(memory, "option"), ==, option);
+    g_assert_cmpint(qdict_get_try_int(memory, "host-errno", 0), ==,
+                    host_errno);
+    qobject_unref(device);
+}
+
+static void await_epoch_other_than(VM *vm, uint32_t epoch)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (QFREEHINT_CONFIG(&vm->fh, rehint_epoch) == epoch) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
 
 /* How much memory the host has for QEMU, in bytes. */
 static uint64_t resident(void)
@@ -435,6 +475,7 @@ static void test_file(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     g_assert_true(file_is_filled(&file, 0xa5));
+    assert_obstacle("backing", "file", "discard-file-backed", 0);
     vm_stop(vm);
     assert_warned("memory 'mem0' is not discarded", 1);
     assert_warned("discard-file-backed=on", 1);
@@ -512,6 +553,7 @@ static void test_prealloc(void)
 
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    assert_obstacle("backing", "reserved", "discard-reserved", 0);
     vm_stop(vm);
     assert_warned("memory 'mem0' is not discarded", 1);
     assert_warned("discard-reserved=on", 1);
@@ -524,15 +566,29 @@ static void test_prealloc(void)
     vm_stop(vm);
 }
 
+/* It is the backend's setting at the time of the hint that counts. */
+static void test_prealloc_later(void)
+{
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-ram,id=mem0,size=128M");
+
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    qfreehint_set_prop("/objects/mem0", "prealloc", true);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    assert_obstacle("backing", "reserved", "discard-reserved", 0);
+    vm_stop(vm);
+}
+
 /*
  * A file whose mapping can be written, but which can no longer be punched: the
- * host fails, the memory is left alone, until the operator wants it tried
- * again.
+ * host fails, the memory is left alone for longer each time, unless the operator
+ * wants it tried again.
  */
 static void test_host_failure(void)
 {
     g_autofree char *path = NULL, *log = log_path();
     int fd = memfd_create("qtest-freehint", MFD_ALLOW_SEALING);
+    uint32_t epoch;
     VM *vm;
 
     if (fd < 0) {
@@ -548,18 +604,65 @@ static void test_host_failure(void)
 
     assert_discarded(vm, 0, FREE_START, GRANULE);
     g_assert_cmpint(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), ==, 0);
+    qfreehint_assert_causes("driver-not-ready ");
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
-    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
+    assert_obstacle("host-failure", "failing", NULL, EPERM);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    await_epoch_other_than(vm, epoch);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 3);
     qfreehint_set_enabled(false);
     qfreehint_set_enabled(true);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
-    g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 2);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 4);
+    g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 4);
     vm_stop(vm);
     /* Once for each time that the operator wants it tried. */
     assert_warned("discarding from memory", 2);
     assert_warned("is not discarded", 0);
     remove_log();
     close(fd);
+}
+
+static bool file_set_append_only(const File *file, bool append_only)
+{
+    int flags;
+
+    if (ioctl(file->fd, FS_IOC_GETFLAGS, &flags)) {
+        return false;
+    }
+    flags = append_only ? flags | FS_APPEND_FL : flags & ~FS_APPEND_FL;
+    return !ioctl(file->fd, FS_IOC_SETFLAGS, &flags);
+}
+
+/* What has failed once is discarded when it no longer does. */
+static void test_host_recovers(void)
+{
+    g_autofree char *log = log_path();
+    File file = file_create();
+    uint32_t epoch;
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      ",discard-file-backed=on"
+                      " -object memory-backend-file,id=mem0,size=128M,share=on,"
+                      "mem-path=%s 2>%s", file.path, log);
+
+    if (file_set_append_only(&file, true)) {
+        epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+        g_assert_cmphex(hint(vm, 0, FREE_START, GRANULE), ==,
+                        VIRTIO_FREEHINT_S_FAILED);
+        assert_obstacle("host-failure", "failing", NULL, EPERM);
+        g_assert_true(file_set_append_only(&file, false));
+        await_epoch_other_than(vm, epoch);
+        assert_discarded(vm, 0, FREE_START, GRANULE);
+        qfreehint_assert_causes("driver-not-ready ");
+    } else {
+        g_test_skip("no file that cannot be punched for a while");
+    }
+    vm_stop(vm);
+    remove_log();
+    file_remove(&file);
 }
 
 /* A range over two nodes is discarded, unless one of them is not to be. */
@@ -659,29 +762,58 @@ static void test_dimm_hotplug(void)
     vm_stop(vm);
 }
 
-static void plug_dimm(uint64_t addr)
+static void plug_dimm(uint64_t addr, bool prealloc)
 {
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'object-add',"
                              " 'arguments': { 'qom-type':"
                              " 'memory-backend-ram', 'id': 'mem1',"
-                             " 'size': 4194304, 'prealloc': true } }");
+                             " 'size': 4194304, 'prealloc': %i } }", prealloc);
     qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
                          "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                          (int64_t)addr);
 }
 
 /* The guest ejects the one in slot 0. */
-static void unplug_dimm(void)
+static void eject_dimm(void)
 {
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'device_del',"
                              " 'arguments': { 'id': 'dimm0' } }");
     qtest_outl(global_qtest, ACPI_MEMORY_HOTPLUG_BASE, 0);
     qtest_outb(global_qtest, ACPI_MEMORY_HOTPLUG_BASE + 0x14, 1 << 3);
+}
+
+static void remove_dimm(void)
+{
     qtest_qmp_eventwait(global_qtest, "DEVICE_DELETED");
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'object-del',"
                              " 'arguments': { 'id': 'mem1' } }");
     /* RCU lets go of it. */
     g_usleep(200 * 1000);
+}
+
+/* Who has ejected a DIMM may use its memory for something else at once. */
+static void test_dimm_drained(void)
+{
+    const uint64_t addr = 4 * GiB;
+    const QFreehintRange range = { addr, GRANULE };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    QFreehintHint slow;
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                      " -device " DEVICE ",x-slice-delay-ms=3000");
+
+    plug_dimm(addr, false);
+    slow = qfreehint_prepare(&vm->fh, &vm->qs->alloc, &hdr, &range, 1);
+    qfreehint_submit(&vm->fh, &slow);
+    g_usleep(500 * 1000);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 1);
+    eject_dimm();
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 1);
+    qfreehint_wait(&vm->fh, &slow);
+    remove_dimm();
+    vm_stop(vm);
 }
 
 #define REPLACEMENTS 4
@@ -708,12 +840,13 @@ static void test_dimm_replaced(void)
     for (i = 0; i < REPLACEMENTS; i++) {
         uint32_t epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
 
-        plug_dimm(addr);
+        plug_dimm(addr, true);
         assert_status(vm, 0, addr, GRANULE, VIRTIO_FREEHINT_S_BACKING);
         /* The turn after the one that has seen the memory moves the epoch. */
         assert_discarded(vm, 0, FREE_START, GRANULE);
         g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
-        unplug_dimm();
+        eject_dimm();
+        remove_dimm();
     }
     vm_stop(vm);
     assert_warned("memory 'mem1' is not discarded", REPLACEMENTS);
@@ -1141,7 +1274,11 @@ static void add_backing_tests(void)
     qtest_add_data_func("virtio-freehint/backing/file/private-unlinked",
                         "unlinked", test_file_private);
     qtest_add_func("virtio-freehint/backing/prealloc", test_prealloc);
+    qtest_add_func("virtio-freehint/backing/prealloc-later",
+                   test_prealloc_later);
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
+    qtest_add_func("virtio-freehint/backing/host-recovers",
+                   test_host_recovers);
     qtest_add_func("virtio-freehint/backing/numa", test_numa);
 }
 
@@ -1155,6 +1292,7 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/granule", test_granule);
     qtest_add_func("virtio-freehint/dimm", test_dimm);
     qtest_add_func("virtio-freehint/dimm-hotplug", test_dimm_hotplug);
+    qtest_add_func("virtio-freehint/dimm-drained", test_dimm_drained);
     qtest_add_func("virtio-freehint/dimm-replaced", test_dimm_replaced);
     qtest_add_func("virtio-freehint/granule-constant", test_granule_constant);
     qtest_add_func("virtio-freehint/virtio-mem", test_virtio_mem);

@@ -203,6 +203,12 @@ bool virtio_freehint_slice_is_for(const VirtIOFreehint *fh,
     return fh->slice->hint == hint;
 }
 
+bool virtio_freehint_slice_uses(const VirtIOFreehint *fh,
+                                const MemoryRegion *mr)
+{
+    return fh->slice->hint && fh->slice->part.mr == mr;
+}
+
 bool virtio_freehint_slice_cancel(VirtIOFreehint *fh)
 {
     VirtIOFreehintSlice *slice = fh->slice;

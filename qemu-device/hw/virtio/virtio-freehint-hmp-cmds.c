@@ -56,6 +56,25 @@ static void print_stats(Monitor *mon, const FreehintStats *stats)
                    stats->skipped_bytes);
 }
 
+static void print_refused_memory(Monitor *mon,
+                                 const FreehintRefusedMemoryList *list)
+{
+    for (; list; list = list->next) {
+        const FreehintRefusedMemory *memory = list->value;
+
+        monitor_printf(mon, "    %s, %" PRIu64 " bytes: %s", memory->region,
+                       memory->bytes, FreehintRefusal_str(memory->refusal));
+        if (memory->option) {
+            monitor_printf(mon, ", see %s", memory->option);
+        }
+        if (memory->has_host_errno) {
+            monitor_printf(mon, ", %" PRIu32 " times: %s", memory->failures,
+                           strerror(memory->host_errno));
+        }
+        monitor_printf(mon, "\n");
+    }
+}
+
 static void print_obstacles(Monitor *mon, const FreehintObstacleList *list)
 {
     for (; list; list = list->next) {
@@ -67,6 +86,7 @@ static void print_obstacles(Monitor *mon, const FreehintObstacleList *list)
         for (path = obstacle->qom_paths; path; path = path->next) {
             monitor_printf(mon, "    %s\n", path->value);
         }
+        print_refused_memory(mon, obstacle->memory);
     }
 }
 

@@ -273,11 +273,26 @@ uint8_t virtio_freehint_find_part(VirtIOFreehint *fh,
                                   const VirtIOFreehintRange *range,
                                   uint16_t flags, VirtIOFreehintPart *part);
 
-/* Discard no more of this memory: the host has failed to. Warns once. */
-void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
-                                  int ret);
+/**
+ * virtio_freehint_block_tried: take in whether the host has discarded memory
+ *
+ * @fh: the device
+ * @mr: what it is part of
+ * @ret: 0 or what ram_block_discard_range() returned
+ *
+ * After a failure the memory is left alone for a while, longer each time, and
+ * then the epoch moves. Warns once until it works again.
+ */
+void virtio_freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret);
 
-/* Try again what the host failed to discard. */
+/* Bring up to date which memory may be discarded. */
+void virtio_freehint_blocks_refresh(VirtIOFreehint *fh);
+
+/* The memory that is not discarded: the host fails to, or it is not to be. */
+FreehintRefusedMemoryList *virtio_freehint_refused_memory(VirtIOFreehint *fh,
+                                                          bool failing);
+
+/* Try again at once what the host failed to discard. */
 void virtio_freehint_forgive_blocks(VirtIOFreehint *fh);
 
 /* Whether any memory that is on the list is dropped for that cause. */
@@ -303,6 +318,10 @@ bool virtio_freehint_slice_busy(const VirtIOFreehint *fh);
 /* Whether there is one for that hint, which is queued or running. */
 bool virtio_freehint_slice_is_for(const VirtIOFreehint *fh,
                                   const VirtIOFreehintHint *hint);
+
+/* Whether there is one that is queued or running in that memory. */
+bool virtio_freehint_slice_uses(const VirtIOFreehint *fh,
+                                const MemoryRegion *mr);
 
 /* Take in how the slice has ended, if it has. */
 void virtio_freehint_slice_reap(VirtIOFreehint *fh);

@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "migration/misc.h"
 #include "migration/options.h"
+#include "qapi/qapi-types-freehint.h"
 #include "qapi/util.h"
 #include "virtio-freehint-internal.h"
 
@@ -63,6 +64,24 @@ static bool is_in_snapshot(VirtIOFreehint *fh)
 static bool has_vhost_user(VirtIOFreehint *fh)
 {
     return has_reason(fh, VIRTIO_FREEHINT_REASON_EXTERNAL);
+}
+
+static bool has_refused_memory(VirtIOFreehint *fh, bool failing)
+{
+    g_autoptr(FreehintRefusedMemoryList) memory =
+        virtio_freehint_refused_memory(fh, failing);
+
+    return memory;
+}
+
+static bool has_fixed_memory(VirtIOFreehint *fh)
+{
+    return has_refused_memory(fh, false);
+}
+
+static bool has_failing_memory(VirtIOFreehint *fh)
+{
+    return has_refused_memory(fh, true);
 }
 
 static const char *describe_guest(VirtIOFreehint *fh)
@@ -172,6 +191,15 @@ static const struct {
         "a vhost-user back end may hold guest memory;"
         " assume-vhost-user-safe=on is for those that do not"
     },
+    [FREEHINT_CAUSE_BACKING] = {
+        has_fixed_memory,
+        "some memory is not to be discarded; an option may allow it, which is"
+        " named with the memory"
+    },
+    [FREEHINT_CAUSE_HOST_FAILURE] = {
+        has_failing_memory,
+        "the host failed to discard some memory; it is tried again"
+    },
     [FREEHINT_CAUSE_GUEST] = { guest_refuses },
     [FREEHINT_CAUSE_OVER_RATE] = {
         is_over_rate,
@@ -209,6 +237,12 @@ static FreehintObstacle *describe(VirtIOFreehint *fh, FreehintCause cause)
             detail = "VFIO devices hold guest memory; unplug them, or accept"
                      " that memory is not returned";
         }
+    }
+    if (cause == FREEHINT_CAUSE_BACKING ||
+        cause == FREEHINT_CAUSE_HOST_FAILURE) {
+        obstacle->has_memory = true;
+        obstacle->memory = virtio_freehint_refused_memory(
+            fh, cause == FREEHINT_CAUSE_HOST_FAILURE);
     }
     obstacle->cause = cause;
     obstacle->detail = g_strdup(detail);

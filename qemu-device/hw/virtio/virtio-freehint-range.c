@@ -12,12 +12,14 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "hw/boards.h"
 #include "hw/mem/nvdimm.h"
 #include "hw/mem/pc-dimm.h"
 #include "hw/virtio/virtio-mem.h"
 #include "qapi/error.h"
+#include "qapi/util.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
 #include "trace.h"
@@ -47,19 +49,29 @@ typedef enum VirtIOFreehintFile {
     VIRTIO_FREEHINT_FILE_SHARED,
 } VirtIOFreehintFile;
 
+/* Nothing is in the way of discarding. */
+#define VIRTIO_FREEHINT_NO_REFUSAL FREEHINT_REFUSAL__MAX
+
+/* When to try again what the host failed to discard: doubles each time. */
+#define VIRTIO_FREEHINT_MIN_BACKOFF_MS 1000
+#define VIRTIO_FREEHINT_MAX_BACKOFF_MS 60000
+
 /* What the positive list knows of a memory region. */
 typedef struct VirtIOFreehintBlock {
     /* Where QEMU has it mapped: tells when it is gone. */
     const void *host;
+    /* The memory device's own setting, which does not change. */
+    bool dev_prealloc;
     VirtIOFreehintFile file;
-    /* The back end's own setting: nobody else wants the content. */
-    bool discard_data;
-    /* The host has set memory aside for it: huge pages, or preallocated. */
-    bool reserved;
-    /* The host failed to discard part of it. */
-    bool failed;
-    /* The log says that its backing keeps it from being discarded. */
+    /* Why it is not discarded, FREEHINT_REFUSAL__MAX if it is. */
+    FreehintRefusal refusal;
+    /* The log says so. */
     bool refusal_told;
+    /* How often in a row the host has failed, and with which errno. */
+    unsigned int failures;
+    int error;
+    /* Left alone until then: QEMU_CLOCK_REALTIME, in ms. */
+    int64_t retry_ms;
 } VirtIOFreehintBlock;
 
 /* Called with the memory device that @mr belongs to, NULL for boot memory. */
@@ -143,21 +155,54 @@ static VirtIOFreehintFile virtio_freehint_file(RAMBlock *rb)
                                                  VIRTIO_FREEHINT_FILE_SHARED;
 }
 
-static VirtIOFreehintBlock describe_block(const MemoryRegion *mr, Object *dev)
+/*
+ * Together with is_aligned(), covers all that ram_block_discard_range() would
+ * complain about, one message for each call: a guest must not fill the log.
+ */
+static FreehintRefusal virtio_freehint_refusal(const VirtIOFreehint *fh,
+                                               const MemoryRegion *mr,
+                                               bool dev_prealloc,
+                                               VirtIOFreehintFile file)
 {
-    RAMBlock *rb = mr->ram_block;
+    const RAMBlock *rb = mr->ram_block;
 
-    return (VirtIOFreehintBlock) {
-        .host = rb ? rb->host : NULL,
-        .file = rb ? virtio_freehint_file(rb) : VIRTIO_FREEHINT_FILE_NONE,
-        .discard_data = virtio_freehint_has_set(mr->owner, "discard-data"),
-        .reserved = (rb && rb->page_size != qemu_real_host_page_size()) ||
-                    virtio_freehint_has_set(mr->owner, "prealloc") ||
-                    virtio_freehint_has_set(dev, "prealloc"),
-    };
+    if (!rb || rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
+                            RAM_GUEST_MEMFD)) {
+        return FREEHINT_REFUSAL_FIXED;
+    }
+    if (file == VIRTIO_FREEHINT_FILE_SHARED && !fh->discard_file_backed &&
+        !virtio_freehint_has_set(mr->owner, "discard-data")) {
+        return FREEHINT_REFUSAL_FILE;
+    }
+    /* The reservation goes with the pages, a later access may be fatal. */
+    if (!fh->discard_reserved &&
+        (rb->page_size != qemu_real_host_page_size() || dev_prealloc ||
+         virtio_freehint_has_set(mr->owner, "prealloc"))) {
+        return FREEHINT_REFUSAL_RESERVED;
+    }
+    return VIRTIO_FREEHINT_NO_REFUSAL;
+}
+
+/* All that may be different from one turn to the next. */
+static void virtio_freehint_update_refusal(VirtIOFreehint *fh,
+                                           const MemoryRegion *mr,
+                                           VirtIOFreehintBlock *block)
+{
+    const FreehintRefusal old = block->refusal;
+
+    block->file = mr->ram_block ? virtio_freehint_file(mr->ram_block) :
+                                  VIRTIO_FREEHINT_FILE_NONE;
+    block->refusal = virtio_freehint_refusal(fh, mr, block->dev_prealloc,
+                                             block->file);
+    if (old != VIRTIO_FREEHINT_NO_REFUSAL &&
+        block->refusal == VIRTIO_FREEHINT_NO_REFUSAL) {
+        block->refusal_told = false;
+        virtio_freehint_owe_epoch(fh);
+    }
 }
 
 typedef struct BlocksUpdate {
+    VirtIOFreehint *fh;
     GHashTable *old;
     GHashTable *new;
     bool grown;
@@ -169,13 +214,15 @@ static void update_block(MemoryRegion *mr, Object *dev, void *opaque)
     VirtIOFreehintBlock *block = g_new0(VirtIOFreehintBlock, 1);
     const VirtIOFreehintBlock *old = g_hash_table_lookup(update->old, mr);
 
-    *block = describe_block(mr, dev);
     if (old) {
-        block->failed = old->failed;
-        block->refusal_told = old->refusal_told;
+        *block = *old;
     } else {
+        block->host = mr->ram_block ? mr->ram_block->host : NULL;
+        block->dev_prealloc = virtio_freehint_has_set(dev, "prealloc");
+        block->refusal = VIRTIO_FREEHINT_NO_REFUSAL;
         update->grown = true;
     }
+    virtio_freehint_update_refusal(update->fh, mr, block);
     g_hash_table_insert(update->new, mr, block);
 }
 
@@ -190,7 +237,7 @@ static GHashTable *blocks_new(void)
  */
 static void update_blocks(VirtIOFreehint *fh)
 {
-    BlocksUpdate update = { .old = fh->blocks };
+    BlocksUpdate update = { .fh = fh, .old = fh->blocks };
 
     if (!fh->blocks_stale) {
         return;
@@ -206,59 +253,67 @@ static void update_blocks(VirtIOFreehint *fh)
     g_hash_table_destroy(update.old);
 }
 
-/*
- * Together with is_aligned(), covers all that ram_block_discard_range() would
- * complain about, one message for each call: a guest must not fill the log.
- *
- * Returns: NULL if the backing lets the memory go, else what is in the way
- */
-static const char *backing_refusal(const VirtIOFreehint *fh,
-                                   const VirtIOFreehintBlock *block,
-                                   RAMBlock *rb)
+void virtio_freehint_blocks_refresh(VirtIOFreehint *fh)
 {
-    if (rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
-                     RAM_GUEST_MEMFD)) {
-        return "its backing does not let go of memory";
+    VirtIOFreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    update_blocks(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        virtio_freehint_update_refusal(fh, mr, block);
     }
-    if (block->file == VIRTIO_FREEHINT_FILE_SHARED && !block->discard_data &&
-        !fh->discard_file_backed) {
-        return "it is a named file; discard-file-backed=on lets holes be"
-               " punched into it";
-    }
-    /* The reservation goes with the pages, a later access may be fatal. */
-    if (block->reserved && !fh->discard_reserved) {
-        return "it has huge pages or is preallocated; discard-reserved=on"
-               " gives the reservation up";
-    }
-    return NULL;
 }
 
+static const struct {
+    const char *text;
+    const char *option;
+} virtio_freehint_refusals[] = {
+    [FREEHINT_REFUSAL_FIXED] = {
+        "its backing does not let go of memory", NULL
+    },
+    [FREEHINT_REFUSAL_FILE] = {
+        "it is a named file; discard-file-backed=on lets holes be punched into"
+        " it", "discard-file-backed"
+    },
+    [FREEHINT_REFUSAL_RESERVED] = {
+        "it has huge pages or is preallocated; discard-reserved=on gives the"
+        " reservation up", "discard-reserved"
+    },
+};
+
 /* An operator wonders why the VM does not shrink, but needs no reminders. */
-static void tell_refusal(VirtIOFreehintBlock *block, MemoryRegion *mr,
-                         const char *refusal)
+static void tell_refusal(VirtIOFreehintBlock *block, MemoryRegion *mr)
 {
     if (!block->refusal_told) {
         block->refusal_told = true;
         warn_report("virtio-freehint: memory '%s' is not discarded: %s",
-                    memory_region_name(mr), refusal);
+                    memory_region_name(mr),
+                    virtio_freehint_refusals[block->refusal].text);
     }
 }
 
-static bool can_discard(const VirtIOFreehint *fh, VirtIOFreehintBlock *block,
-                        MemoryRegion *mr, uint16_t flags)
+static bool is_in_backoff(const VirtIOFreehintBlock *block)
 {
-    const char *refusal = backing_refusal(fh, block, mr->ram_block);
+    return block->failures &&
+           qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < block->retry_ms;
+}
 
-    if (refusal) {
-        tell_refusal(block, mr, refusal);
-        return false;
+static uint8_t check_block(VirtIOFreehintBlock *block, MemoryRegion *mr,
+                           uint16_t flags)
+{
+    if (block->refusal != VIRTIO_FREEHINT_NO_REFUSAL) {
+        tell_refusal(block, mr);
+        return VIRTIO_FREEHINT_S_BACKING;
     }
     /* What others write to a file shows where the guest relies on zeros. */
     if (block->file != VIRTIO_FREEHINT_FILE_NONE &&
         flags & VIRTIO_FREEHINT_HINT_F_ZERO) {
-        return false;
+        return VIRTIO_FREEHINT_S_BACKING;
     }
-    return !block->failed;
+    return is_in_backoff(block) ? VIRTIO_FREEHINT_S_FAILED :
+                                  VIRTIO_FREEHINT_S_DISCARDED;
 }
 
 /* Large pages may exceed the granule, and DIMMs need not start on one. */
@@ -283,6 +338,7 @@ static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
 {
     MemoryRegion *mr = section->mr;
     VirtIOFreehintBlock *block;
+    uint8_t status;
 
     if (section->readonly || mr->rom_device) {
         return VIRTIO_FREEHINT_S_READ_ONLY;
@@ -302,11 +358,11 @@ static uint8_t check_section(VirtIOFreehint *fh, MemoryRegionSection *section,
     if (part->offset + part->len > part->rb->used_length) {
         return VIRTIO_FREEHINT_S_EXCLUDED;
     }
-    if (!can_discard(fh, block, mr, flags)) {
-        return VIRTIO_FREEHINT_S_BACKING;
+    status = check_block(block, mr, flags);
+    if (status == VIRTIO_FREEHINT_S_BACKING || is_aligned(part)) {
+        return status;
     }
-    return is_aligned(part) ? VIRTIO_FREEHINT_S_DISCARDED :
-                              VIRTIO_FREEHINT_S_MISALIGNED;
+    return VIRTIO_FREEHINT_S_MISALIGNED;
 }
 
 uint8_t virtio_freehint_find_part(VirtIOFreehint *fh,
@@ -374,18 +430,40 @@ uint8_t virtio_freehint_check_range(VirtIOFreehint *fh,
     return worst;
 }
 
-void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
-                                  int ret)
+static int64_t virtio_freehint_backoff_ms(unsigned int failures)
+{
+    return MIN(VIRTIO_FREEHINT_MIN_BACKOFF_MS << MIN(failures - 1, 10),
+               VIRTIO_FREEHINT_MAX_BACKOFF_MS);
+}
+
+/* The guest is told by the epoch when to try again. */
+static void virtio_freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
+                                         VirtIOFreehintBlock *block, int error)
+{
+    block->failures++;
+    block->error = error;
+    block->retry_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                      virtio_freehint_backoff_ms(block->failures);
+    timer_mod_anticipate(fh->retry_timer, block->retry_ms);
+    if (block->failures == 1) {
+        warn_report("virtio-freehint: discarding from memory '%s' failed: %s;"
+                    " it will be tried again", memory_region_name(mr),
+                    strerror(error));
+    }
+}
+
+void virtio_freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret)
 {
     VirtIOFreehintBlock *block = g_hash_table_lookup(fh->blocks, mr);
 
-    if (!block || block->failed) {
+    if (!block) {
         return;
     }
-    block->failed = true;
-    warn_report("virtio-freehint: discarding from memory '%s' failed: %s;"
-                " it is left alone until the device is disabled and enabled",
-                memory_region_name(mr), strerror(-ret));
+    if (ret) {
+        virtio_freehint_block_failed(fh, mr, block, -ret);
+    } else {
+        block->failures = 0;
+    }
 }
 
 void virtio_freehint_forgive_blocks(VirtIOFreehint *fh)
@@ -395,8 +473,65 @@ void virtio_freehint_forgive_blocks(VirtIOFreehint *fh)
 
     g_hash_table_iter_init(&iter, fh->blocks);
     while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&block)) {
-        block->failed = false;
+        block->failures = 0;
     }
+}
+
+/* One of several blocks at a time: the others go on waiting for their turn. */
+static void virtio_freehint_retry(void *opaque)
+{
+    VirtIOFreehint *fh = opaque;
+    VirtIOFreehintBlock *block;
+    GHashTableIter iter;
+
+    virtio_freehint_owe_epoch(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&block)) {
+        if (is_in_backoff(block)) {
+            timer_mod_anticipate(fh->retry_timer, block->retry_ms);
+        }
+    }
+}
+
+static FreehintRefusedMemory *
+virtio_freehint_describe_refusal(const MemoryRegion *mr,
+                                 const VirtIOFreehintBlock *block)
+{
+    FreehintRefusedMemory *info = g_new0(FreehintRefusedMemory, 1);
+
+    info->region = g_strdup(memory_region_name(mr));
+    info->bytes = memory_region_size((MemoryRegion *)mr);
+    if (block->refusal == VIRTIO_FREEHINT_NO_REFUSAL) {
+        info->refusal = FREEHINT_REFUSAL_FAILING;
+        info->has_host_errno = true;
+        info->host_errno = block->error;
+        info->has_failures = true;
+        info->failures = block->failures;
+    } else {
+        info->refusal = block->refusal;
+        info->option = g_strdup(virtio_freehint_refusals[block->refusal].option);
+    }
+    return info;
+}
+
+FreehintRefusedMemoryList *virtio_freehint_refused_memory(VirtIOFreehint *fh,
+                                                          bool failing)
+{
+    FreehintRefusedMemoryList *list = NULL, **tail = &list;
+    VirtIOFreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    virtio_freehint_blocks_refresh(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        const bool refused = block->refusal != VIRTIO_FREEHINT_NO_REFUSAL;
+
+        if (failing ? !refused && block->failures : refused) {
+            QAPI_LIST_APPEND(tail, virtio_freehint_describe_refusal(mr, block));
+        }
+    }
+    return list;
 }
 
 bool virtio_freehint_drops_for(VirtIOFreehint *fh, FreehintCause cause)
@@ -424,10 +559,11 @@ typedef struct GranuleSearch {
 static void raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
 {
     GranuleSearch *search = opaque;
-    const VirtIOFreehintBlock block = describe_block(mr, dev);
     RAMBlock *rb = mr->ram_block;
 
-    if (rb && !backing_refusal(search->fh, &block, rb) &&
+    if (rb && virtio_freehint_refusal(search->fh, mr, false,
+                                      virtio_freehint_file(rb)) ==
+              VIRTIO_FREEHINT_NO_REFUSAL &&
         rb->page_size <= VIRTIO_FREEHINT_MAX_GRANULE) {
         search->granule = MAX(search->granule, rb->page_size);
     }
@@ -441,7 +577,22 @@ uint64_t virtio_freehint_default_granule(VirtIOFreehint *fh)
     return search.granule;
 }
 
-static void virtio_freehint_region_changed(MemoryListener *listener,
+/* Whoever removes memory may do with it what it likes after that. */
+static void virtio_freehint_region_del(MemoryListener *listener,
+                                       MemoryRegionSection *section)
+{
+    VirtIOFreehint *fh = container_of(listener, VirtIOFreehint,
+                                      memory_listener);
+
+    if (memory_region_is_ram(section->mr)) {
+        fh->blocks_stale = true;
+        if (virtio_freehint_slice_uses(fh, section->mr)) {
+            virtio_freehint_slice_drain(fh);
+        }
+    }
+}
+
+static void virtio_freehint_region_add(MemoryListener *listener,
                                            MemoryRegionSection *section)
 {
     VirtIOFreehint *fh = container_of(listener, VirtIOFreehint,
@@ -473,10 +624,12 @@ void virtio_freehint_blocks_init(VirtIOFreehint *fh)
 {
     fh->blocks = blocks_new();
     fh->blocks_stale = true;
+    fh->retry_timer = timer_new_ms(QEMU_CLOCK_REALTIME, virtio_freehint_retry,
+                                   fh);
     fh->memory_listener = (MemoryListener) {
         .name = "virtio-freehint",
-        .region_add = virtio_freehint_region_changed,
-        .region_del = virtio_freehint_region_changed,
+        .region_add = virtio_freehint_region_add,
+        .region_del = virtio_freehint_region_del,
     };
     /* Which is the DMA address space as well; that one is not known yet. */
     memory_listener_register(&fh->memory_listener, &address_space_memory);
@@ -488,6 +641,7 @@ void virtio_freehint_blocks_cleanup(VirtIOFreehint *fh)
 {
     ram_block_notifier_remove(&fh->ram_notifier);
     memory_listener_unregister(&fh->memory_listener);
+    timer_free(fh->retry_timer);
     g_hash_table_destroy(fh->blocks);
     fh->blocks = NULL;
 }

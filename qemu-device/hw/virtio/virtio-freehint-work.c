@@ -66,8 +66,8 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     }
     fh->stats.discard_calls++;
     fh->stats.discard_ns += ns;
+    virtio_freehint_block_tried(fh, part->mr, ret);
     if (ret) {
-        virtio_freehint_block_failed(fh, part->mr, ret);
         virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_FAILED,
                                VIRTIO_FREEHINT_REASON_NONE);
         return;
@@ -264,6 +264,7 @@ static void run_turn(VirtIOFreehint *fh, Budget *takes, Budget *steps)
     if (fh->config_changed) {
         virtio_freehint_notify_config(fh);
     }
+    virtio_freehint_blocks_refresh(fh);
     *takes = new_budget();
     more = take_messages(fh, takes);
     *steps = new_budget();

@@ -191,6 +191,8 @@ struct VirtIOFreehint {
     /* MemoryRegion => VirtIOFreehintBlock: what may be discarded. */
     GHashTable *blocks;
     bool blocks_stale;
+    /* Runs out when what the host failed to discard is worth another try. */
+    QEMUTimer *retry_timer;
     MemoryListener memory_listener;
     RAMBlockNotifier ram_notifier;
 
