@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Test results in the Test Anything Protocol, for what is no unittest."""
+"""Test results in the Test Anything Protocol."""
 
 import sys
 
 
 class TapReport:
-    """Prints a result a line; `finish` prints the plan and exits."""
+    """Prints a result a line; `finish` exits, and prints the plan if it came to none.
 
-    def __init__(self) -> None:
+    Who knows beforehand how many there will be tells so: then results that are missing
+    are noticed even if `finish` is never called.
+    """
+
+    def __init__(self, planned: int | None = None) -> None:
+        self._planned = planned
         self._count = 0
         self._failed = 0
         print("TAP version 13", flush=True)
+        if planned is not None:
+            print(f"1..{planned}", flush=True)
 
     def passed(self, name: str) -> None:
         self._print("ok", name)
@@ -32,8 +39,9 @@ class TapReport:
             self.passed(name)
 
     def finish(self) -> None:
-        print(f"1..{self._count}", flush=True)
-        sys.exit(1 if self._failed else 0)
+        if self._planned is None:
+            print(f"1..{self._count}", flush=True)
+        sys.exit(1 if self._failed or self._planned not in (None, self._count) else 0)
 
     def _print(self, verdict: str, name: str) -> None:
         self._count += 1
