@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from freehint_vm import MIB, FreehintVM, GuestError
+from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM, GuestError
+
+MEMORY_MIB = 768
+# What the guests use and free of it.
+HOG_MIB = 400
 
 SYS_USERFAULTFD = 323
 # What a destination, or a writer to a file, has to be finished within.
@@ -25,6 +29,37 @@ def has_userfaultfd() -> bool:
     if fd >= 0:
         os.close(fd)
     return fd >= 0
+
+
+def device_args(props: str) -> tuple[str, ...]:
+    return ("-device", f"virtio-freehint-pci,id={DEVICE_ID},{props}")
+
+
+def start_vm(
+    props: str = "",
+    *extra: str,
+    origin: FreehintVM | None = None,
+    qemu: Path = QEMU,
+) -> FreehintVM:
+    """A guest whose device comes last, so that both sides place it alike."""
+    args = (*device_args(props), *extra) if props else extra
+    return FreehintVM(
+        "none" if props else "freehint",
+        memory_mib=MEMORY_MIB,
+        extra_args=args,
+        origin=origin,
+        qemu=qemu,
+    )
+
+
+def check_returns(vm: FreehintVM) -> None:
+    """Whatever the guest frees comes back."""
+    vm.check(f"memhog {HOG_MIB}m")
+    base = vm.settle()
+    vm.check(f"memhog {HOG_MIB}m")
+    limit = base + HOG_MIB * MIB // 4
+    if vm.wait_rss_below(limit, timeout=30) is None:
+        raise GuestError("what the guest has freed does not come back")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest that moves keeps what it wrote, and goes on giving memory back."""
 
-import contextlib
-import os
 import tempfile
 import time
 import unittest
@@ -10,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import migration
-from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM
-
-MEMORY_MIB = 768
-HOG_MIB = 400
-
+from freehint_vm import MIB, FreehintVM
+from migration import HOG_MIB, MEMORY_MIB, start_vm
 
 # Named as the machine names its own, so that a migration finds it.
 SHARED_MEMORY = (
@@ -23,36 +18,7 @@ SHARED_MEMORY = (
 )
 
 
-def device_args(props: str) -> tuple[str, ...]:
-    return ("-device", f"virtio-freehint-pci,id={DEVICE_ID},{props}")
-
-
-def start_vm(
-    props: str = "",
-    *extra: str,
-    origin: FreehintVM | None = None,
-    qemu: Path = QEMU,
-) -> FreehintVM:
-    """A guest whose device comes last, so that both sides place it alike."""
-    args = (*device_args(props), *extra) if props else extra
-    return FreehintVM(
-        "none" if props else "freehint",
-        memory_mib=MEMORY_MIB,
-        extra_args=args,
-        origin=origin,
-        qemu=qemu,
-    )
-
-
 class MigrationTest(unittest.TestCase):
-    def check_returns(self, vm: FreehintVM) -> None:
-        """Whatever the guest frees comes back."""
-        vm.check(f"memhog {HOG_MIB}m")
-        base = vm.settle()
-        vm.check(f"memhog {HOG_MIB}m")
-        limit = base + HOG_MIB * MIB // 4
-        self.assertIsNotNone(vm.wait_rss_below(limit, timeout=30))
-
     def test_the_guest_goes_on(self) -> None:
         """To other memory and other settings, in the middle of everything."""
         props = "min-age-ms=250,delay-ms=40"
@@ -69,40 +35,10 @@ class MigrationTest(unittest.TestCase):
             result = target.finish(churn, timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
-            self.check_returns(target)
+            migration.check_returns(target)
             after = target.query()
             self.assertEqual((after["state"], after["driver-status"]), ("active",) * 2)
             self.assertGreater(after["stats"]["discarded"]["bytes"], HOG_MIB * MIB)
-
-    def wait_discarded(self, vm: FreehintVM, amount: int) -> None:
-        deadline = time.monotonic() + 60
-        while vm.query()["stats"]["discarded"]["bytes"] < amount:
-            self.assertLess(time.monotonic(), deadline, "the guest does not hint")
-            time.sleep(0.1)
-
-    def test_to_another_version_and_back(self) -> None:
-        """With a machine that both have, other settings, and hints on either."""
-        other = os.environ.get("FREEHINT_OTHER_QEMU")
-        if not other:
-            self.skipTest("FREEHINT_OTHER_QEMU does not name a QEMU of another version")
-        machine = ("-machine", "pc-q35-10.0")
-        with contextlib.ExitStack() as stack:
-            vm = stack.enter_context(start_vm("delay-ms=40", *machine))
-            churn = vm.start("churn -m 128 -n 40 -p 200")
-            for qemu, delay in (Path(other), 20), (QEMU, 40):
-                self.wait_discarded(vm, HOG_MIB * MIB)
-                target = start_vm(f"delay-ms={delay}", *machine, origin=vm, qemu=qemu)
-                stack.enter_context(target)
-                before = vm.query()["rehint-epoch"]
-                migration.move(vm, target)
-                moved = target.query()
-                self.assertEqual(moved["driver-status"], "active")
-                self.assertEqual(moved["delay-ms"], delay)
-                self.assertNotEqual(moved["rehint-epoch"], before)
-                vm = target
-            self.assertFalse(churn.done.is_set(), "nothing was in use when it moved")
-            self.assertIn(" 0 bytes lost", vm.finish(churn, timeout=300).output)
-            self.check_returns(vm)
 
     def test_a_destination_that_is_disabled(self) -> None:
         """Its operator's word counts, until the operator takes it back."""
@@ -138,7 +74,7 @@ class MigrationTest(unittest.TestCase):
             self.check_refused(source, large, "granule 0x200000")
             without = FreehintVM("none", memory_mib=MEMORY_MIB, origin=source)
             self.check_refused(source, without, "virtio-freehint")
-            self.check_returns(source)
+            migration.check_returns(source)
 
     def check_not_sent(self, *memory: str, capabilities: tuple[str, ...] = ()) -> None:
         """What is hinted again while precopy runs gets to no destination.
@@ -217,7 +153,7 @@ class MigrationTest(unittest.TestCase):
             result = target.finish(churn, timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
-            self.check_returns(target)
+            migration.check_returns(target)
 
     def wait_state(self, vm: FreehintVM, state: str) -> dict[str, Any]:
         """Only listens: a query would have the device look.
@@ -263,7 +199,7 @@ class MigrationTest(unittest.TestCase):
             migration.wait_for(vm, "completed")
             result = vm.finish(churn, timeout=300)
             self.assertIn(" 0 bytes lost", result.output)
-            self.check_returns(vm)
+            migration.check_returns(vm)
 
     def test_saved_state(self) -> None:
         """savevm and loadvm, with the guest busy before and after."""
@@ -285,7 +221,7 @@ class MigrationTest(unittest.TestCase):
                 # The guest is in the middle of it again, and says so again.
                 churn.done.clear()
                 self.assertIn(" 0 bytes lost", vm.finish(churn).output)
-                self.check_returns(vm)
+                migration.check_returns(vm)
 
 
 if __name__ == "__main__":
