@@ -1,94 +1,239 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Count the cases of a `meson test` run, from its log in JSON.
+"""Count the cases of a `meson test` run, and say what should have run and has not.
 
-A case is a line of TAP, not a program that printed many of them. What failed
-and what was skipped is listed with the reason; the last line says
+A case is a line of TAP, not a program that printed many of them. It has failed, too, if
+
+- meson knows of a program in one of the suites that the log says nothing of;
+- a program's plan names another number of cases than it has printed;
+- the sources register a case of a qtest, of KUnit or of the functional tests that no
+  program has printed, and tests/skips.toml does not say who runs it instead;
+- it was skipped, and tests/skips.toml does not allow that, here and for that reason;
+- it is one of those that are still to be done ("TODO").
+
+What failed and what was skipped is listed with the reason; the last line says
 "N passed, N failed, N skipped". The exit status is 0 if nothing failed and
 something passed.
 """
 
 import argparse
 import dataclasses
+import fnmatch
 import itertools
 import json
 import re
+import subprocess
 import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import registered
+
+SKIPS = registered.PROJECT / "tests" / "skips.toml"
 
 RESULT = re.compile(
     r"^(?P<bad>not )?ok\b\s*\d*\s*(?:- )?(?P<name>.*?)"
     r"(?:\s*# (?P<directive>SKIP|TODO)\S*:?\s*(?P<reason>.*))?$",
     re.I,
 )
-SKIP_ALL = re.compile(r"^1\.\.0\s*#\s*skip\w*:?\s*(?P<reason>.*)$", re.I)
-
+PLAN = re.compile(r"^1\.\.(?P<count>\d+)(?:\s*#\s*skip\w*:?\s*(?P<reason>.*))?$", re.I)
 
 # How much of what a failed case said is shown; the end tells most.
 SHOWN_LINES = 12
 
 
-@dataclasses.dataclass
-class Counts:
-    passed: int = 0
-    failed: list[str] = dataclasses.field(default_factory=list)
-    skipped: list[str] = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What a program printed of a case."""
+
+    program: str
+    name: str
+    outcome: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.program}: {self.name}{self.text}"
 
 
-def count_line(counts: Counts, program: str, line: str) -> bool:
-    """Count a line of TAP; whether it tells of a failure."""
-    if match := SKIP_ALL.match(line):
-        counts.skipped.append(f"{program}: {match['reason']}")
-    elif match := RESULT.match(line):
-        case = f"{program}: {match['name']}"
-        if (match["directive"] or "").upper() == "SKIP":
-            counts.skipped.append(f"{case}: {match['reason'] or 'no reason given'}")
-        elif match["bad"] and not match["directive"]:
-            counts.failed.append(case)
-            return True
-        else:
-            counts.passed += 1
-    return False
+def failure(program: str, name: str, text: str = "") -> Case:
+    return Case(program, name, "failed", text)
+
+
+class Skips:
+    """What tests/skips.toml allows."""
+
+    def __init__(self, path: Path) -> None:
+        table = tomllib.loads(path.read_text())
+        self._rules = table.get("skip", [])
+        self._elsewhere = table.get("elsewhere", {})
+        self._conditions: dict[str, bool] = {}
+
+    def _holds(self, condition: str) -> bool:
+        """Whether it is so here, by a shell command's status."""
+        if condition not in self._conditions:
+            done = subprocess.run(["sh", "-c", condition], check=False)
+            self._conditions[condition] = done.returncode == 0
+        return self._conditions[condition]
+
+    def complaint(self, case: Case, reason: str) -> str:
+        """Why a case must not have been skipped, if so."""
+        full = f"{case.program}: {case.name}"
+        rules = [
+            rule
+            for rule in self._rules
+            if fnmatch.fnmatchcase(full, rule["case"])
+            and fnmatch.fnmatchcase(reason, rule["reason"])
+        ]
+        if not rules:
+            return "tests/skips.toml does not allow that"
+        if not any(self._holds(rule["condition"]) for rule in rules):
+            return "tests/skips.toml allows that elsewhere, not here"
+        return ""
+
+    def runs_elsewhere(self, test: str) -> bool:
+        """Whether a functional test is said to be in another suite."""
+        parts = test.split(".")
+        names = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return any(name in self._elsewhere for name in names)
+
+
+def read_case(program: str, line: str, details: Iterable[str], skips: Skips) -> Case:
+    match = RESULT.match(line)
+    assert match
+    name, reason = match["name"], match["reason"] or "no reason given"
+    directive = (match["directive"] or "").upper()
+    if directive == "TODO":
+        return failure(program, name, f": still to be done: {reason}")
+    if directive == "SKIP":
+        case = Case(program, name, "skipped", f": {reason}")
+        complaint = skips.complaint(case, reason)
+        return failure(program, name, f": skipped: {reason}: {complaint}") if (
+            complaint
+        ) else case
+    if match["bad"]:
+        said = list(details)[-SHOWN_LINES:]
+        return failure(program, name, "".join(f"\n  {x}" for x in said))
+    return Case(program, name, "passed")
 
 
 def is_diagnostic(line: str) -> bool:
     return line.startswith("#")
 
 
-def count_program(counts: Counts, record: dict[str, Any]) -> None:
+def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
+    """All cases of a program, and what is wrong with the program itself."""
     program = record["name"].split("/")[-1].strip()
-    before = len(counts.failed)
     lines = (record.get("stdout") or "").splitlines()
+    plans, cases = [], []
     for index, line in enumerate(lines):
-        if count_line(counts, program, line):
-            said = list(itertools.takewhile(is_diagnostic, lines[index + 1 :]))
-            counts.failed[-1] += "".join(f"\n  {x}" for x in said[-SHOWN_LINES:])
+        if plan := PLAN.match(line):
+            plans.append(int(plan["count"]))
+            if plan["reason"] is not None:
+                # Nothing of it has run; as a case it has no name.
+                skip = f"ok 1 - (all) # SKIP {plan['reason']}"
+                yield read_case(program, skip, (), skips)
+        elif RESULT.match(line):
+            details = itertools.takewhile(is_diagnostic, lines[index + 1 :])
+            cases.append(read_case(program, line, details, skips))
+    yield from cases
     # It may have crashed or been too slow without a word about any case.
     verdict = record["result"]
-    if verdict not in ("OK", "SKIP", "EXPECTEDFAIL") and len(counts.failed) == before:
-        counts.failed.append(f"{program}: {verdict.lower()}, see the log")
+    any_failed = any(case.outcome == "failed" for case in cases)
+    if plans != [len(cases)]:
+        planned = " and ".join(map(str, plans)) or "no number"
+        text = f": {verdict.lower()}: {len(cases)} cases, and {planned} of them planned"
+        yield failure(program, "(plan)", text)
+    elif verdict not in ("OK", "SKIP") and not any_failed:
+        yield failure(program, "(all)", f": {verdict.lower()}, see the log")
+
+
+# --- what should have run -----------------------------------------------------
+
+
+def suite_of(test: dict[str, Any]) -> str:
+    """Of meson's list of tests; each of ours is in one suite."""
+    suite: str = test["suite"][0]
+    return suite.split(":")[-1]
+
+
+def not_run(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[Case]:
+    """The programs that meson knows of and the log doesn't."""
+    ran = Counter(record["name"].split("/")[-1].strip() for record in records)
+    for test in tests:
+        if ran[test["name"]] != 1:
+            yield failure(test["name"], "(all)", f": has run {ran[test['name']]} times")
+
+
+def unexecuted(suites: set[str], cases: list[Case], skips: Skips) -> Iterator[Case]:
+    """The cases that the sources register and nobody has printed."""
+    if "qtest" in suites:
+        ran = Counter(registered.qtest_name(case.name) for case in cases)
+        for name in sorted(registered.qtests()):
+            if not ran[name]:
+                yield failure("qtest", name, ": is registered, and has not run")
+    if "kunit" in suites:
+        # SUITE.CASE, and a parameter after that.
+        printed = {
+            tuple(case.name.split(".")[:2]) for case in cases if case.program == "kunit"
+        }
+        ran = Counter(parts[-1] for parts in printed)
+        for name, count in registered.kunit_cases().items():
+            if ran[name] != count:
+                text = f": is registered {count} times, and ran {ran[name]} times"
+                yield failure("kunit", name, text)
+    if "functional" in suites:
+        ran = Counter(case.name for case in cases)
+        for name in sorted(registered.functional_tests()):
+            if not ran[name] and not skips.runs_elsewhere(name):
+                yield failure("functional", name, ": is there, and has not run")
+
+
+def read_log(path: Path) -> tuple[list[dict[str, Any]], list[Case]]:
+    """Its records, and what is wrong with it as a whole."""
+    records, complaints = [], []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            complaints.append(failure(path.name, "(all)", ": ends in the middle"))
+    return records, complaints
+
+
+def judge(build: Path, suites: set[str], skips: Skips) -> list[Case]:
+    tests = json.loads((build / "meson-info" / "intro-tests.json").read_text())
+    tests = [test for test in tests if not suites or suite_of(test) in suites]
+    records, cases = read_log(build / "meson-logs" / "testlog.json")
+    for record in records:
+        cases += cases_of(record, skips)
+    cases += not_run(tests, records)
+    cases += list(unexecuted({suite_of(test) for test in tests}, cases, skips))
+    return cases
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("log", type=Path, help="meson-logs/testlog.json")
-    log = parser.parse_args().log
-    counts = Counts()
-    for line in log.read_text().splitlines():
-        count_program(counts, json.loads(line))
-    for title, entries in (("skipped", counts.skipped), ("FAILED", counts.failed)):
-        for entry in entries:
-            print(f"{title}: {entry}")
-    if counts.failed:
-        print(f"everything that they printed is in {log.with_suffix('.txt')}")
-    print(
-        f"{counts.passed} passed, {len(counts.failed)} failed, "
-        f"{len(counts.skipped)} skipped"
-    )
-    sys.exit(0 if counts.passed and not counts.failed else 1)
+    parser.add_argument("build", type=Path, metavar="BUILD")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all")
+    parser.add_argument("--skips", type=Path, default=SKIPS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    cases = judge(options.build, set(options.suites), Skips(options.skips))
+    by_outcome = {
+        outcome: [case for case in cases if case.outcome == outcome]
+        for outcome in ("passed", "failed", "skipped")
+    }
+    for case in by_outcome["skipped"]:
+        print(f"skipped: {case}")
+    for case in by_outcome["failed"]:
+        print(f"FAILED: {case}")
+    if by_outcome["failed"]:
+        print(f"what they printed is in {options.build}/meson-logs/testlog.txt")
+    print(", ".join(f"{len(found)} {name}" for name, found in by_outcome.items()))
+    sys.exit(0 if by_outcome["passed"] and not by_outcome["failed"] else 1)
 
 
 if __name__ == "__main__":

@@ -12,40 +12,18 @@ named
 """
 
 import re
+import sys
 import tomllib
 import unittest
 from pathlib import Path
 
 import chapter
 
+sys.path.insert(0, str(chapter.ROOT / "scripts" / "lib"))
+
+import registered  # noqa: E402
+
 COVERAGE = Path(__file__).with_name("coverage.toml")
-
-
-def _sources(folder: str, pattern: str) -> str:
-    return "\n".join(p.read_text() for p in (chapter.ROOT / folder).rglob(pattern))
-
-
-def qtests() -> set[str]:
-    source = _sources("tests/qtest", "*.c")
-    names = re.findall(r"\b(?:qos_add_test|qtest_add_(?:data_)?func)\(\s*\"([^\"]+)\"", source)
-    return {f"qtest/{name}" for name in names}
-
-
-def kunit_cases() -> set[str]:
-    source = _sources("guest-driver", "*.c")
-    return {f"kunit/{case}" for case in re.findall(r"KUNIT_CASE\w*\((\w+)", source)}
-
-
-def functional_tests() -> set[str]:
-    found = set()
-    for path in (chapter.ROOT / "tests/functional").glob("test_*.py"):
-        current = ""
-        for kind, name in re.findall(r"^(class| {4}def) (\w+)", path.read_text(), re.M):
-            if kind == "class":
-                current = name
-            elif name.startswith("test_"):
-                found.add(f"functional/{path.stem}.{current}.{name}")
-    return found
 
 
 class Coverage(unittest.TestCase):
@@ -91,7 +69,9 @@ class Coverage(unittest.TestCase):
             self.assertTrue(all(row.values()), label)
 
     def test_every_named_test_exists(self) -> None:
-        known = qtests() | kunit_cases() | functional_tests()
+        known = {f"qtest/{name}" for name in registered.qtests()}
+        known |= {f"kunit/{name}" for name in registered.kunit_cases()}
+        known |= {f"functional/{name}" for name in registered.functional_tests()}
         for label, row in self.table.items():
             for test in row.get("tests", []):
                 self.assertIn(test, known, f"{label} names a test that is not there")

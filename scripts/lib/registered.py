@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The test cases that the sources register, by the names under which they run.
+
+Who counts what has run needs to know what there is: a test file that a build, or a list,
+has lost says nothing by itself.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def _sources(folder: Path, pattern: str) -> Iterator[str]:
+    for path in sorted(folder.rglob(pattern)):
+        yield path.read_text()
+
+
+def qtests(project: Path = PROJECT) -> set[str]:
+    """As given to libqos or to qtest; a path in QEMU's machine goes before them.
+
+    Those whose names are made in a loop are not among them.
+    """
+    call = re.compile(r"\b(?:qos_add_test|qtest_add_(?:data_)?func)\(\s*\"([^\"]+)\"")
+    sources = _sources(project / "tests/qtest", "*.c")
+    return {name for text in sources for name in call.findall(text)}
+
+
+def qtest_name(path: str) -> str:
+    """The name that was registered of a case that runs under a path.
+
+    libqos puts the nodes of its graph before it, the last of which is INTERFACE-tests;
+    qtest the name of QEMU's target.
+    """
+    return re.sub(r"^.*/[\w-]+-tests/|^/[^/]+/", "", path)
+
+
+def kunit_cases(project: Path = PROJECT) -> Counter[str]:
+    """How many suites have a case of each name."""
+    call = re.compile(r"\bKUNIT_CASE\w*\((\w+)")
+    sources = _sources(project / "guest-driver", "*.c")
+    return Counter(name for text in sources for name in call.findall(text))
+
+
+def functional_tests(project: Path = PROJECT) -> set[str]:
+    """MODULE.CLASS.METHOD of each."""
+    found = set()
+    for path in (project / "tests/functional").glob("test_*.py"):
+        current = ""
+        for kind, name in re.findall(r"^(class| {4}def) (\w+)", path.read_text(), re.M):
+            if kind == "class":
+                current = name
+            elif name.startswith("test_"):
+                found.add(f"{path.stem}.{current}.{name}")
+    return found
