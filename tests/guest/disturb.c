@@ -155,19 +155,37 @@ static bool cma(void)
 	return done;
 }
 
+/* The file with the zone of an online movable block, at random; the caller frees it. */
+static char *pick_movable(void)
+{
+	glob_t found;
+	char *path = NULL, zone[64];
+	size_t first;
+
+	if (glob(BLOCKS "valid_zones", 0, NULL, &found))
+		errx(2, "there are no memory blocks");
+	first = rand();
+	for (size_t i = 0; i < found.gl_pathc && !path; i++) {
+		const char *other = found.gl_pathv[(first + i) % found.gl_pathc];
+
+		get_text(other, zone, sizeof(zone));
+		if (!strcmp(zone, "Movable\n"))
+			path = strdup(other);
+	}
+	globfree(&found);
+	if (!path)
+		errx(2, "no memory block is movable");
+	return path;
+}
+
 static bool offline(void)
 {
-	char *zones = pick(BLOCKS "valid_zones");
+	char *zones = pick_movable();
 	char *state = beside(zones, "state");
-	char text[64];
-	bool done = true;
+	bool done = put_text(state, "offline");
 
-	get_text(zones, text, sizeof(text));
-	if (!strncmp(text, "Movable", 7)) {
-		done = put_text(state, "offline");
-		if (done && !put_text(state, "online_movable"))
-			errx(2, "%s does not come online", state);
-	}
+	if (done && !put_text(state, "online_movable"))
+		errx(2, "%s does not come online", state);
 	free(state);
 	free(zones);
 	return done;
