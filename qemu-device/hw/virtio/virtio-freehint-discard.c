@@ -112,6 +112,7 @@ static void discard_memory(VirtIOFreehintSlice *slice)
 {
     const VirtIOFreehintPart *part = &slice->part;
 
+    delay(slice->delay_ms);
     slice->freed_lazily = slice->lazy && free_lazily(part);
     if (!slice->freed_lazily) {
         slice->ret = drop(part);
@@ -130,7 +131,6 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     }
     trace_virtio_freehint_slice_begin(name, part->offset, part->len);
     start = get_clock();
-    delay(slice->delay_ms);
     discard_memory(slice);
     slice->ns = get_clock() - start;
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
