@@ -7,7 +7,8 @@
  * writes to a page then, in place of a device that does DMA.
  *
  * Flapping, it disables and enables them in turn as fast as the main loop goes
- * round: whoever acts on that has something to do at any time.
+ * round: whoever acts on that has something to do at any time. Blinking, it does so
+ * once, and keeps the main loop meanwhile: only other threads can notice.
  *
  * It can make migrations look as if they went over RDMA, which takes hardware,
  * and keep a thread of the main loop's pool busy, or the main loop itself, so
@@ -34,6 +35,8 @@
 OBJECT_DECLARE_SIMPLE_TYPE(DiscardTestdev, DISCARD_TESTDEV)
 
 #define DISCARD_TESTDEV_DMA_BYTE 0xd7
+
+#define DISCARD_TESTDEV_BLINK_US (2 * 1000 * 1000)
 
 struct DiscardTestdev {
     DeviceState parent_obj;
@@ -150,6 +153,13 @@ static void discard_testdev_set_pulse(Object *obj, bool value, Error **errp)
     if (!*errp) {
         discard_testdev_set_disabled(obj, false, errp);
     }
+}
+
+static void discard_testdev_set_blink(Object *obj, bool value, Error **errp)
+{
+    discard_testdev_set_disabled(obj, true, errp);
+    g_usleep(DISCARD_TESTDEV_BLINK_US);
+    discard_testdev_set_disabled(obj, false, errp);
 }
 
 static void flap(void *opaque)
@@ -311,6 +321,11 @@ static void discard_testdev_class_init(ObjectClass *klass,
                                    discard_testdev_set_flapping);
     object_class_property_set_description(klass, "flapping",
                                           "change 'disabled' all the time");
+    object_class_property_add_bool(klass, "blink", NULL,
+                                   discard_testdev_set_blink);
+    object_class_property_set_description(klass, "blink",
+                                          "disable discards for a moment in"
+                                          " which nothing else runs");
     object_class_property_add_bool(klass, "rdma-migrations",
                                    discard_testdev_get_rdma,
                                    discard_testdev_set_rdma);
