@@ -306,9 +306,92 @@ static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
     stop_listening(fd, uri);
 }
 
+/* Hints are taken, and nothing is done about them. */
+static void set_hang(bool hang)
+{
+    QDict *faults = qdict_new();
+
+    if (hang) {
+        qdict_put_int(faults, "hang", 1);
+    }
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                             " 'arguments': { 'path':"
+                             " '/machine/peripheral/fh0', 'property':"
+                             " 'x-faults', 'value': %p } }", faults);
+}
+
+static void await_in_flight(uint64_t ranges)
+{
+    gint64 start = g_get_monotonic_time();
+
+    while (qfreehint_count("in-flight", "ranges") != ranges) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
 /* One slice takes long enough to end after the migration. */
 #define SLOW_OPTS "x-slice-delay-ms=1200"
 #define BEGIN_US (300 * 1000)
+
+/* The first of both is decided at once, the other one takes a while. */
+static QFreehintHint submit_empty_and_slow(QVirtioFreehint *fh,
+                                           QGuestAllocator *alloc)
+{
+    const QFreehintRange ranges[] = { { HINT_START }, { HINT_START, GRANULE } };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = ARRAY_SIZE(ranges),
+    };
+    QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, ranges,
+                                           ARRAY_SIZE(ranges));
+
+    qfreehint_submit(fh, &hint);
+    return hint;
+}
+
+/* Returns the epoch that begins with precopy. */
+static uint32_t start_precopy(QVirtioFreehint *fh)
+{
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+
+    qfreehint_migrate("exec:cat > /dev/null");
+    await_epoch_other_than(fh, epoch);
+    return QFREEHINT_CONFIG(fh, rehint_epoch);
+}
+
+/*
+ * An answer has the epoch of its first status, and none that was over when that was
+ * decided, or began later.
+ */
+static void test_ack_epoch(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint;
+    uint32_t epoch;
+
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
+    set_bandwidth(SLOW_BYTES_PER_S);
+    set_hang(true);
+    hint = submit_empty_and_slow(fh, alloc);
+    await_in_flight(2);
+    epoch = start_precopy(fh);
+    set_hang(false);
+    qfreehint_wait(fh, &hint);
+    g_assert_cmpuint(qfreehint_ack(&hint).rehint_epoch, ==, epoch);
+
+    cancel_migration();
+    await_epoch_other_than(fh, epoch);
+    epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    hint = submit_empty_and_slow(fh, alloc);
+    await_in_flight(1);
+    start_precopy(fh);
+    qfreehint_wait(fh, &hint);
+    g_assert_cmphex(qfreehint_status(&hint, 1), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmpuint(qfreehint_ack(&hint).rehint_epoch, ==, epoch);
+    cancel_migration();
+}
 
 /* The bitmap that a slice in progress is to change goes away. */
 static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
@@ -556,6 +639,8 @@ static void register_virtio_freehint_migrate_test(void)
     qos_add_test("migrate/skip-stuck", "virtio-freehint", test_skip_stuck,
                  NULL);
     qos_add_test("migrate/skip-late", "virtio-freehint", test_skip_late,
+                 &slow);
+    qos_add_test("migrate/ack-epoch", "virtio-freehint", test_ack_epoch,
                  &slow);
     qos_add_test("migrate/skip-connecting", "virtio-freehint",
                  test_skip_connecting, NULL);
