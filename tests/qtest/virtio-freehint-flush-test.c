@@ -647,6 +647,34 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
+/* After the last ID comes the first: zero stands for none. */
+static void test_wrap(void *obj, void *data, QGuestAllocator *alloc)
+{
+    g_autofree char *path = state_file(), *state = NULL;
+    QTestState *from = global_qtest, *to;
+    QVirtioFreehint *fh = obj;
+    gsize size;
+
+    start_flush();
+    save_state(path);
+    g_assert_true(g_file_get_contents(path, &state, &size, NULL));
+    stl_be_p(find_flush(state, size), UINT32_MAX);
+    g_assert_true(g_file_set_contents(path, state, size, NULL));
+
+    to = load_state(path);
+    global_qtest = to;
+    qobject_unref(qtest_qmp_receive(to));
+    qtest_qmp_eventwait(to, "RESUME");
+    fh->pci->pdev->bus->qts = to;
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, UINT32_MAX);
+    g_assert_cmpuint(start_flush(), ==, 1);
+    qtest_quit(to);
+    fh->pci->pdev->bus->qts = from;
+    global_qtest = from;
+    unlink(path);
+    qos_invalidate_command_line();
+}
+
 /* Going back to an earlier state */
 
 /* Run blockdev-create to its end. */
@@ -828,6 +856,7 @@ static void register_virtio_freehint_flush_test(void)
     qos_add_test("flush/off", "virtio-freehint", test_off, &off);
     qos_add_test("flush/hmp", "virtio-freehint", test_hmp, NULL);
     qos_add_test("flush/migrate", "virtio-freehint", test_migrate, NULL);
+    qos_add_test("flush/wrap", "virtio-freehint", test_wrap, NULL);
     qos_add_test("flush/loadvm", "virtio-freehint", test_loadvm, NULL);
     qos_add_test("gauges/shown", "virtio-freehint", test_gauges, NULL);
     qos_add_test("gauges/along", "virtio-freehint", test_gauges_along,
