@@ -242,7 +242,9 @@ static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
     ack = qfreehint_ack(&hint);
     g_assert_cmpuint(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                      VIRTIO_FREEHINT_S_DISCARDED);
-    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), !=, ack.rehint_epoch);
+    /* It moves once for that. */
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==,
+                     ack.rehint_epoch + 1);
 }
 
 /* The driver has given up its buffers: they are not written to any more. */
