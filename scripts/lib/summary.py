@@ -167,25 +167,32 @@ def not_run(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> Itera
             yield failure(test["name"], "(all)", f": has run {ran[test['name']]} times")
 
 
-def unexecuted(suites: set[str], cases: list[Case], skips: Skips) -> Iterator[Case]:
-    """The cases that the sources register and nobody has printed."""
-    if "qtest" in suites:
-        ran = Counter(registered.qtest_name(case.name) for case in cases)
+def unexecuted(
+    tests: list[dict[str, Any]], cases: list[Case], skips: Skips
+) -> Iterator[Case]:
+    """The cases that the sources register and no program of their suite has printed."""
+    programs: dict[str, set[str]] = {}
+    for test in tests:
+        programs.setdefault(suite_of(test), set()).add(test["name"])
+
+    def printed(suite: str) -> Iterator[str]:
+        return (case.name for case in cases if case.program in programs[suite])
+
+    if "qtest" in programs:
+        ran = Counter(map(registered.qtest_name, printed("qtest")))
         for name in sorted(registered.qtests()):
             if not ran[name]:
                 yield failure("qtest", name, ": is registered, and has not run")
-    if "kunit" in suites:
+    if "kunit" in programs:
         # SUITE.CASE, and a parameter after that.
-        printed = {
-            tuple(case.name.split(".")[:2]) for case in cases if case.program == "kunit"
-        }
-        ran = Counter(parts[-1] for parts in printed)
+        both = {tuple(name.split(".")[:2]) for name in printed("kunit")}
+        ran = Counter(parts[-1] for parts in both)
         for name, count in registered.kunit_cases().items():
             if ran[name] != count:
                 text = f": is registered {count} times, and ran {ran[name]} times"
                 yield failure("kunit", name, text)
-    if "functional" in suites:
-        ran = Counter(case.name for case in cases)
+    if "functional" in programs:
+        ran = Counter(printed("functional"))
         for name in sorted(registered.functional_tests()):
             if not ran[name] and not skips.runs_elsewhere(name):
                 yield failure("functional", name, ": is there, and has not run")
@@ -209,7 +216,7 @@ def judge(build: Path, suites: set[str], skips: Skips) -> list[Case]:
     for record in records:
         cases += cases_of(record, skips)
     cases += not_run(tests, records)
-    cases += list(unexecuted({suite_of(test) for test in tests}, cases, skips))
+    cases += list(unexecuted(tests, cases, skips))
     return cases
 
 

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import tomllib
 import unittest
 from pathlib import Path
 
@@ -13,7 +12,6 @@ LIB = Path(__file__).resolve().parents[2] / "scripts" / "lib"
 sys.path.insert(0, str(LIB))
 
 import registered  # noqa: E402
-import summary  # noqa: E402
 
 QOS = "/x86_64/pc/pci-bus/virtio-freehint-pci/virtio-freehint/virtio-freehint-tests"
 
@@ -222,13 +220,6 @@ class RegisteredTest(unittest.TestCase):
         self.assertEqual(
             registered.functional_tests(project), {"test_a.A.test_b", "test_a.B.test_b"}
         )
-
-    def test_what_is_said_to_run_elsewhere_is_there(self) -> None:
-        tests = registered.functional_tests()
-        elsewhere = tomllib.loads(summary.SKIPS.read_text())["elsewhere"]
-        for name in elsewhere:
-            found = [test for test in tests if f"{test}.".startswith(f"{name}.")]
-            self.assertTrue(found, f"skips.toml names {name}")
 
     def test_the_name_of_a_qtest(self) -> None:
         for path, name in {
