@@ -174,6 +174,9 @@ static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
     uint32_t id;
 
     g_assert_true(fh->vdev->features & (1ull << VIRTIO_FREEHINT_F_FLUSH));
+    /* What was discarded before does not count. */
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
     id = QFREEHINT_CONFIG(fh, flush_id);
     qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
     rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': {"
