@@ -8,9 +8,11 @@ from pathlib import Path
 
 from freehint_vm import MIB, FreehintVM
 from guest_driver import GuestDriver, wait_for
+from hint_trace import HintTrace
 
 TRACING = "/sys/kernel/tracing"
 TAKE = f"{TRACING}/events/freehint/freehint_take/enable"
+HINT_F_ZERO = 1
 # Fills memory with bytes none of which is zero.
 FILL = "tr '\\0' x </dev/zero | head -c 128m >/tmp/file"
 
@@ -47,17 +49,32 @@ class ExpectationTest(unittest.TestCase):
         self.assertGreaterEqual(len(content), 16 * MIB)
         return content
 
+    def setUp(self) -> None:
+        self.trace = HintTrace()
+        self.addCleanup(self.trace.close)
+
     def boot(self, append: str) -> FreehintVM:
-        return FreehintVM(memory_mib=512, append=f"{append} freehint.timeout_ms=60000")
+        return FreehintVM(
+            memory_mib=512,
+            append=f"{append} freehint.timeout_ms=60000",
+            extra_args=self.trace.args,
+        )
+
+    def flags(self) -> set[int]:
+        """Of all hints so far that were answered."""
+        return {r.flags for r in self.trace.ranges()}
 
     def test_zeroed_memory_is_zero_when_it_is_hinted(self) -> None:
+        """Which the hints say: without that the device leaves it undefined."""
         with self.boot("init_on_free=1") as vm:
             self.assertFalse(any(self.content_in_flight(vm)))
+            self.assertEqual(self.flags(), {HINT_F_ZERO})
 
     def test_other_memory_is_not(self) -> None:
         """The control: the content is that of memory in use before."""
         with self.boot("init_on_free=0") as vm:
             self.assertIn(b"x" * MIB, self.content_in_flight(vm))
+            self.assertEqual(self.flags(), {0})
 
 
 if __name__ == "__main__":

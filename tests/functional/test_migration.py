@@ -9,6 +9,8 @@ from typing import Any
 
 import migration
 from freehint_vm import MIB, FreehintVM
+from guest_driver import GuestDriver, wait_for
+from hint_trace import HintTrace
 from migration import HOG_MIB, MEMORY_MIB, start_vm
 
 # Named as the machine names its own, so that a migration finds it.
@@ -107,6 +109,70 @@ class MigrationTest(unittest.TestCase):
             self.assertLess(pages * 4096, everything - HOG_MIB * MIB * 8 // 10)
             self.assertLess(target.memory.now().rss, everything - HOG_MIB * MIB // 2)
             self.assertEqual(target.run("churn -m 128 -n 2").status, 0)
+
+    # -- the epoch alone: nothing else changes, and nothing becomes free --
+
+    def start_idle(self, vm: FreehintVM, trace: HintTrace) -> set[int]:
+        """Bring a guest to rest; the granules that are free, and hinted."""
+        mark = trace.mark()
+        vm.check(f"memhog {HOG_MIB}m")
+        driver = GuestDriver(vm)
+        driver.settle()
+        self.granule = int(driver.attribute("granule"))
+        hinted = trace.granules(self.granule, mark)
+        self.assertGreater(len(hinted), HOG_MIB * MIB // self.granule * 3 // 4)
+        # Too slow to end by itself.
+        migration.set_bandwidth(vm, MIB)
+        return hinted
+
+    def wait_hinted_again(self, trace: HintTrace, mark: int, hinted: set[int]) -> None:
+        def missing() -> int:
+            return len(hinted - trace.granules(self.granule, mark))
+
+        # Some of it may have come into use meanwhile, and some must stay.
+        wait_for("free memory is hinted again", lambda: missing() < len(hinted) // 4 + 4)
+
+    def state_changes(self, vm: FreehintVM) -> list[Any]:
+        events = vm.machine.get_qmp_events(wait=False)
+        return [e for e in events if e["event"] == "FREEHINT_STATE_CHANGED"]
+
+    def test_an_idle_guest_hints_again_when_precopy_begins_and_ends(self) -> None:
+        trace = HintTrace()
+        self.addCleanup(trace.close)
+        with start_vm("", *trace.args) as vm:
+            hinted = self.start_idle(vm, trace)
+            steps: dict[str, dict[str, object]] = {
+                "migrate": {"uri": "exec:cat >/dev/null"},
+                "migrate_cancel": {},
+            }
+            for command, arguments in steps.items():
+                mark, epoch = trace.mark(), vm.query()["rehint-epoch"]
+                vm.machine.cmd(command, arguments)
+                wait_for("the epoch moves", lambda: vm.query()["rehint-epoch"] != epoch)
+                self.wait_hinted_again(trace, mark, hinted)
+            migration.wait_for(vm, "cancelled")
+            self.assertEqual(self.state_changes(vm), [], "so something else changed")
+
+    def test_an_idle_guest_hints_again_where_it_has_gone(self) -> None:
+        source_trace, target_trace = HintTrace(), HintTrace()
+        self.addCleanup(source_trace.close)
+        self.addCleanup(target_trace.close)
+        with start_vm("", *source_trace.args) as source, start_vm(
+            "", *target_trace.args, origin=source
+        ) as target, migration.socket_uri() as uri:
+            hinted = self.start_idle(source, source_trace)
+            mark = source_trace.mark()
+            migration.start(source, target, uri)
+            # What it is asked for when precopy begins is done with here.
+            self.wait_hinted_again(source_trace, mark, hinted)
+            GuestDriver(source).settle()
+            migration.set_bandwidth(source, 0)
+            migration.wait_for(source, "completed")
+            migration.wait_running(target)
+            self.wait_hinted_again(target_trace, 0, hinted)
+            self.assertEqual(self.state_changes(target), [], "so something else changed")
+
+    # -- what is not sent --
 
     def send_to_nowhere(self, vm: FreehintVM) -> dict[str, Any]:
         vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
