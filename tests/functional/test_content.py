@@ -4,6 +4,8 @@
 import unittest
 
 from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
+from guest_driver import GuestDriver
+from hint_trace import HintTrace
 
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
@@ -34,8 +36,11 @@ class ContentTest(unittest.TestCase):
         A page that came back before its hint was used would be lost here: each
         discard waits until the guest has long written to its memory again.
         """
+        trace = HintTrace()
+        self.addCleanup(trace.close)
         slow = ("-global", "virtio-freehint-device.x-slice-start-delay-ms=300")
-        with FreehintVM(cpus=2, extra_args=slow, append="freehint.adapt=0") as vm:
+        args = (*slow, *trace.args)
+        with FreehintVM(cpus=2, extra_args=args, append="freehint.adapt=0") as vm:
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
@@ -48,6 +53,9 @@ class ContentTest(unittest.TestCase):
                 if discarded > 128 * MIB:
                     break
             self.assertGreater(discarded, 128 * MIB)
+            at_once, both = trace.overlaps(int(GuestDriver(vm).attribute("granule")))
+        self.assertGreater(at_once, 1, "one hint at a time overlaps with none")
+        self.assertEqual(both, set(), "in two hints at a time")
 
     def test_a_complaint_of_the_kernel_is_noticed(self) -> None:
         """The control, for the tests of all modules."""

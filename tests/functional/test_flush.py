@@ -7,6 +7,7 @@ from typing import Any
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 from guest_driver import GuestDriver
+from hint_trace import HintTrace
 
 # Far more than any test takes: without a flush nothing is hinted.
 NEVER_MS = 60000
@@ -53,11 +54,18 @@ class FlushTest(unittest.TestCase):
 
     def test_each_flush_is_answered_once(self) -> None:
         """By this driver; the next one owes nothing for what was asked before."""
-        with FreehintVM() as vm:
+        trace = HintTrace()
+        self.addCleanup(trace.close)
+        with FreehintVM(extra_args=trace.args) as vm:
             vm.settle()
             first, second = vm.flush(), vm.flush()
             self.assert_done(second)
             self.assertNotEqual(first["flush-id"], second["flush-id"])
+            ids = [first["flush-id"], second["flush-id"]]
+            # A hint that comes after that is behind all that was sent before.
+            GuestDriver(vm).move_epoch()
+            vm.settle()
+            self.assertEqual(trace.flush_answers(), ids)
             self.assertEqual(vm.figure("flushes"), 2)
 
             vm.check(
@@ -66,8 +74,10 @@ class FlushTest(unittest.TestCase):
             )
             vm.settle()
             self.assertEqual(vm.figure("flushes"), 0)
-            self.assert_done(vm.flush())
+            third = vm.flush()
+            self.assert_done(third)
             self.assertEqual(vm.figure("flushes"), 1)
+            self.assertEqual(trace.flush_answers(), [*ids, third["flush-id"]])
 
     def test_a_guest_that_does_not_hint_refuses(self) -> None:
         with FreehintVM() as vm:
@@ -141,7 +151,10 @@ class FlushTest(unittest.TestCase):
             self.assertIn(outcome["result"], ("done", "timeout"))
             self.assertGreater(outcome["guest-gauges"]["stuck"], 256 * MIB, outcome)
 
-            self.assert_done(vm.flush(timeout_ms=30000))
+            # It waits for what the other one has begun: that has not compacted either.
+            outcome = vm.flush(timeout_ms=30000)
+            self.assert_done(outcome)
+            self.assertGreater(outcome["guest-gauges"]["stuck"], 256 * MIB, outcome)
             vm.check("killall -TERM fragment")
             result = vm.finish(pieces)
             self.assertEqual(result.status, 0, result.output)

@@ -86,7 +86,7 @@ class UnplugTest(unittest.TestCase):
 
     def plug(self) -> None:
         device = {"driver": "virtio-freehint-pci", "bus": PORT, "id": DEVICE_ID}
-        self.vm.machine.qmp("device_add", {**device, "min-age-ms": 20})
+        self.vm.machine.cmd("device_add", {**device, "min-age-ms": 20})
         wait_for("the driver is bound", self.driver.is_bound, 60)
 
     def wait_gone(self) -> None:

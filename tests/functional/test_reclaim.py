@@ -10,6 +10,11 @@ MEMHOG_BYTES = 1024 * MIB
 MISSING_WITHIN = {MEMHOG_BYTES // 10: 0.5, 64 * MIB: 1.0}
 
 
+def in_time(lags: dict[int, float]) -> bool:
+    """Whether a run was so in all respects."""
+    return all(lags[missing] <= within for missing, within in MISSING_WITHIN.items())
+
+
 class ReclaimTest(unittest.TestCase):
     def run_memhog(self, vm: FreehintVM) -> Finished:
         result = vm.run("memhog 1g")
@@ -33,18 +38,14 @@ class ReclaimTest(unittest.TestCase):
     def test_freed_memory_is_back_within_a_second(self) -> None:
         """90 % of it in half of one, and all but 64 MiB in all of it.
 
-        The host may be busy with something else at just that time, so each counts
-        if it is so in one of two runs.
+        The host may be busy with something else at just that time: so it is in one
+        of two runs.
         """
         with FreehintVM() as vm:
-            seen: list[dict[int, float]] = []
-            while len(seen) < 2:
+            seen = [self.lags(vm)]
+            if not in_time(seen[0]):
                 seen.append(self.lags(vm))
-                best = {m: min(lags[m] for lags in seen) for m in MISSING_WITHIN}
-                if all(best[m] <= MISSING_WITHIN[m] for m in MISSING_WITHIN):
-                    break
-            for missing, within in MISSING_WITHIN.items():
-                self.assertLessEqual(best[missing], within, f"lags in s: {seen}")
+            self.assertTrue(in_time(seen[-1]), f"lags in s: {seen}")
 
     def test_little_is_back_soon(self) -> None:
         """So little that all of it stays on the per-CPU lists, which are looked at

@@ -79,13 +79,17 @@ def failures(output: str, action: str) -> tuple[int, int]:
 
 
 class Repeater:
-    """Does something on the host over and over while a block runs."""
+    """Does something on the host over and over while a block runs.
+
+    If that fails, so does the block, at its end.
+    """
 
     def __init__(self, step: Callable[[int], None], pause: float) -> None:
         self._step = step
         self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._failure: Exception | None = None
         self.count = 0
 
     def __enter__(self) -> "Repeater":
@@ -95,11 +99,16 @@ class Repeater:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if self._failure:
+            raise self._failure
 
     def _run(self) -> None:
-        while not self._stop.wait(self._pause):
-            self._step(self.count)
-            self.count += 1
+        try:
+            while not self._stop.wait(self._pause):
+                self._step(self.count)
+                self.count += 1
+        except Exception as failure:
+            self._failure = failure
 
 
 class StressTest(unittest.TestCase):
