@@ -28,8 +28,10 @@ CMA = ("-cpu", "qemu64,pdpe1gb=on", "-machine", "max-ram-below-4g=512M")
 CMA_GUEST = "hugetlb_cma=1G nokaslr"
 
 GRANULE_PAGES = 2 * MIB // 4096
-# What a kernel may use more of afterwards, in pages a zone, its slabs not counted.
-KERNEL_SLACK = 8 * MIB // 4096
+# What a kernel may use more of afterwards, in pages, its slabs not counted: less than one
+# granule, so that none can be lost. Kernels that debug themselves keep more.
+IS_PLAIN = os.environ.get("FREEHINT_KERNEL", "linux") == "linux"
+KERNEL_SLACK = GRANULE_PAGES if IS_PLAIN else 8 * MIB // 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +166,10 @@ class StressTest(unittest.TestCase):
             both = f"{name}: {before[name]} before, {zone} after"
             cached = zone.cached // GRANULE_PAGES
             self.assertLessEqual(zone.away, before[name].away + cached, both)
-            self.assertLess(before[name].known - zone.known, KERNEL_SLACK, both)
+        # What is in use moves to another zone when its block goes offline.
+        known = [sum(zone.known for zone in zones.values()) for zones in (before, after)]
+        print(f"# {known[0] - known[1]} pages more are in use")
+        self.assertLess(known[0] - known[1], KERNEL_SLACK, f"{before}, {after}")
 
     def check_beside(self, vm: FreehintVM, mib: int, beside: str) -> str:
         self.prepare(vm)
