@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import os
 import re
+import shlex
 import socket
 import sys
 import threading
@@ -37,6 +38,9 @@ INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 # Where the kernel does not have the driver in it, it is the last disk, by this name.
 MODULE = KERNEL.parents[3] / "drivers/virtio/virtio_freehint.ko"
 MODULE_DISK = "freehint-module"
+# For whoever debugs: more arguments for QEMU and for the guest's kernel.
+MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
+MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 TRACING = "/sys/kernel/tracing"
 
@@ -118,7 +122,7 @@ class GuestAgent:
     def wait_up(self, timeout: float) -> bool:
         return self._up.wait(timeout)
 
-    def host_time(self, guest_ms: int) -> float:
+    def host_time(self, guest_ms: float) -> float:
         """When it was, for the host, so many ms by the guest's CLOCK_MONOTONIC."""
         return guest_ms / 1000 + min(self._offsets)
 
@@ -284,7 +288,7 @@ class FreehintVM:
             *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
-            *("-append", f"console=ttyS0 quiet panic=-1 {append}".strip()),
+            *("-append", f"console=ttyS0 quiet panic=-1 {append} {MORE_APPEND}"),
             *("-serial", f"file:{self.console}"),
             *("-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
@@ -292,6 +296,7 @@ class FreehintVM:
             *REPORTERS[reporter],
             *(("-incoming", "defer") if self._incoming else ()),
             *extra_args,
+            *MORE_ARGS,
             *self._module_disk(),
         )
 
