@@ -330,6 +330,51 @@ static void await_in_flight(uint64_t ranges)
     }
 }
 
+/* Untouched, takes seconds to look through, and next to no memory. */
+#define LARGE_RAM "8G"
+#define SCATTERED 256
+/* Where that ends, without what is between 3 and 4 GiB, and is sent last. */
+#define SCATTERED_START (9 * GiB - 2 * SCATTERED * GRANULE)
+
+static void *setup_large_ram(GString *cmd_line, void *arg)
+{
+    g_string_append(cmd_line, " -m " LARGE_RAM);
+    return arg;
+}
+
+/* While the migration thread sends as fast as it can, others get their turn. */
+static void test_skip_unthrottled(void *obj, void *data,
+                                  QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
+    struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = SCATTERED,
+    };
+    QFreehintRange ranges[SCATTERED];
+    QFreehintHint hint;
+    int i;
+
+    for (i = 0; i < SCATTERED; i++) {
+        ranges[i].addr = SCATTERED_START + 2 * i * GRANULE;
+        ranges[i].len = GRANULE;
+    }
+    hint = qfreehint_prepare(fh, alloc, &hdr, ranges, SCATTERED);
+    set_bandwidth(0);
+    qfreehint_migrate("exec:cat >/dev/null");
+    await_epoch_other_than(fh, epoch);
+    qfreehint_submit(fh, &hint);
+    g_assert_cmpint(qfreehint_wait(fh, &hint), <, 2 * 1000 * 1000);
+    for (i = 0; i < SCATTERED; i++) {
+        g_assert_cmphex(qfreehint_status(&hint, i), ==,
+                        VIRTIO_FREEHINT_S_DISCARDED);
+    }
+    g_assert_cmpuint(qfreehint_stat("skipped-bytes"), >=, 256 * MiB);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'migrate_cancel' }");
+    qos_invalidate_command_line();
+}
+
 /* One slice takes long enough to end after the migration. */
 #define SLOW_OPTS "x-slice-delay-ms=1200"
 #define BEGIN_US (300 * 1000)
@@ -626,6 +671,7 @@ static void register_virtio_freehint_migrate_test(void)
     QOSGraphTestOptions granule = {
         .edge.extra_device_opts = "x-granule=4M",
     };
+    QOSGraphTestOptions large = { .before = setup_large_ram };
     QOSGraphTestOptions shared = {
         .edge.extra_device_opts = "discard-file-backed=on",
         .before = setup_shared_ram,
@@ -638,6 +684,8 @@ static void register_virtio_freehint_migrate_test(void)
                  test_skip_not_postcopy, NULL);
     qos_add_test("migrate/skip-stuck", "virtio-freehint", test_skip_stuck,
                  NULL);
+    qos_add_test("migrate/skip-unthrottled", "virtio-freehint",
+                 test_skip_unthrottled, &large);
     qos_add_test("migrate/skip-late", "virtio-freehint", test_skip_late,
                  &slow);
     qos_add_test("migrate/ack-epoch", "virtio-freehint", test_ack_epoch,

@@ -61,7 +61,8 @@ struct VirtIOFreehintSlice {
     uint32_t start_delay_ms;
     uint32_t delay_ms;
     bool lazy;
-    bool skip;
+    /* What precopy is to skip, instead of discarding the part; else NULL. */
+    GArray *skips;
 
     /* Somebody drains. Atomic. */
     bool hurry;
@@ -70,7 +71,7 @@ struct VirtIOFreehintSlice {
     int ret;
     int64_t ns;
     bool freed_lazily;
-    bool skipped;
+    uint64_t skipped_bytes;
 };
 
 static void delay(uint32_t ms)
@@ -136,9 +137,6 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
                                     slice->ret, slice->ns);
     ram_block_discard_end();
-    if (slice->skip && !slice->ret) {
-        slice->skipped = virtio_freehint_precopy_skip(part, &slice->hurry);
-    }
 }
 
 static int slice_worker(void *opaque)
@@ -148,7 +146,12 @@ static int slice_worker(void *opaque)
     delay(slice->start_delay_ms);
     if (qatomic_cmpxchg(&slice->phase, SLICE_QUEUED, SLICE_RUNNING) ==
         SLICE_QUEUED) {
-        slice_discard(slice);
+        if (slice->skips) {
+            slice->skipped_bytes = virtio_freehint_precopy_skip(slice->skips,
+                                                                &slice->hurry);
+        } else {
+            slice_discard(slice);
+        }
         qatomic_store_release(&slice->phase, SLICE_ENDED);
     } else {
         qatomic_store_release(&slice->phase, SLICE_IDLE);
@@ -172,6 +175,15 @@ static void adapt_slice_size(VirtIOFreehint *fh,
     }
 }
 
+static void slice_release(VirtIOFreehintSlice *slice)
+{
+    if (slice->skips) {
+        virtio_freehint_precopy_forget(g_steal_pointer(&slice->skips));
+    } else {
+        memory_region_unref(slice->part.mr);
+    }
+}
+
 /* From here on another one can be started. */
 void virtio_freehint_slice_reap(VirtIOFreehint *fh)
 {
@@ -183,13 +195,14 @@ void virtio_freehint_slice_reap(VirtIOFreehint *fh)
     }
     slice->hint = NULL;
     qatomic_set(&slice->phase, SLICE_IDLE);
-    adapt_slice_size(fh, slice);
-    if (slice->skipped) {
-        fh->stats.skipped_bytes += slice->part.len;
+    if (slice->skips) {
+        fh->stats.skipped_bytes += slice->skipped_bytes;
+    } else {
+        adapt_slice_size(fh, slice);
+        virtio_freehint_slice_ended(fh, hint, &slice->part, slice->ret,
+                                    slice->ns, slice->freed_lazily);
     }
-    virtio_freehint_slice_ended(fh, hint, &slice->part, slice->ret, slice->ns,
-                                slice->freed_lazily);
-    memory_region_unref(slice->part.mr);
+    slice_release(slice);
 }
 
 bool virtio_freehint_slice_busy(const VirtIOFreehint *fh)
@@ -206,7 +219,7 @@ bool virtio_freehint_slice_is_for(const VirtIOFreehint *fh,
 bool virtio_freehint_slice_uses(const VirtIOFreehint *fh,
                                 const MemoryRegion *mr)
 {
-    return fh->slice->hint && fh->slice->part.mr == mr;
+    return fh->slice->hint && !fh->slice->skips && fh->slice->part.mr == mr;
 }
 
 bool virtio_freehint_slice_cancel(VirtIOFreehint *fh)
@@ -218,7 +231,7 @@ bool virtio_freehint_slice_cancel(VirtIOFreehint *fh)
         return false;
     }
     slice->hint = NULL;
-    memory_region_unref(slice->part.mr);
+    slice_release(slice);
     return true;
 }
 
@@ -254,7 +267,7 @@ static bool may_be_lazy(const VirtIOFreehint *fh,
 }
 
 void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
-                                 const VirtIOFreehintPart *part, bool skip)
+                                 const VirtIOFreehintPart *part)
 {
     VirtIOFreehintSlice *slice = fh->slice;
 
@@ -267,10 +280,23 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
         .start_delay_ms = fh->slice_start_delay_ms,
         .delay_ms = fh->slice_delay_ms,
         .lazy = may_be_lazy(fh, part),
-        .skip = skip,
     };
     slice->part.len = MIN(part->len, MAX(fh->slice_size,
                                          qemu_ram_pagesize(part->rb)));
+    thread_pool_submit(fh->pool, slice_worker, slice, NULL);
+}
+
+void virtio_freehint_slice_skip(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
+{
+    VirtIOFreehintSlice *slice = fh->slice;
+
+    assert(!virtio_freehint_slice_busy(fh));
+    *slice = (VirtIOFreehintSlice) {
+        .phase = SLICE_QUEUED,
+        .hint = hint,
+        .bh = fh->bh,
+        .skips = g_steal_pointer(&hint->skips),
+    };
     thread_pool_submit(fh->pool, slice_worker, slice, NULL);
 }
 

@@ -61,6 +61,12 @@ struct VirtIOFreehintHint {
     uint32_t next;
     uint64_t done;
 
+    /*
+     * VirtIOFreehintPart, each with a reference to its memory region: what was
+     * discarded, and precopy need not send. NULL if there is none.
+     */
+    GArray *skips;
+
     /* QEMU_CLOCK_REALTIME, in ms, when it was taken off the queue. */
     int64_t arrival_ms;
     /* When its first range got a status. */
@@ -341,13 +347,22 @@ bool virtio_freehint_slice_cancel(VirtIOFreehint *fh);
  * @hint: the one that it is for
  * @part: passed on, including the reference to its memory region; shortened to
  *        what one slice may cover
- * @skip: whether an outgoing migration need not send it once it is discarded
  *
  * Returns at once. When it has ended there is a turn of the device's bottom
  * half, which calls virtio_freehint_slice_reap().
  */
 void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
-                                 const VirtIOFreehintPart *part, bool skip);
+                                 const VirtIOFreehintPart *part);
+
+/**
+ * virtio_freehint_slice_skip: have precopy not send what a hint has discarded
+ *
+ * @fh: the device, with no slice in progress
+ * @hint: has something to skip, and will have nothing any more
+ *
+ * Another kind of slice: the worker waits for the migration thread.
+ */
+void virtio_freehint_slice_skip(VirtIOFreehint *fh, VirtIOFreehintHint *hint);
 
 /**
  * virtio_freehint_slice_drain: wait for the slice in progress, if any
@@ -420,32 +435,33 @@ void virtio_freehint_veto_cleanup(VirtIOFreehint *fh);
 /* virtio-freehint-precopy.c */
 
 /**
- * virtio_freehint_precopy_skips: whether precopy skips what is discarded
+ * virtio_freehint_precopy_note: note what precopy need not send
  *
  * @fh: the device
- * @part: is about to be discarded
- * @flags: the hint's VIRTIO_FREEHINT_HINT_F_* flags
+ * @hint: not back with the driver
+ * @part: was discarded for it
  *
  * Section "Interaction with other facilities".
  */
-bool virtio_freehint_precopy_skips(VirtIOFreehint *fh,
-                                   const VirtIOFreehintPart *part,
-                                   uint16_t flags);
+void virtio_freehint_precopy_note(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                                  const VirtIOFreehintPart *part);
+
+/* Forget what was noted; @skips may be NULL. */
+void virtio_freehint_precopy_forget(GArray *skips);
 
 /**
  * virtio_freehint_precopy_skip: have precopy not send what was discarded
  *
- * @part: was discarded, and its message is not back with the driver
+ * @skips: was noted for a message that is not back with the driver
  * @hurry: set, atomically, when somebody waits for the caller
  *
- * Called from a worker, without the BQL, only if the above said so when the
- * slice began. Waits for 100 ms or so at most.
+ * Called from a worker, without the BQL, between the begin of precopy and its
+ * end. Waits for 100 ms at most.
  *
- * Returns: false if it is sent all the same, because the migration thread was
- * too busy.
+ * Returns: how much that is, in bytes; 0 if it is sent all the same, because the
+ * migration thread was too busy.
  */
-bool virtio_freehint_precopy_skip(const VirtIOFreehintPart *part,
-                                  const bool *hurry);
+uint64_t virtio_freehint_precopy_skip(const GArray *skips, const bool *hurry);
 
 void virtio_freehint_precopy_init(VirtIOFreehint *fh);
 void virtio_freehint_precopy_cleanup(VirtIOFreehint *fh);

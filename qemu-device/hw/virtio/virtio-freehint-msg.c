@@ -88,6 +88,7 @@ void virtio_freehint_count_over_rate(VirtIOFreehint *fh,
 
 static void free_hint(VirtIOFreehintHint *hint)
 {
+    virtio_freehint_precopy_forget(hint->skips);
     g_free(hint->ranges);
     g_free(hint->status);
     g_free(hint);
@@ -363,6 +364,7 @@ bool virtio_freehint_pop(VirtIOFreehint *fh)
     hint->nranges = 0;
     hint->ranges = NULL;
     hint->status = NULL;
+    hint->skips = NULL;
     hint->next = 0;
     hint->done = 0;
     hint->epoch = fh->rehint_epoch;

@@ -22,46 +22,91 @@
 #include "trace.h"
 #include "virtio-freehint-internal.h"
 
-/*
- * The migration thread has the bitmap locked while it sends, for 50 ms at a
- * time, or for much longer if the network is stuck. In between, it is unlocked
- * for some 100 us. To miss that costs a zero page or an old one in the stream.
- */
-#define SKIP_TRIES 600
-#define SKIP_POLL_US 100
+/* To miss the time by which it has to be done costs what is sent in vain. */
+#define SKIP_MS 100
 
-bool virtio_freehint_precopy_skips(VirtIOFreehint *fh,
-                                   const VirtIOFreehintPart *part,
-                                   uint16_t flags)
+static bool virtio_freehint_can_skip(const VirtIOFreehint *fh,
+                                     const VirtIOFreehintHint *hint,
+                                     const VirtIOFreehintPart *part)
 {
     return fh->precopy == VIRTIO_FREEHINT_PRECOPY_SKIPS &&
-           !(flags & VIRTIO_FREEHINT_HINT_F_ZERO) &&
+           !(hint->flags & VIRTIO_FREEHINT_HINT_F_ZERO) &&
            !migrate_ram_is_ignored(part->rb) &&
            QEMU_IS_ALIGNED(part->offset | part->len, qemu_target_page_size());
 }
 
-bool virtio_freehint_precopy_skip(const VirtIOFreehintPart *part,
-                                  const bool *hurry)
+static void virtio_freehint_unref_part(gpointer part)
 {
-    bool skipped;
-    int tries;
+    memory_region_unref(((VirtIOFreehintPart *)part)->mr);
+}
+
+/* Slices of a range go on where the last one has ended. */
+static bool virtio_freehint_extend_last(GArray *skips,
+                                        const VirtIOFreehintPart *part)
+{
+    VirtIOFreehintPart *last;
+
+    if (!skips->len) {
+        return false;
+    }
+    last = &g_array_index(skips, VirtIOFreehintPart, skips->len - 1);
+    if (last->mr != part->mr || last->offset + last->len != part->offset) {
+        return false;
+    }
+    last->len += part->len;
+    return true;
+}
+
+void virtio_freehint_precopy_note(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                                  const VirtIOFreehintPart *part)
+{
+    if (!virtio_freehint_can_skip(fh, hint, part)) {
+        return;
+    }
+    if (!hint->skips) {
+        hint->skips = g_array_new(false, false, sizeof(*part));
+        g_array_set_clear_func(hint->skips, virtio_freehint_unref_part);
+    }
+    if (!virtio_freehint_extend_last(hint->skips, part)) {
+        memory_region_ref(part->mr);
+        g_array_append_vals(hint->skips, part, 1);
+    }
+}
+
+void virtio_freehint_precopy_forget(GArray *skips)
+{
+    if (skips) {
+        g_array_unref(skips);
+    }
+}
+
+uint64_t virtio_freehint_precopy_skip(const GArray *skips, const bool *hurry)
+{
+    const int64_t start = get_clock();
+    uint64_t bytes = 0;
+    bool locked;
+    guint i;
 
     /*
      * Under KVM the log is cleared section by section, as RCU has them, and the
      * threads of the pool are not known to RCU.
      */
     rcu_register_thread();
-    skipped = ram_try_skip(part->rb, part->offset, part->len);
-    for (tries = 1; !skipped && tries < SKIP_TRIES && !qatomic_read(hurry);
-         tries++) {
-        g_usleep(SKIP_POLL_US);
-        skipped = ram_try_skip(part->rb, part->offset, part->len);
+    locked = ram_skip_lock(SKIP_MS, hurry);
+    for (i = 0; locked && i < skips->len; i++) {
+        const VirtIOFreehintPart *part =
+            &g_array_index(skips, VirtIOFreehintPart, i);
+
+        ram_skip(part->rb, part->offset, part->len);
+        bytes += part->len;
+    }
+    if (locked) {
+        ram_skip_unlock();
     }
     rcu_unregister_thread();
-    trace_virtio_freehint_precopy_skip(qemu_ram_get_idstr(part->rb),
-                                       part->offset, part->len, skipped,
-                                       tries);
-    return skipped;
+    trace_virtio_freehint_precopy_skip(skips->len, bytes, locked,
+                                       get_clock() - start);
+    return bytes;
 }
 
 /*
@@ -79,11 +124,16 @@ static void precopy_begins(VirtIOFreehint *fh)
     virtio_freehint_owe_epoch(fh);
 }
 
-/* The bitmap goes away after this. */
+/* The bitmap goes away after this, and the next one is none of these hints'. */
 static void precopy_ends(VirtIOFreehint *fh)
 {
+    VirtIOFreehintHint *hint;
+
     fh->precopy = VIRTIO_FREEHINT_PRECOPY_NONE;
     virtio_freehint_slice_drain(fh);
+    QTAILQ_FOREACH(hint, &fh->hints, entry) {
+        virtio_freehint_precopy_forget(g_steal_pointer(&hint->skips));
+    }
     virtio_freehint_owe_epoch(fh);
 }
 

@@ -73,6 +73,7 @@ void virtio_freehint_slice_ended(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
         return;
     }
     count_discarded(fh, part->len, ns, lazy);
+    virtio_freehint_precopy_note(fh, hint, part);
     hint->done += part->len;
     if (hint->done == hint->ranges[hint->next].len) {
         virtio_freehint_settle(fh, hint, VIRTIO_FREEHINT_S_DISCARDED,
@@ -97,9 +98,7 @@ static void start_slice(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 
     status = virtio_freehint_find_part(fh, &rest, hint->flags, &part);
     if (status == VIRTIO_FREEHINT_S_DISCARDED) {
-        virtio_freehint_slice_start(fh, hint, &part,
-                                    virtio_freehint_precopy_skips(fh, &part,
-                                                                  hint->flags));
+        virtio_freehint_slice_start(fh, hint, &part);
     } else {
         decline_range(fh, hint);
     }
@@ -148,6 +147,9 @@ static void advance_hint(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
     if (hint->next < hint->nranges) {
         advance_range(fh, hint);
+    } else if (hint->skips && !is_late(hint) &&
+               fh->precopy == VIRTIO_FREEHINT_PRECOPY_SKIPS) {
+        virtio_freehint_slice_skip(fh, hint);
     } else {
         virtio_freehint_push(fh, hint);
     }
