@@ -267,17 +267,29 @@ static void test_drain_reset(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
+static void reset_queue(QVirtioFreehint *fh, uint16_t index)
+{
+    g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_RING_RESET));
+    fh->vdev->bus->queue_select(fh->vdev, index);
+    qpci_io_writew(fh->pci->pdev, fh->pci->bar, fh->pci->common_cfg_offset +
+                   offsetof(struct virtio_pci_modern_common_cfg, queue_reset),
+                   1);
+}
+
 static void test_drain_queue_reset(void *obj, void *data,
                                    QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
     QFreehintHint hint = start_slow_hint(fh, alloc);
 
-    g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_RING_RESET));
-    fh->vdev->bus->queue_select(fh->vdev, VIRTIO_FREEHINT_VQ_HINT);
-    qpci_io_writew(fh->pci->pdev, fh->pci->bar, fh->pci->common_cfg_offset +
-                   offsetof(struct virtio_pci_modern_common_cfg, queue_reset),
-                   1);
+    /* There is no such queue, and the hint is none of its. */
+    reset_queue(fh, VIRTIO_FREEHINT_VQ_HINT + 1);
+    qfreehint_wait(fh, &hint);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+
+    hint = start_slow_hint(fh, alloc);
+    reset_queue(fh, VIRTIO_FREEHINT_VQ_HINT);
     assert_drained();
     assert_forgotten(&hint);
     qfreehint_restart(fh, alloc);

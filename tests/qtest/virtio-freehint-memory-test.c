@@ -18,6 +18,8 @@
 #include "hw/acpi/pc-hotplug.h"
 #include "hw/pci-host/q35.h"
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qobject/qstring.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_mem.h"
 
@@ -1196,6 +1198,49 @@ static void test_vhost_user_safe(void)
     back_end_remove(&end);
 }
 
+/* At run time, too, which has the guest hint what was declined. */
+static void test_vhost_user_declared_safe(void)
+{
+    uint32_t epoch;
+    BackEnd end;
+    VM *vm;
+
+    if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
+        g_test_skip("no " VHOST_USER_BLK);
+        return;
+    }
+    end = back_end_start();
+    vm = vm_start_with_back_end(&end, "");
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_DECLINED);
+    qfreehint_set_prop("fh0", "assume-vhost-user-safe", true);
+    qfreehint_assert_state("active", "none");
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    qfreehint_set_prop("fh0", "assume-vhost-user-safe", false);
+    qfreehint_assert_state("vetoed", "external");
+    vm_stop(vm);
+    back_end_remove(&end);
+}
+
+/* Its features are known to whoever looks at virtio devices. */
+static void test_virtio_status(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE);
+    QDict *rsp = qmp("{ 'execute': 'x-query-virtio-status', 'arguments': {"
+                     " 'path': '/machine/peripheral/fh0/virtio-backend' } }");
+    QDict *status = qdict_get_qdict(rsp, "return");
+    QDict *features = qdict_get_qdict(status, "host-features");
+    QString *known = qobject_to(QString, qlist_peek(
+        qdict_get_qlist(features, "dev-features")));
+
+    g_assert_nonnull(known);
+    g_assert_true(g_str_has_prefix(qstring_get_str(known),
+                                   "VIRTIO_FREEHINT_F_FLUSH"));
+    qobject_unref(rsp);
+    vm_stop(vm);
+}
+
 static void test_start_disabled(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",enabled=off,"
@@ -1315,6 +1360,9 @@ int main(int argc, char **argv)
     qtest_add_data_func("virtio-freehint/vhost-user/gone", back_end_stop,
                         test_vhost_user);
     qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
+    qtest_add_func("virtio-freehint/vhost-user/declared-safe",
+                   test_vhost_user_declared_safe);
+    qtest_add_func("virtio-freehint/virtio-status", test_virtio_status);
     qtest_add_func("virtio-freehint/mmio", test_mmio);
     qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
     qtest_add_func("virtio-freehint/accel", test_accel);

@@ -132,7 +132,10 @@ virtio_freehint_set_status(VirtIODevice *vdev, uint8_t status)
 
 static void virtio_freehint_queue_reset(VirtIODevice *vdev, uint32_t index)
 {
-    virtio_freehint_drain(VIRTIO_FREEHINT(vdev), false);
+    /* The transport passes on whatever number the driver has selected. */
+    if (index == VIRTIO_FREEHINT_VQ_HINT) {
+        virtio_freehint_drain(VIRTIO_FREEHINT(vdev), false);
+    }
 }
 
 static void virtio_freehint_reset(VirtIODevice *vdev)
@@ -283,6 +286,22 @@ static void virtio_freehint_set_enabled(Object *obj, bool value, Error **errp)
         virtio_freehint_forgive_blocks(fh);
     }
     virtio_freehint_refresh(fh);
+}
+
+static bool virtio_freehint_get_vhost_user_safe(Object *obj, Error **errp)
+{
+    return VIRTIO_FREEHINT(obj)->assume_vhost_user_safe;
+}
+
+static void virtio_freehint_set_vhost_user_safe(Object *obj, bool value,
+                                                Error **errp)
+{
+    VirtIOFreehint *fh = VIRTIO_FREEHINT(obj);
+
+    fh->assume_vhost_user_safe = value;
+    if (DEVICE(fh)->realized) {
+        virtio_freehint_refresh(fh);
+    }
 }
 
 static void virtio_freehint_get_pacing(Object *obj, Visitor *v,
@@ -467,8 +486,6 @@ static const Property virtio_freehint_properties[] = {
                      discard_file_backed, false),
     DEFINE_PROP_BOOL("discard-reserved", VirtIOFreehint, discard_reserved,
                      false),
-    DEFINE_PROP_BOOL("assume-vhost-user-safe", VirtIOFreehint,
-                     assume_vhost_user_safe, false),
     DEFINE_PROP_SIZE("x-granule", VirtIOFreehint, granule_prop, 0),
     /* For tests: a host that has not been fixed. */
     DEFINE_PROP_BOOL("x-distrust-lazy", VirtIOFreehint, distrust_lazy, false),
@@ -502,6 +519,9 @@ static void virtio_freehint_class_init(ObjectClass *klass,
     object_class_property_add_bool(klass, VIRTIO_FREEHINT_ENABLED_PROP,
                                    virtio_freehint_get_enabled,
                                    virtio_freehint_set_enabled);
+    object_class_property_add_bool(klass, "assume-vhost-user-safe",
+                                   virtio_freehint_get_vhost_user_safe,
+                                   virtio_freehint_set_vhost_user_safe);
     add_pacing_prop(klass, VIRTIO_FREEHINT_DELAY_PROP,
                     offsetof(VirtIOFreehint, delay_ms));
     add_pacing_prop(klass, VIRTIO_FREEHINT_MIN_AGE_PROP,
