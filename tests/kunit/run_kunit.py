@@ -26,8 +26,8 @@ OUR_SUITES = "freehint*"
 TIMEOUT = 300
 
 
-def boot(build: Path, accel: str) -> str:
-    """What the kernel printed."""
+def boot(build: Path, accel: str, case: str) -> str:
+    """What the kernel printed of the cases that match."""
     command = [
         *(str(build / "qemu" / "qemu-system-x86_64"), "-accel", accel),
         *("-machine", "q35", "-m", "512", "-nodefaults", "-no-user-config"),
@@ -35,7 +35,7 @@ def boot(build: Path, accel: str) -> str:
         *("-kernel", str(build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage")),
         "-append",
         "console=ttyS0 panic=-1 kunit_shutdown=poweroff "
-        f"kunit.filter_glob={OUR_SUITES}",
+        f"kunit.filter_glob={OUR_SUITES}.{case}",
     ]
     try:
         done = subprocess.run(
@@ -65,14 +65,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("build", type=Path, metavar="BUILD")
-    build = parser.parse_args().build.resolve()
+    parser.add_argument("case", nargs="?", default="*", metavar="CASE")
+    options = parser.parse_args()
+    build = options.build.resolve()
     sys.path.insert(0, str(build / "src" / "linux" / "tools" / "testing" / "kunit"))
     # The parser holds on to the standard output that it finds when imported,
     # for a report of its own kind.
     with contextlib.redirect_stdout(io.StringIO()):
         import kunit_parser
 
-        console = boot(build, os.environ.get("FREEHINT_ACCEL", "tcg"))
+        console = boot(build, os.environ.get("FREEHINT_ACCEL", "tcg"), options.case)
         result = kunit_parser.parse_run_tests(console.splitlines())
     report = TapReport()
     status = kunit_parser.TestStatus
