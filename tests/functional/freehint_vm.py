@@ -42,6 +42,7 @@ MODULE_DISK = "freehint-module"
 MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
 MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
+COUNTERS = "/sys/kernel/debug/virtio_freehint/virtio*"
 TRACING = "/sys/kernel/tracing"
 
 # What a kernel says when something in it is wrong.
@@ -412,8 +413,9 @@ class FreehintVM:
             time.sleep(0.05)
 
     def figure(self, name: str) -> int:
-        """A number in the driver's sysfs group."""
-        return int(self.check(f"cat {SYSFS}/{name}"))
+        """A number in the driver's sysfs group, or one of its counters."""
+        counter = f"awk '$1 == \"{name}\" {{ print $2 }}' {COUNTERS}"
+        return int(self.check(f"cat {SYSFS}/{name} 2>/dev/null || {counter}"))
 
     def trace(self, *events: str) -> None:
         """Have the guest's kernel trace events, given as SYSTEM or SYSTEM/EVENT."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from freehint_vm import DEVICE_ID, MIB, FreehintVM, GuestError
+from freehint_vm import COUNTERS, DEVICE_ID, MIB, FreehintVM, GuestError
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_freehint"
 DEVICES = "/sys/bus/virtio/devices"
@@ -81,7 +81,7 @@ class GuestDriver:
 
     def set_timeout(self, ms: int) -> None:
         """For how long the driver waits for an answer from now on."""
-        self._vm.check(f"echo {ms} >/sys/module/freehint/parameters/timeout_ms")
+        self._vm.check(f"echo {ms} >/sys/module/virtio_freehint/parameters/timeout_ms")
 
     # -- binding --
 
@@ -106,10 +106,10 @@ class GuestDriver:
         return self._vm.check(f"cat {DRIVER}/virtio*/freehint/{name}")
 
     def counters(self) -> dict[str, int]:
-        """All attributes that are numbers."""
-        lines = self._vm.check(f"cd {DRIVER}/virtio*/freehint && grep . *").splitlines()
-        pairs = (line.split(":", 1) for line in lines)
-        return {name: int(value) for name, value in pairs if value.isdigit()}
+        """What the driver has counted, as of one moment."""
+        lines = self._vm.check(f"cat {COUNTERS}").splitlines()
+        pairs = (line.split() for line in lines)
+        return {name: int(value) for name, value in pairs}
 
     def unaccounted(self) -> int:
         """Hinted bytes that are neither in flight nor have an outcome: zero."""

@@ -20,6 +20,12 @@ AREAS = "/sys/kernel/debug/cma"
 BLOCKS = "/sys/devices/system/memory"
 BLOCK_PAGES = 128 * MIB // 4096
 MOVABLE_MIB = 256
+# All of it can go offline: what the boot allocator has is elsewhere.
+DIMM = (
+    *("-m", "slots=1,maxmem=4G"),
+    *("-object", f"memory-backend-ram,id=d0,size={MOVABLE_MIB}M"),
+    *("-device", "pc-dimm,id=dimm0,memdev=d0"),
+)
 FRAGMENT_MIB = 160
 # The movable zone, and about half of the area for contiguous allocations.
 USED_MIB = MOVABLE_MIB + 512
@@ -51,13 +57,13 @@ class AllocatorTest(unittest.TestCase):
         vm = FreehintVM(
             memory_mib=2048,
             cpus=2,
-            extra_args=CMA,
-            append=f"{CMA_GUEST} movablecore={MOVABLE_MIB}M",
+            extra_args=(*CMA, *DIMM),
+            append=f"{CMA_GUEST} memhp_default_state=online_movable",
         )
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.driver.set_timeout(PATIENT_MS)
-        cls.vm.check("echo N >/sys/module/freehint/parameters/adapt")
+        cls.vm.check("echo N >/sys/module/virtio_freehint/parameters/adapt")
 
     def setUp(self) -> None:
         self.driver.settle()
@@ -109,7 +115,7 @@ class AllocatorTest(unittest.TestCase):
         return {pfn // GRANULE_PAGES for pfn in pfns if pfn in within}
 
     def test_contiguous_allocation_ends_what_is_known_of_what_it_takes(self) -> None:
-        """Not of the pageblocks that it isolates, nor of the blocks that it takes from."""
+        """Not of what it isolates, but for the other half of a block that is taken apart."""
         area = self.area()
         pfns = self.pfns(area)
         self.hinted_by_flush(pfns)
@@ -119,7 +125,10 @@ class AllocatorTest(unittest.TestCase):
                 taken = range(
                     pfns[0] // GRANULE_PAGES, pfns[pages - 1] // GRANULE_PAGES + 1
                 )
-                self.assertEqual(self.hinted_by_flush(pfns), set(taken))
+                again = self.hinted_by_flush(pfns)
+                self.assertLessEqual(set(taken), again)
+                halves = {half for granule in taken for half in (granule & ~1, granule | 1)}
+                self.assertLessEqual(again, halves)
 
     def test_merging_leaves_what_is_known_of_neighbours(self) -> None:
         """A page in use of each largest block keeps one of its two granules."""
@@ -137,15 +146,15 @@ class AllocatorTest(unittest.TestCase):
     # -- contiguous allocations --
 
     def test_contiguous_allocation_gets_what_a_slow_device_has(self) -> None:
-        """At the first attempt: others would be at other places of the area."""
+        """At the first attempt: all of the area, as the device has some at its top."""
         area = self.area()
         self.driver.hold()
         self.vm.trace(ATTEMPT, ALLOCATED)
-        took, result = self.timed(f"echo {FEW_PAGES} >{area}/alloc", slow=True)
+        took, result = self.timed(f"cat {area}/count >{area}/alloc", slow=True)
         self.assertEqual(result.status, 0, result.output)
         self.assertGreater(took, SLOW / 2)
         events = self.vm.traced("cma_alloc_busy_retry:", "cma_alloc_finish:")
-        self.vm.check(f"echo {FEW_PAGES} >{area}/free")
+        self.vm.check(f"cat {area}/count >{area}/free")
         base = self.pfns(area)[0]
         self.assertEqual(len(events), 1, events)
         self.assertIn(f"pfn={base:#x} ", events[0])

@@ -40,7 +40,7 @@ class ContentTest(unittest.TestCase):
         self.addCleanup(trace.close)
         slow = ("-global", "virtio-freehint-device.x-slice-start-delay-ms=300")
         args = (*slow, *trace.args)
-        with FreehintVM(cpus=2, extra_args=args, append="freehint.adapt=0") as vm:
+        with FreehintVM(cpus=2, extra_args=args, append="virtio_freehint.adapt=0") as vm:
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]

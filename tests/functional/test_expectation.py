@@ -56,7 +56,7 @@ class ExpectationTest(unittest.TestCase):
     def boot(self, append: str) -> FreehintVM:
         return FreehintVM(
             memory_mib=512,
-            append=f"{append} freehint.timeout_ms=60000",
+            append=f"{append} virtio_freehint.timeout_ms=60000",
             extra_args=self.trace.args,
         )
 

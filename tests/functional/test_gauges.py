@@ -76,13 +76,13 @@ class GaugesTest(unittest.TestCase):
         """The thread is not woken, and what looks at the gauges wakes no CPU."""
         with FreehintVM() as vm:
             vm.settle()
-            vm.trace("freehint", "timer/timer_start")
+            vm.trace("freehint", "virtio_freehint", "timer/timer_start")
             result = vm.check(COUNT_WAKEUPS)
             before, after = map(int, result.split())
-            lines = vm.traced("freehint", "function=fh_")
+            lines = vm.traced("freehint", "function=vfh_")
             self.assertEqual(after, before, "\n".join(lines))
 
-            looks = [line for line in lines if "function=fh_gauges_look" in line]
+            looks = [line for line in lines if "function=vfh_look" in line]
             self.assertGreater(len(looks), 1)
             for line in looks:
                 self.assertRegex(line, r"flags=\S*\bD\b")
@@ -91,7 +91,7 @@ class GaugesTest(unittest.TestCase):
         """They go along with hints."""
         with FreehintVM() as vm:
             vm.settle()
-            vm.trace("freehint/freehint_gauges", "freehint/freehint_submit")
+            vm.trace("virtio_freehint/freehint_gauges", "virtio_freehint/freehint_submit")
             vm.check("memhog 512m")
             vm.settle()
             sent = [

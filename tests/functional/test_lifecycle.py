@@ -29,7 +29,7 @@ class RebindTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         vm = FreehintVM(
-            memory_mib=512, cpus=2, extra_args=SLOW, append="freehint.adapt=0"
+            memory_mib=512, cpus=2, extra_args=SLOW, append="virtio_freehint.adapt=0"
         )
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)

@@ -46,7 +46,7 @@ GUEST = (
     *("-drive", "driver=null-co,size=4G,read-zeroes=on,if=virtio"),
 )
 APPEND = (
-    "nokaslr hugetlb_cma=1G memhp_default_state=online_movable freehint.adapt=0"
+    "nokaslr hugetlb_cma=1G memhp_default_state=online_movable virtio_freehint.adapt=0"
 )
 # Eager: a granule is hinted when it has been free for 20 ms. Slow: it is away for at
 # least as long.
@@ -79,7 +79,7 @@ SUBMIT, COMPLETE = "freehint_submit", "freehint_complete"
 CMA_START, CMA_END = "cma_alloc_start", "cma_alloc_finish"
 TRACED = (
     *(f"vmscan/{RECLAIM}", f"compaction/{COMPACTION}"),
-    *(f"freehint/{SUBMIT}", f"freehint/{COMPLETE}"),
+    *(f"virtio_freehint/{SUBMIT}", f"virtio_freehint/{COMPLETE}"),
     *(f"cma/{CMA_START}", f"cma/{CMA_END}"),
 )
 

@@ -19,7 +19,7 @@ SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "10"))
 # Memory is hinted when it has been free for one tick of the kernel's clock, however
 # often it is wanted back.
 EAGER = ("-global", "virtio-freehint-device.min-age-ms=0")
-EAGER_GUEST = "freehint.min_age_floor_ms=0 freehint.adapt=0"
+EAGER_GUEST = "virtio_freehint.min_age_floor_ms=0 virtio_freehint.adapt=0"
 
 # An area for contiguous allocations, which has to hold a page of 1 GiB. All but
 # 512 MiB of the guest's memory is above 4 GiB, where there is an aligned one. The
@@ -65,7 +65,7 @@ def census(vm: FreehintVM) -> dict[str, Zone]:
 
 
 def counter(vm: FreehintVM, name: str) -> int:
-    return int(vm.check(f"cat {SYSFS}/{name}"))
+    return vm.figure(name)
 
 
 def allow_hints(vm: FreehintVM, allowed: bool) -> None:

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: compare what the engine believes with the free lists.
+ * Free memory hints: compare what is believed with the free lists.
  *
- * Two invariants, granule by granule, each under the zone's lock. Safety: no
- * granule is on a free list and in the hands of the device. Completeness: every
- * granule on a free list is pending, hinted, declined or never, and none that is
- * not on a free list claims to be.
+ * Two invariants, granule by granule, each under the zone's lock. Safety: no granule is
+ * on a free list and out. Completeness: each granule on a free list is pending,
+ * discarded or refused. That a granule is believed to be free and is not is no
+ * violation: it was taken on another way than that of an allocation, or is about to be
+ * noticed.
  */
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>
@@ -14,52 +15,42 @@
 #include <linux/seq_file.h>
 
 #include "../internal.h"
-#include "engine.h"
 #include "hooks.h"
+#include "internal.h"
 
 /**
  * struct fh_audit - granules seen, and what was wrong with them
  * @granules: looked at
  * @free: on a free list, whole
- * @both: on a free list and in flight
- * @lost: on a free list and in no state
- * @stale: in a state that says free, and not on a free list
- * @mixed: in more than one state
- * @miscounted: planes whose count differs from their bits, summed over zones
+ * @both: on a free list and out
+ * @unknown: on a free list and in no state
+ * @taken: in a state that says free, and not on a free list
+ * @miscounted: states whose count differs from their granules, summed over zones
  */
 struct fh_audit {
 	unsigned long granules;
 	unsigned long free;
 	unsigned long both;
-	unsigned long lost;
-	unsigned long stale;
-	unsigned long mixed;
+	unsigned long unknown;
+	unsigned long taken;
 	unsigned long miscounted;
 };
 
 static void fh_audit_granule(struct fh_zone *fz, unsigned long pfn,
-			     struct fh_audit *audit, unsigned long *count)
+			     struct fh_audit *audit, unsigned long *nr)
 {
 	bool is_free = pfn_to_online_page(pfn) &&
 		       fh_find_buddy(fz->zone, pfn, fz->order);
-	unsigned int states = 0;
-	enum fh_plane plane;
-	bool set[FH_NR_PLANES];
+	enum fh_state state = fh_state(fz, pfn);
+	bool is_out = state == FH_OUT || state == FH_LOST;
 
-	for (plane = 0; plane < FH_NR_PLANES; plane++) {
-		set[plane] = fh_test(fz, pfn, fz->order, plane);
-		count[plane] += set[plane];
-		if (plane <= FH_NEVER)
-			states += set[plane];
-	}
-
+	nr[state]++;
 	audit->granules++;
 	audit->free += is_free;
-	audit->both += is_free && set[FH_INFLIGHT];
-	audit->lost += is_free && !states;
-	audit->stale += !is_free && (set[FH_YOUNG] || set[FH_AGED] ||
-				     set[FH_HINTED] || set[FH_HELD]);
-	audit->mixed += states > 1;
+	audit->both += is_free && is_out;
+	audit->unknown += is_free && state == FH_UNKNOWN;
+	audit->taken += !is_free && !is_out && state != FH_UNKNOWN &&
+			state != FH_REFUSED;
 }
 
 /*
@@ -68,22 +59,22 @@ static void fh_audit_granule(struct fh_zone *fz, unsigned long pfn,
  */
 static void fh_audit_zone(struct fh_zone *fz, struct fh_audit *audit)
 {
-	unsigned long count[FH_NR_PLANES] = { };
-	unsigned long sec, pfn, end, flags;
-	enum fh_plane plane;
+	unsigned long nr[FH_NR_STATES] = { };
+	unsigned long sec, pfn, end, irq;
+	enum fh_state state;
 
-	spin_lock_irqsave(&fz->zone->lock, flags);
+	spin_lock_irqsave(&fz->zone->lock, irq);
 	for (sec = 0; sec < fz->map->nr; sec++) {
-		if (!fz->map->chunk[sec])
+		if (!fz->map->states[sec])
 			continue;
 		pfn = section_nr_to_pfn(fz->map->first + sec);
 		end = pfn + PAGES_PER_SECTION;
 		for (; pfn < end; pfn += fh_granule_pages(fz))
-			fh_audit_granule(fz, pfn, audit, count);
+			fh_audit_granule(fz, pfn, audit, nr);
 	}
-	for (plane = 0; plane < FH_NR_PLANES; plane++)
-		audit->miscounted += count[plane] != fz->nr[plane];
-	spin_unlock_irqrestore(&fz->zone->lock, flags);
+	for (state = 0; state < FH_NR_STATES; state++)
+		audit->miscounted += nr[state] != fz->nr[state];
+	spin_unlock_irqrestore(&fz->zone->lock, irq);
 }
 
 static int check_show(struct seq_file *m, void *unused)
@@ -91,25 +82,18 @@ static int check_show(struct seq_file *m, void *unused)
 	struct fh_audit audit = { };
 	struct fh_zone *fz;
 
-	/* No device, and no zone, comes or goes meanwhile. */
-	guard(mutex)(&fh_engine.lock);
-	/* With the key off nobody keeps the state. */
-	if (static_key_enabled(&freehint_key)) {
-		get_online_mems();
-		for_each_fh_zone(fz)
-			fh_audit_zone(fz, &audit);
-		put_online_mems();
-	}
+	guard(mutex)(&fh_topology);
+	list_for_each_entry(fz, &fh_zones, list)
+		fh_audit_zone(fz, &audit);
 
 	seq_printf(m, "granules %lu\n", audit.granules);
 	seq_printf(m, "free %lu\n", audit.free);
 	seq_printf(m, "both %lu\n", audit.both);
-	seq_printf(m, "lost %lu\n", audit.lost);
-	seq_printf(m, "stale %lu\n", audit.stale);
-	seq_printf(m, "mixed %lu\n", audit.mixed);
+	seq_printf(m, "unknown %lu\n", audit.unknown);
+	seq_printf(m, "taken %lu\n", audit.taken);
 	seq_printf(m, "miscounted %lu\n", audit.miscounted);
-	seq_printf(m, "violations %lu\n", audit.both + audit.lost + audit.stale +
-		   audit.mixed + audit.miscounted);
+	seq_printf(m, "violations %lu\n",
+		   audit.both + audit.unknown + audit.miscounted);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(check);

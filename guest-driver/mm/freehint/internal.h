@@ -1,267 +1,261 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Free memory hints: what the parts of the engine share.
+ * Free memory hints: what the parts of mm/freehint/ share.
  *
- * Vocabulary: a granule is the unit that the device works in, a block is what
- * the buddy allocator has on its lists, a chunk is what is known of the
- * granules of one memory section in one zone.
+ * A granule is the unit that the driver asked for, a block is what the buddy allocator
+ * has on its lists.
  */
 #ifndef _MM_FREEHINT_INTERNAL_H
 #define _MM_FREEHINT_INTERNAL_H
 
 #include <linux/freehint.h>
 #include <linux/irq_work.h>
+#include <linux/jiffies.h>
+#include <linux/list.h>
 #include <linux/mmzone.h>
-
-/* A pfn that no page has. */
-#define FH_NO_PFN		ULONG_MAX
+#include <linux/mutex.h>
 
 /*
- * A lock hold ends after this many granules were taken or given back. At less
- * than a microsecond each that is well below 20 us with interrupts off, and it
- * does not grow with the machine.
+ * A lock hold ends after so many granules were taken or given back. At less than a
+ * microsecond each that is well below 20 us with interrupts off, and it does not grow
+ * with the machine.
  */
 #define FH_HOLD_GRANULES	8UL
 
-/* A lock hold that only goes through bitmaps ends after this many chunks. */
-#define FH_HOLD_CHUNKS		16
+/* A lock hold that only looks at states ends after so many. */
+#define FH_HOLD_STATES		1024UL
 
 /*
- * This many granules freed make a burst, with what the per-CPU lists hold of it,
- * which is worth draining then. That many also are enough evidence to judge the
- * pace by.
+ * So many granules freed make a burst, with what the per-CPU lists hold of it, which is
+ * worth draining then.
  */
-#define FH_BURST		16
+#define FH_BURST		16UL
 
-/*
- * Reuse within a window after a hint says that the hint came too early. The window
- * outlasts the pauses that the engine can learn: it lets memory rest for up to one
- * window (fh_pace_judge()).
- */
-#define FH_WINDOW		(5 * HZ)
+/* Above every page. */
+#define FH_TOP			ULONG_MAX
 
 /**
- * enum fh_plane - what is known of a granule, one bitmap each
- * @FH_YOUNG: free, since some time in this period; not hinted
- * @FH_AGED: free for at least one whole period; not hinted
- * @FH_HINTED: free, and the device discarded it
- * @FH_HELD: free, and the device declined it for now
- * @FH_INFLIGHT: on no free list, in the hands of the device
- * @FH_NEVER: the device will not take it; stays set while it is allocated
- * @FH_FRESH: hinted in this reuse window
- * @FH_RECENT: hinted in the reuse window before
- * @FH_NR_PLANES: how many bitmaps that makes
- *
- * At most one of YOUNG to INFLIGHT is set, and none of YOUNG to HELD together
- * with NEVER: see the table in Documentation/mm/freehint.rst.
+ * enum fh_state - what is known of a granule
+ * @FH_UNKNOWN: in use, or not wholly free
+ * @FH_YOUNG: free since some time in this period
+ * @FH_RESTING: free since some time in the last period
+ * @FH_DUE: free for a whole period at least: to be offered
+ * @FH_SUSPECT: due, and in a range of its own, as a range that it was part of was
+ *	refused
+ * @FH_OUT: on no free list, with the driver
+ * @FH_LOST: the same, and nobody waits for it
+ * @FH_DISCARDED: free, and with the host
+ * @FH_REFUSED: refused; stays so while it is allocated and freed
+ * @FH_NR_STATES: how many there are
  */
-enum fh_plane {
+enum fh_state {
+	FH_UNKNOWN = 0,
 	FH_YOUNG,
-	FH_AGED,
-	FH_HINTED,
-	FH_HELD,
-	FH_INFLIGHT,
-	FH_NEVER,
-	FH_FRESH,
-	FH_RECENT,
-	FH_NR_PLANES,
+	FH_RESTING,
+	FH_DUE,
+	FH_SUSPECT,
+	FH_OUT,
+	FH_LOST,
+	FH_DISCARDED,
+	FH_REFUSED,
+	FH_NR_STATES,
 };
 
 /**
- * struct fh_chunk - the granules of one section in one zone
- * @bits: FH_NR_PLANES bitmaps of &fh_zone.words longs each
- *
- * A section that two zones share has a chunk in each, as a zone's lock protects
- * the chunks of that zone only.
+ * enum fh_event - what can happen to a granule
+ * @FH_FREED: the last part of it that was in use was freed
+ * @FH_ALLOCATED: some of it was allocated
+ * @FH_PERIOD: a period is over
+ * @FH_HURRY: somebody waits for all that is pending
+ * @FH_TAKE: it is taken for the driver
+ * @FH_VANISHED: it was looked for on the free lists, and is not there
+ * @FH_RETRY: it is back, with &enum freehint_outcome; and the next three
+ * @FH_DISCARD: see there
+ * @FH_REFUSE: see there
+ * @FH_SUSPECTED: see there
+ * @FH_BROKEN: it is back, and a page of it has a memory error
+ * @FH_LOSE: the driver does not expect it back
+ * @FH_FORGET: nothing that was known holds any more
+ * @FH_FOUND: it was found on the free lists
+ * @FH_NR_EVENTS: how many there are
  */
-struct fh_chunk {
-	DECLARE_FLEX_ARRAY(unsigned long, bits);
+enum fh_event {
+	FH_FREED,
+	FH_ALLOCATED,
+	FH_PERIOD,
+	FH_HURRY,
+	FH_TAKE,
+	FH_VANISHED,
+	FH_RETRY,
+	FH_DISCARD,
+	FH_REFUSE,
+	FH_SUSPECTED,
+	FH_BROKEN,
+	FH_LOSE,
+	FH_FORGET,
+	FH_FOUND,
+	FH_NR_EVENTS,
 };
 
+extern const u8 fh_next_state[FH_NR_EVENTS][FH_NR_STATES];
+
 /**
- * struct fh_map - a zone's chunks, by section
+ * struct fh_map - the states of a zone's granules, by memory section
  * @first: number of the first section
  * @nr: how many sections the map spans
- * @pending: bitmap by section: those whose chunk has YOUNG or AGED bits
- * @hinted: bitmap by section: those whose chunk has FRESH or RECENT bits
- * @chunk: by section; NULL for a section that is not online in this zone
- *
- * The bitmaps are what makes a walk of an idle guest cheap: a machine of 12 TiB
- * has 98304 sections of 128 MiB, or 1536 longs to look at.
+ * @pending: bitmap by section: those that may have pending granules. It makes the
+ *	walk of an idle guest cheap: 12 TiB have 98304 sections, or 1536 longs.
+ * @states: by section: &enum fh_state of each granule, a byte each; NULL for a
+ *	section that is not online in this zone
  */
 struct fh_map {
 	unsigned long first;
 	unsigned long nr;
 	unsigned long *pending;
-	unsigned long *hinted;
-	struct fh_chunk *chunk[] __counted_by(nr);
+	u8 *states[] __counted_by(nr);
 };
 
-/**
- * struct fh_reuse - evidence on the pace, in granules
- * @hinted: discarded on our hint
- * @reused: allocated of all that is hinted, within a reuse window after a hint
- * @spared: allocated before they were old enough to be hinted
- */
-struct fh_reuse {
-	unsigned long hinted;
-	unsigned long reused;
-	unsigned long spared;
-};
+/* The guard spared it; or somebody has isolated it. */
+#define FH_LEFT_GUARDED		BIT(0)
+#define FH_LEFT_ISOLATED	BIT(1)
 
 /**
- * struct fh_zone - what the engine knows of a zone
- * @zone: the zone; its lock protects everything here but what is the
- *	worker's
+ * struct fh_zone - what is known of a zone
+ * @list: in fh_zones
+ * @rcu: to be freed
+ * @zone: the zone; its lock protects everything down to @soon_end
  * @order: the granule, as an order of pages
- * @words: longs a plane
- * @map: the chunks
- * @nr: set bits in each plane
- * @kick: queued when @busy becomes true; NULL for none
- * @busy: the worker will look at this zone without being told
- * @burst: granules freed since the per-CPU lists were last drained
- * @kept: the per-CPU lists were seen to hold a burst in this period
+ * @map: the states
+ * @nr: granules in each state
+ * @busy: there will be another period without the hooks asking for one
  * @freed: granules freed in this period
  * @taken: granules allocated in this period
- * @generation: counts resyncs; what the device said before one does not hold
- * @settling: what is hinted was found by a resync and has been free for who
- *	knows how long; that it is used one day says nothing about the pace
- * @reuse: evidence since it was last collected
- * @soon_end: jiffies; what is taken of what is hinted counts as reuse until then
- * @reused_total: granules reused soon after they themselves were hinted, ever
- * @stale: granules that turned out not to be free
- * @window_end: jiffies; FRESH becomes RECENT then
- * @put_off: the worker's: rounds in a row that this zone sat out, or 0
- * @cursor: the worker's: first pfn that this round has not looked at
- * @run_end: the worker's: end of what this round took last
- * @runs: the worker's: runs of neighbours that were hinted, ever; see
- *	&freehint_stats.runs
- * @progress: the worker's: something was hinted in this round
- * @guarded: the worker's: the watermark guard ended this round early
- * @free_then: the worker's: free pages when the last round ended
- * @yield: the worker's: for how long it hinted nothing while short, last time that
- *	somebody waited for memory, in jiffies
- * @yield_end: the worker's: jiffies; until when that is so
- * @yielded: the worker's: that was so, and nothing was hinted since
- * @slow: the worker's: the device did not get round to all that it was given;
- *	it is given so many times half of that
+ * @burst: granules freed since the per-CPU lists were drained
+ * @returned: granules returned as discarded, ever
+ * @reused: see &freehint_stats.reused, in granules
+ * @spared: see &freehint_stats.spared, in granules
+ * @vanished: see &freehint_stats.vanished, in granules
+ * @soon_end: jiffies; what is allocated of what is discarded counts as reused until then
+ *
+ * The rest is the driver's thread's, but for @leaving, which fh_topology protects.
+ *
+ * @leaving: the zone is about to have no memory: its per-CPU data goes
+ * @cursor: what is below this pfn has not been looked at in this period
+ * @put_off: periods in a row in which nothing was to be taken, as much was being freed
+ * @turn: when this zone had its turn
+ * @tried: the collection that has tried it in vain
+ * @progress: something was taken in this period
+ * @left: why something that is due was left in this period, FH_LEFT_*
+ * @stalls: stalls that this zone has yielded to
+ * @yield_end: jiffies; this zone gives nothing before
+ * @yielded: it has given nothing since
+ * @nr_drains: see &freehint_stats.drains
+ * @nr_guarded: see &freehint_stats.guarded
  */
 struct fh_zone {
+	struct list_head list;
+	struct rcu_head rcu;
 	struct zone *zone;
 	unsigned int order;
-	unsigned int words;
 	struct fh_map *map;
-	unsigned long nr[FH_NR_PLANES];
-
-	struct irq_work *kick;
+	unsigned long nr[FH_NR_STATES];
 	bool busy;
-	unsigned long burst;
-	bool kept;
 	unsigned long freed;
 	unsigned long taken;
-
-	unsigned int generation;
-	bool settling;
-	struct fh_reuse reuse;
+	unsigned long burst;
+	u64 returned;
+	u64 reused;
+	u64 spared;
+	u64 vanished;
 	unsigned long soon_end;
-	u64 reused_total;
-	u64 stale;
-	unsigned long window_end;
 
-	unsigned int put_off;
+	bool leaving;
 	unsigned long cursor;
-	unsigned long run_end;
-	u64 runs;
+	unsigned int put_off;
+	u64 turn;
+	u64 tried;
 	bool progress;
-	bool guarded;
-	unsigned long free_then;
-	unsigned long yield;
+	unsigned int left;
+	unsigned long stalls;
 	unsigned long yield_end;
 	bool yielded;
-	unsigned int slow;
+	u64 nr_drains;
+	u64 nr_guarded;
 };
-
-/**
- * struct fh_pace - how long memory must stay free before it is hinted
- * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
- * @max_ms: ceiling of @age_ms
- * @age_ms: now
- * @reuse: evidence since the age last doubled, or since the last window ended
- * @before: and in the window before that, if the age has not doubled since
- * @unclaimed: granules hinted in these two windows that no reuse was held against
- * @calm: there was a calm window before the one that goes on
- * @since: jiffies, when @reuse was last emptied
- */
-struct fh_pace {
-	unsigned int min_ms;
-	unsigned int max_ms;
-	unsigned int age_ms;
-	struct fh_reuse reuse;
-	struct fh_reuse before;
-	unsigned long unclaimed;
-	bool calm;
-	unsigned long since;
-};
-
-/* state.c: the state of granules, all under zone->lock */
-unsigned int fh_note_free(struct fh_zone *fz, unsigned long pfn,
-			  unsigned int order);
-void fh_note_taken(struct fh_zone *fz, unsigned long pfn, unsigned int order);
-void fh_move(struct fh_zone *fz, unsigned long pfn, unsigned int order,
-	     enum fh_plane from, enum fh_plane to);
-void fh_drop(struct fh_zone *fz, unsigned long pfn, unsigned int order,
-	     enum fh_plane from);
-void fh_mark_recent(struct fh_zone *fz, unsigned long pfn, unsigned int order);
-bool fh_test(struct fh_zone *fz, unsigned long pfn, unsigned int order,
-	     enum fh_plane plane);
-bool fh_any(struct fh_zone *fz, unsigned long pfn, unsigned long end,
-	    enum fh_plane plane);
-bool fh_next(struct fh_zone *fz, enum fh_plane plane, unsigned long *pfn);
-void fh_wipe_chunk(struct fh_zone *fz, unsigned long sec);
-bool fh_promote_some(struct fh_zone *fz, unsigned long *sec);
-bool fh_rotate_some(struct fh_zone *fz, unsigned long *sec, bool all);
 
 static inline unsigned long fh_granule_pages(const struct fh_zone *fz)
 {
 	return 1UL << fz->order;
 }
 
-/* storage.c: where the state is kept */
-int fh_storage_create(unsigned int order, struct irq_work *kick);
-void fh_storage_destroy(void);
+static inline unsigned long fh_nr_young(const struct fh_zone *fz)
+{
+	return READ_ONCE(fz->nr[FH_YOUNG]) + READ_ONCE(fz->nr[FH_RESTING]);
+}
+
+static inline unsigned long fh_nr_due(const struct fh_zone *fz)
+{
+	return READ_ONCE(fz->nr[FH_DUE]) + READ_ONCE(fz->nr[FH_SUSPECT]);
+}
+
+/* It gives nothing now, and is about to: whoever waits for that does so for long. */
+static inline bool fh_is_yielding(const struct fh_zone *fz)
+{
+	return fz->yielded && time_before(jiffies, fz->yield_end + HZ);
+}
+
+/* state.c: a granule's life; all under zone->lock */
+unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,
+		      enum fh_event event);
+void fh_freed(struct fh_zone *fz, unsigned long pfn, unsigned int order);
+void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order);
+enum fh_state fh_state(struct fh_zone *fz, unsigned long pfn);
+bool fh_any_out(struct fh_zone *fz, unsigned long pfn, unsigned long end);
+bool fh_find_due(struct fh_zone *fz, unsigned long *pfn);
+bool fh_age_some(struct fh_zone *fz, unsigned long *sec, enum fh_event event);
+
+/* storage.c: where states are kept, and for which memory */
+extern struct list_head fh_zones;
+extern struct mutex fh_topology;
+int fh_track(unsigned int order);
+void fh_untrack(void);
 struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order);
 int fh_zone_add_section(struct fh_zone *fz, unsigned long sec);
 void fh_zone_del_section(struct fh_zone *fz, unsigned long sec);
 void fh_zone_free(struct fh_zone *fz);
 
-struct fh_zone *fh_next_zone(struct fh_zone *fz);
+/**
+ * struct fh_room - how many granules may be taken
+ * @cma: of CMA areas
+ * @other: of other memory: not every allocation can use CMA, so what is free there
+ *	is nothing that others could fall back on
+ */
+struct fh_room {
+	long cma;
+	long other;
+};
 
-/* From registering to unregistering; a zone once tracked stays so. */
-#define for_each_fh_zone(fz) \
-	for (fz = fh_next_zone(NULL); fz; fz = fh_next_zone(fz))
+/* guard.c: how much may be taken now */
+struct fh_room fh_room(const struct fh_zone *fz);
+unsigned long fh_count_stalls(void);
+bool fh_yields(struct fh_zone *fz, unsigned long stalls);
+bool fh_can_give(const struct fh_zone *fz);
+unsigned long fh_stuck_pages(const struct fh_zone *fz);
 
-/* collect.c: from free lists to hints and back */
+/* buddy.c: off the free lists, and back */
 struct page *fh_find_buddy(struct zone *zone, unsigned long pfn,
 			   unsigned int order);
-int fh_take_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
-void fh_give_block(struct fh_zone *fz, unsigned long pfn, unsigned int order);
-void fh_resync(struct fh_zone *fz);
-void fh_rewind(struct fh_zone *fz);
-long fh_spare_granules(struct fh_zone *fz);
-long fh_allowance(struct fh_zone *fz);
-bool fh_fill_some(struct fh_zone *fz, struct freehint_hint *hint,
-		  unsigned long max_pages);
-bool fh_fill(struct fh_zone *fz, struct freehint_hint *hint);
-void fh_give_back(struct freehint_hint *hint, bool stale);
-unsigned long fh_pcp_pages(struct zone *zone);
-bool fh_drain_pcp(struct fh_zone *fz);
+bool fh_collect_zone(struct fh_zone *fz, struct freehint_batch *batch,
+		     unsigned long max_pages, const unsigned long *stalls);
+void fh_return_range(struct fh_zone *fz, const struct freehint_range *range);
+void fh_find_free(struct fh_zone *fz);
 
-/* pacing.c */
-void fh_reuse_add(struct fh_reuse *sum, const struct fh_reuse *more);
-void fh_pace_bounds(struct fh_pace *pace, unsigned int min_ms,
-		    unsigned int max_ms);
-void fh_pace_judge(struct fh_pace *pace, const struct fh_reuse *reuse,
-		   unsigned long now);
+/* core.c */
+extern struct irq_work fh_wake;
+
+/* drain.c: per-CPU lists */
+bool fh_pcp_is_full(const struct fh_zone *fz);
+void fh_drain(struct fh_zone *fz, bool full);
 
 /* debug.c */
 #ifdef CONFIG_FREEHINT_DEBUG

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: where the state of granules is kept.
+ * Free memory hints: where the states of granules are kept, and for which memory.
  *
- * A chunk is allocated for each section of each zone when a device registers, or
- * when the section comes online, and freed when either goes. Zones find their
- * chunks through a map that is replaced under zone->lock when it has to grow, so
- * that whoever holds that lock may follow every pointer.
+ * From freehint_start() to freehint_stop() each zone with memory is tracked, and each
+ * online section of it has room for its states. A section that two zones share has
+ * room in each, as the lock of a zone protects its own only.
+ *
+ * fh_topology protects which zones and sections are tracked. The driver's thread holds
+ * it while it walks them, and never while it waits for anything that may depend on the
+ * holder of another lock. States are followed under zone->lock. Figures of a zone are
+ * read under RCU.
  */
 #define pr_fmt(fmt) "freehint: " fmt
 
@@ -15,75 +19,73 @@
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/rculist.h>
 #include <linux/slab.h>
 
 #include "hooks.h"
 #include "internal.h"
 
-/* Serializes those who change maps; readers hold zone->lock. */
-static DEFINE_MUTEX(fh_storage_mutex);
+DEFINE_MUTEX(fh_topology);
 
-/* The granule's order and the kick of zones that come online; under the mutex. */
-static bool fh_storage_exists;
-static unsigned int fh_storage_order;
-static struct irq_work *fh_storage_kick;
+/* Zones that are tracked; under fh_topology, or RCU. */
+LIST_HEAD(fh_zones);
+
+/* Zones that come online are tracked, too; and by which granule. */
+static bool fh_tracking;
+static unsigned int fh_track_order;
 
 static void fh_map_free(struct fh_map *map)
 {
 	if (!map)
 		return;
 	bitmap_free(map->pending);
-	bitmap_free(map->hinted);
 	kvfree(map);
 }
 
-static struct fh_map *fh_map_alloc(unsigned long first, unsigned long nr)
+static struct fh_map *fh_map_alloc(unsigned long first, unsigned long end)
 {
-	struct fh_map *map = kvzalloc(struct_size(map, chunk, nr), GFP_KERNEL);
+	unsigned long nr = end - first;
+	struct fh_map *map = kvzalloc(struct_size(map, states, nr), GFP_KERNEL);
 
 	if (!map)
 		return NULL;
 	map->first = first;
 	map->nr = nr;
 	map->pending = bitmap_zalloc(nr, GFP_KERNEL);
-	map->hinted = bitmap_zalloc(nr, GFP_KERNEL);
-	if (!map->pending || !map->hinted) {
-		fh_map_free(map);
+	if (!map->pending) {
+		kvfree(map);
 		return NULL;
 	}
 	return map;
 }
 
-static void fh_map_copy(struct fh_map *to, const struct fh_map *from)
-{
-	unsigned long i, shift;
-
-	shift = from->first - to->first;
-	for (i = 0; i < from->nr; i++) {
-		to->chunk[i + shift] = from->chunk[i];
-		__assign_bit(i + shift, to->pending, test_bit(i, from->pending));
-		__assign_bit(i + shift, to->hinted, test_bit(i, from->hinted));
-	}
-}
-
-/* Let the map span a section; what it spans already it keeps. */
+/*
+ * Let the map span a section. It grows by half, or memory that comes a section at a
+ * time would copy it each time, and in steps of a long, so that the bitmap is copied by
+ * longs: that is all that happens with the lock held, 12 KiB for 12 TiB.
+ */
 static int fh_map_grow(struct fh_zone *fz, unsigned long sec)
 {
 	struct fh_map *old = fz->map, *new;
-	unsigned long first, end, flags;
+	unsigned long first, end, shift, flags;
 
-	if (old && sec >= old->first && sec < old->first + old->nr)
+	if (sec >= old->first && sec < old->first + old->nr)
 		return 0;
 
-	first = old ? min(old->first, sec) : sec;
-	end = old ? max(old->first + old->nr, sec + 1) : sec + 1;
-	new = fh_map_alloc(first, end - first);
+	first = old->first;
+	end = old->first + old->nr;
+	if (sec < first)
+		first = round_down(sec, BITS_PER_LONG);
+	else
+		end = round_up(sec + 1 + old->nr / 2, BITS_PER_LONG);
+	new = fh_map_alloc(first, end);
 	if (!new)
 		return -ENOMEM;
 
+	shift = old->first - first;
+	memcpy(new->states + shift, old->states, old->nr * sizeof(*old->states));
 	spin_lock_irqsave(&fz->zone->lock, flags);
-	if (old)
-		fh_map_copy(new, old);
+	bitmap_copy(new->pending + BIT_WORD(shift), old->pending, old->nr);
 	fz->map = new;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 
@@ -92,7 +94,7 @@ static int fh_map_grow(struct fh_zone *fz, unsigned long sec)
 }
 
 /**
- * fh_zone_alloc - start to track a zone
+ * fh_zone_alloc - room for what is known of a zone
  * @zone: the zone
  * @order: the granule
  *
@@ -108,11 +110,10 @@ struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order)
 		return NULL;
 	fz->zone = zone;
 	fz->order = order;
-	fz->words = BITS_TO_LONGS(PAGES_PER_SECTION >> order);
 	fz->soon_end = jiffies;
-	fz->window_end = jiffies;
 	fz->yield_end = jiffies;
-	fz->map = fh_map_alloc(first, last - first + 1);
+	fz->map = fh_map_alloc(round_down(first, BITS_PER_LONG),
+			       round_up(last + 1, BITS_PER_LONG));
 	if (!fz->map) {
 		kfree(fz);
 		return NULL;
@@ -122,22 +123,20 @@ struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order)
 
 /**
  * fh_zone_free - the opposite of fh_zone_alloc()
- * @fz: not known to the hooks any more; or NULL
+ * @fz: not known to the hooks any more
  */
 void fh_zone_free(struct fh_zone *fz)
 {
 	unsigned long i;
 
-	if (!fz)
-		return;
 	for (i = 0; i < fz->map->nr; i++)
-		kfree(fz->map->chunk[i]);
+		kfree(fz->map->states[i]);
 	fh_map_free(fz->map);
-	kfree(fz);
+	kfree_rcu(fz, rcu);
 }
 
 /**
- * fh_zone_add_section - have room for the granules of a section
+ * fh_zone_add_section - have room for the states of a section
  * @fz: the zone
  * @sec: number of the section
  *
@@ -145,23 +144,23 @@ void fh_zone_free(struct fh_zone *fz)
  */
 int fh_zone_add_section(struct fh_zone *fz, unsigned long sec)
 {
-	struct fh_chunk *chunk;
-	unsigned long flags;
+	unsigned long granules = PAGES_PER_SECTION >> fz->order, flags;
+	u8 *states;
 	int ret;
 
 	ret = fh_map_grow(fz, sec);
 	if (ret)
 		return ret;
-	if (fz->map->chunk[sec - fz->map->first])
+	if (fz->map->states[sec - fz->map->first])
 		return 0;
 
-	chunk = kzalloc(struct_size(chunk, bits, FH_NR_PLANES * fz->words),
-			GFP_KERNEL);
-	if (!chunk)
+	states = kzalloc(granules, GFP_KERNEL);
+	if (!states)
 		return -ENOMEM;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
-	fz->map->chunk[sec - fz->map->first] = chunk;
+	fz->map->states[sec - fz->map->first] = states;
+	fz->nr[FH_UNKNOWN] += granules;
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
 	return 0;
 }
@@ -169,44 +168,25 @@ int fh_zone_add_section(struct fh_zone *fz, unsigned long sec)
 /**
  * fh_zone_del_section - forget a section
  * @fz: the zone
- * @sec: number of the section; none of its pages is free or in flight
+ * @sec: number of the section; none of its pages is free
  */
 void fh_zone_del_section(struct fh_zone *fz, unsigned long sec)
 {
+	unsigned long granules = PAGES_PER_SECTION >> fz->order, flags, i;
 	struct fh_map *map = fz->map;
-	struct fh_chunk *chunk;
-	unsigned long flags;
+	u8 *states;
 
 	if (sec < map->first || sec - map->first >= map->nr)
 		return;
 
 	spin_lock_irqsave(&fz->zone->lock, flags);
-	chunk = map->chunk[sec - map->first];
-	if (chunk) {
-		fh_wipe_chunk(fz, sec - map->first);
-		map->chunk[sec - map->first] = NULL;
-	}
+	states = map->states[sec - map->first];
+	for (i = 0; states && i < granules; i++)
+		fz->nr[states[i]]--;
+	map->states[sec - map->first] = NULL;
+	__clear_bit(sec - map->first, map->pending);
 	spin_unlock_irqrestore(&fz->zone->lock, flags);
-	kfree(chunk);
-}
-
-/**
- * fh_next_zone - go through the zones that are tracked
- * @fz: where to go on, NULL to start
- *
- * Return: the next, NULL after the last.
- */
-struct fh_zone *fh_next_zone(struct fh_zone *fz)
-{
-	struct zone *zone;
-
-	zone = fz ? next_zone(fz->zone) : first_online_pgdat()->node_zones;
-	for (; zone; zone = next_zone(zone)) {
-		fz = READ_ONCE(zone->freehint);
-		if (fz)
-			return fz;
-	}
-	return NULL;
+	kfree(states);
 }
 
 static void fh_publish(struct zone *zone, struct fh_zone *fz)
@@ -214,7 +194,7 @@ static void fh_publish(struct zone *zone, struct fh_zone *fz)
 	unsigned long flags;
 
 	spin_lock_irqsave(&zone->lock, flags);
-	WRITE_ONCE(zone->freehint, fz);
+	zone->freehint = fz;
 	spin_unlock_irqrestore(&zone->lock, flags);
 }
 
@@ -224,11 +204,11 @@ static struct fh_zone *fh_track_zone(struct zone *zone)
 
 	if (fz)
 		return fz;
-	fz = fh_zone_alloc(zone, fh_storage_order);
+	fz = fh_zone_alloc(zone, fh_track_order);
 	if (!fz)
 		return NULL;
-	fz->kick = fh_storage_kick;
 	fh_publish(zone, fz);
+	list_add_tail_rcu(&fz->list, &fh_zones);
 	return fz;
 }
 
@@ -265,28 +245,19 @@ static void fh_untrack_range(struct zone *zone, unsigned long start_pfn,
 		fh_zone_del_section(fz, sec);
 }
 
-static void fh_untrack_node(pg_data_t *pgdat)
+/*
+ * With its last memory a zone loses its per-CPU data, which the thread and those who
+ * read figures look at without a lock.
+ */
+static void fh_set_leaving(struct zone *zone, bool leaving)
 {
-	enum zone_type type;
+	struct fh_zone *fz = zone->freehint;
 
-	for (type = 0; type < MAX_NR_ZONES; type++) {
-		struct zone *zone = &pgdat->node_zones[type];
-		struct fh_zone *fz = zone->freehint;
-
-		if (!fz)
-			continue;
-		fh_publish(zone, NULL);
-		fh_zone_free(fz);
-	}
-}
-
-/* A node whose memory was removed is offline, and its zones are still tracked. */
-static void fh_untrack_all(void)
-{
-	int nid;
-
-	for_each_node(nid)
-		fh_untrack_node(NODE_DATA(nid));
+	if (!fz || fz->leaving == leaving)
+		return;
+	WRITE_ONCE(fz->leaving, leaving);
+	if (leaving)
+		synchronize_rcu();
 }
 
 static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
@@ -294,32 +265,37 @@ static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 {
 	struct memory_notify *mn = data;
 	unsigned long end = mn->start_pfn + mn->nr_pages;
-	struct zone *zone;
+	struct zone *zone = page_zone(pfn_to_page(mn->start_pfn));
+
+	/* Isolated before this is called, so no more of it is taken. */
+	if (action == MEM_GOING_OFFLINE)
+		freehint_wait_range(mn->start_pfn, end);
+
+	guard(mutex)(&fh_topology);
+	if (!fh_tracking)
+		return NOTIFY_DONE;
 
 	switch (action) {
-	case MEM_GOING_OFFLINE:
-		/* Isolated before this is called, so no more of it is taken. */
-		freehint_wait_range(mn->start_pfn, end);
-		return NOTIFY_OK;
 	case MEM_GOING_ONLINE:
+		if (fh_track_range(zone, mn->start_pfn, end))
+			/* Not worth failing for. */
+			pr_warn("no memory to track pfn %#lx to %#lx, it will not be hinted\n",
+				mn->start_pfn, end - 1);
+		else
+			fh_set_leaving(zone, false);
+		break;
+	case MEM_GOING_OFFLINE:
+		if (zone->present_pages <= mn->nr_pages)
+			fh_set_leaving(zone, true);
+		break;
+	case MEM_CANCEL_OFFLINE:
+		fh_set_leaving(zone, false);
+		break;
 	case MEM_CANCEL_ONLINE:
 	case MEM_OFFLINE:
-		break;
-	default:
-		return NOTIFY_DONE;
-	}
-
-	guard(mutex)(&fh_storage_mutex);
-	if (!fh_storage_exists)
-		return NOTIFY_DONE;
-
-	zone = page_zone(pfn_to_page(mn->start_pfn));
-	if (action != MEM_GOING_ONLINE)
 		fh_untrack_range(zone, mn->start_pfn, end);
-	else if (fh_track_range(zone, mn->start_pfn, end))
-		/* Not worth failing for: this memory just is not hinted. */
-		pr_warn("no memory to track pfn %#lx to %#lx, it will not be hinted\n",
-			mn->start_pfn, end - 1);
+		break;
+	}
 	return NOTIFY_OK;
 }
 
@@ -328,13 +304,12 @@ static struct notifier_block fh_memory_nb = {
 };
 
 /**
- * fh_storage_create - track all zones, now and as memory comes online
+ * fh_track - track all zones, now and as memory comes online
  * @order: the granule
- * @kick: queued when a zone that was idle has something to do
  *
  * Context: process context. Return: 0 or a negative error.
  */
-int fh_storage_create(unsigned int order, struct irq_work *kick)
+int fh_track(unsigned int order)
 {
 	struct zone *zone;
 	int ret;
@@ -344,34 +319,38 @@ int fh_storage_create(unsigned int order, struct irq_work *kick)
 		return ret;
 
 	get_online_mems();
-	mutex_lock(&fh_storage_mutex);
-	fh_storage_order = order;
-	fh_storage_kick = kick;
-	fh_storage_exists = true;
+	mutex_lock(&fh_topology);
+	fh_track_order = order;
+	fh_tracking = true;
 	for_each_populated_zone(zone) {
 		ret = fh_track_range(zone, zone->zone_start_pfn,
 				     zone_end_pfn(zone));
 		if (ret)
 			break;
 	}
-	mutex_unlock(&fh_storage_mutex);
+	mutex_unlock(&fh_topology);
 	put_online_mems();
 
 	if (ret)
-		fh_storage_destroy();
+		fh_untrack();
 	return ret;
 }
 
 /**
- * fh_storage_destroy - track nothing
+ * fh_untrack - track nothing
  *
- * Context: process context. The key is off and nothing is in flight.
+ * Context: process context. The key is off.
  */
-void fh_storage_destroy(void)
+void fh_untrack(void)
 {
+	struct fh_zone *fz, *next;
+
 	unregister_memory_notifier(&fh_memory_nb);
-	mutex_lock(&fh_storage_mutex);
-	fh_storage_exists = false;
-	fh_untrack_all();
-	mutex_unlock(&fh_storage_mutex);
+	guard(mutex)(&fh_topology);
+	fh_tracking = false;
+	list_for_each_entry_safe(fz, next, &fh_zones, list) {
+		fh_publish(fz->zone, NULL);
+		list_del_rcu(&fz->list);
+		fh_zone_free(fz);
+	}
 }

@@ -1,283 +1,438 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: unit tests, states.
+ * Free memory hints: unit tests of granules' states and of where they are kept. The zone
+ * has no memory: nothing here looks at a page.
  */
 #include <kunit/test.h>
+#include <linux/mm.h>
+#include <linux/prandom.h>
+#include <linux/sizes.h>
 
-#include "fake.h"
+#include "../internal.h"
 
-static void test_free_is_pending(struct kunit *test)
+#define ORDER		9U
+#define G		(1UL << ORDER)
+#define GRANULES	(PAGES_PER_SECTION >> ORDER)
+
+/* A section above all memory of a guest that runs these tests. */
+#define SEC		100000UL
+
+struct fake {
+	struct zone zone;
+	struct fh_zone *fz;
+};
+
+static unsigned long at(unsigned long granule)
+{
+	return section_nr_to_pfn(SEC) + granule * G;
+}
+
+static void add_section(struct kunit *test, unsigned long sec)
 {
 	struct fake *fake = test->priv;
 
-	EXPECT_STATE(test, 4, NOTHING);
-	free_granules(fake, 4, 1);
-	EXPECT_STATE(test, 4, FH_YOUNG);
-	EXPECT_STATE(test, 3, NOTHING);
-	EXPECT_STATE(test, 5, NOTHING);
-	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_YOUNG], 1);
-	KUNIT_EXPECT_EQ(test, fake->fz->burst, 1);
+	KUNIT_ASSERT_EQ(test, fh_zone_add_section(fake->fz, sec), 0);
 }
 
-/* A granule that is put together from halves is pending once it is whole. */
-static void test_merged_from_halves(struct kunit *test)
+static int fake_init(struct kunit *test)
+{
+	struct fake *fake = kunit_kzalloc(test, sizeof(*fake), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, fake);
+	test->priv = fake;
+	spin_lock_init(&fake->zone.lock);
+	fake->zone.zone_start_pfn = section_nr_to_pfn(SEC);
+	fake->zone.spanned_pages = PAGES_PER_SECTION;
+	fake->fz = fh_zone_alloc(&fake->zone, ORDER);
+	KUNIT_ASSERT_NOT_NULL(test, fake->fz);
+	/* Nobody is to be woken. */
+	fake->fz->busy = true;
+	add_section(test, SEC);
+	spin_lock(&fake->zone.lock);
+	return 0;
+}
+
+static void fake_exit(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 
-	fake_free(fake, at(4), G - 1);
-	EXPECT_STATE(test, 4, NOTHING);
-
-	fake_free(fake, at(4) + GPAGES / 2, G - 1);
-	EXPECT_STATE(test, 4, FH_YOUNG);
+	spin_unlock(&fake->zone.lock);
+	fh_zone_free(fake->fz);
+	/* It is freed after a grace period, and points to what is about to go. */
+	rcu_barrier();
 }
 
-/* Memory is hinted after one to two periods, not before. */
-static void test_two_generations(struct kunit *test)
-{
-	struct fake *fake = test->priv;
+/* The life of a granule, as Documentation/mm/freehint.rst has it; "!" cannot be. */
+static const char * const life[FH_NR_EVENTS] = {
+	/*		    UYRDSOLHN */
+	[FH_FREED]	= "YYYYY!!YN",
+	[FH_ALLOCATED]	= "UUUUU!!UN",
+	[FH_PERIOD]	= "URDDSOLHN",
+	[FH_HURRY]	= "UDDDSOLHN",
+	[FH_TAKE]	= "!!!OO!!!!",
+	[FH_VANISHED]	= "UUUUU!!UN",
+	[FH_RETRY]	= "D!!!!DD!!",
+	[FH_DISCARD]	= "H!!!!HH!!",
+	[FH_REFUSE]	= "N!!!!NN!!",
+	[FH_SUSPECTED]	= "S!!!!SS!!",
+	[FH_BROKEN]	= "U!!!!UU!!",
+	[FH_LOSE]	= "!!!!!L!!!",
+	[FH_FORGET]	= "UUUUUOLUU",
+	[FH_FOUND]	= "DDDDD!!DD",
+};
 
-	free_granules(fake, 4, 1);
-	KUNIT_EXPECT_FALSE(test, fill(fake));
-	promote(fake);
-	EXPECT_STATE(test, 4, FH_AGED);
-	free_granules(fake, 6, 1);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
-	EXPECT_STATE(test, 4, FH_INFLIGHT);
-	EXPECT_STATE(test, 6, FH_YOUNG);
-	KUNIT_EXPECT_EQ(test, fake->hint->nr_pages, GPAGES);
-	answer(fake, FREEHINT_DISCARDED, false);
+static const char letter[FH_NR_STATES + 1] = "UYRDSOLHN";
+
+/* What brings a granule from unknown to each state. */
+static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
+{
+	switch (state) {
+	case FH_UNKNOWN:
+	case FH_NR_STATES:
+		break;
+	case FH_YOUNG:
+		fh_event(fz, pfn, ORDER, FH_FREED);
+		break;
+	case FH_RESTING:
+		fh_event(fz, pfn, ORDER, FH_FREED);
+		fh_event(fz, pfn, ORDER, FH_PERIOD);
+		break;
+	case FH_DUE:
+		fh_event(fz, pfn, ORDER, FH_FOUND);
+		break;
+	case FH_SUSPECT:
+		fh_event(fz, pfn, ORDER, FH_SUSPECTED);
+		break;
+	case FH_OUT:
+	case FH_LOST:
+		fh_event(fz, pfn, ORDER, FH_FOUND);
+		fh_event(fz, pfn, ORDER, FH_TAKE);
+		if (state == FH_LOST)
+			fh_event(fz, pfn, ORDER, FH_LOSE);
+		break;
+	case FH_DISCARDED:
+		fh_event(fz, pfn, ORDER, FH_DISCARD);
+		break;
+	case FH_REFUSED:
+		fh_event(fz, pfn, ORDER, FH_REFUSE);
+		break;
+	}
 }
 
-static void test_merge_keeps_state(struct kunit *test)
+static bool is_pending(char state)
 {
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 4, 1);
-	promote(fake);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
-	answer(fake, FREEHINT_DISCARDED, false);
-	EXPECT_STATE(test, 4, FH_HINTED);
-
-	/* 4 and 5 are buddies: one free block now. */
-	free_granules(fake, 5, 1);
-	KUNIT_EXPECT_EQ(test, fake->order[unit(at(4))], (s8)(G + 1));
-	EXPECT_STATE(test, 4, FH_HINTED);
-	EXPECT_STATE(test, 5, FH_YOUNG);
+	return strchr("YRDS", state);
 }
 
-static void test_split_keeps_state(struct kunit *test)
+static void test_every_cell(struct kunit *test)
 {
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 4, 2);
-	promote(fake);
-	alloc_pages_at(fake, at(5), G);
-	EXPECT_STATE(test, 4, FH_AGED);
-	EXPECT_STATE(test, 5, NOTHING);
-}
-
-/* A single page ends a granule's being free, and only that granule's. */
-static void test_partial_alloc(struct kunit *test)
-{
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 4, 2);
-	alloc_pages_at(fake, at(4) + GPAGES / 2, G - 1);
-	EXPECT_STATE(test, 4, NOTHING);
-	EXPECT_STATE(test, 5, FH_YOUNG);
-	KUNIT_EXPECT_EQ(test, fake->fz->reuse.spared, 1);
-}
-
-static void check_verdict(struct kunit *test, enum freehint_verdict verdict,
-			  bool stale, enum fh_plane want)
-{
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 8, 2);
-	promote(fake);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
-	answer(fake, verdict, stale);
-	EXPECT_STATE(test, 8, want);
-	EXPECT_STATE(test, 9, want);
-	KUNIT_EXPECT_EQ(test, fake->fz->nr[want], 2);
-	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_INFLIGHT], 0);
-	alloc_pages_at(fake, at(8), G + 1);
-	EXPECT_STATE(test, 8, want == FH_NEVER ? FH_NEVER : NOTHING);
-}
-
-static void test_verdict_discarded(struct kunit *test)
-{
-	check_verdict(test, FREEHINT_DISCARDED, false, FH_HINTED);
-}
-
-static void test_verdict_declined(struct kunit *test)
-{
-	check_verdict(test, FREEHINT_DECLINED, false, FH_HELD);
-}
-
-static void test_verdict_failed(struct kunit *test)
-{
-	check_verdict(test, FREEHINT_FAILED, false, FH_HELD);
-}
-
-static void test_verdict_throttled(struct kunit *test)
-{
-	check_verdict(test, FREEHINT_THROTTLED, false, FH_AGED);
-}
-
-/* An answer under an epoch that is over is none, whatever it says. */
-static void test_verdict_stale(struct kunit *test)
-{
-	enum freehint_verdict verdict;
-
-	for (verdict = 0; verdict < FREEHINT_NR_VERDICTS; verdict++)
-		check_verdict(test, verdict, true, FH_AGED);
-}
-
-/* Never outlives an allocation; freed again it is not pending. */
-static void test_verdict_never(struct kunit *test)
-{
-	struct fake *fake = test->priv;
-
-	check_verdict(test, FREEHINT_NEVER, false, FH_NEVER);
-	free_granules(fake, 8, 2);
-	EXPECT_STATE(test, 8, FH_NEVER);
-	promote(fake);
-	KUNIT_EXPECT_FALSE(test, fill(fake));
-}
-
-/* What the device declined is left alone until it says otherwise. */
-static void test_held_is_not_hinted(struct kunit *test)
-{
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 8, 1);
-	promote(fake);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
-	answer(fake, FREEHINT_DECLINED, false);
-	promote(fake);
-	KUNIT_EXPECT_FALSE(test, fill(fake));
-}
-
-static void test_wipe_spares_in_flight(struct kunit *test)
-{
-	struct fake *fake = test->priv;
-
-	free_granules(fake, 4, 1);
-	promote(fake);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
-	free_granules(fake, 6, 1);
-
-	spin_lock_irq(&fake->zone.lock);
-	fh_wipe_chunk(fake->fz, 0);
-	spin_unlock_irq(&fake->zone.lock);
-	EXPECT_STATE(test, 4, FH_INFLIGHT);
-	EXPECT_STATE(test, 6, NOTHING);
-	KUNIT_EXPECT_EQ(test, fake->fz->nr[FH_YOUNG], 0);
-	answer(fake, FREEHINT_DISCARDED, true);
-	EXPECT_STATE(test, 4, FH_AGED);
-}
-
-/* Those who wait for a range see what is in flight in it, and nothing else. */
-static void test_any_in_flight(struct kunit *test)
-{
-	const unsigned long last = PAGES_PER_SECTION / GPAGES - 1;
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
+	enum fh_event event;
+	enum fh_state state;
 
-	free_granules(fake, last + 3, 1);
-	promote(fake);
-	KUNIT_ASSERT_TRUE(test, fill(fake));
+	for (event = 0; event < FH_NR_EVENTS; event++) {
+		for (state = 0; state < FH_NR_STATES; state++) {
+			char after = life[event][state];
+			unsigned int was;
 
-	spin_lock_irq(&fake->zone.lock);
-	KUNIT_EXPECT_FALSE(test, fh_any(fz, at(0), at(last + 3), FH_INFLIGHT));
-	KUNIT_EXPECT_TRUE(test, fh_any(fz, at(0), at(last + 3) + 1, FH_INFLIGHT));
-	KUNIT_EXPECT_TRUE(test, fh_any(fz, at(last + 4) - 1, at(last + 4), FH_INFLIGHT));
-	KUNIT_EXPECT_FALSE(test, fh_any(fz, at(last + 4), FAKE_END + 1, FH_INFLIGHT));
-	KUNIT_EXPECT_FALSE(test, fh_any(fz, 0, at(0), FH_INFLIGHT));
-	spin_unlock_irq(&fake->zone.lock);
-	answer(fake, FREEHINT_DISCARDED, false);
+			bring(fz, at(7), state);
+			KUNIT_ASSERT_EQ_MSG(test, fh_state(fz, at(7)), state,
+					    "to %c", letter[state]);
+			KUNIT_EXPECT_EQ(test, fz->nr[state],
+					state ? 1 : GRANULES);
+			/* That it would warn is not what is tested here. */
+			if (after != '!') {
+				was = fh_event(fz, at(7), ORDER, event);
+				KUNIT_EXPECT_EQ(test, was, is_pending(letter[state]));
+				KUNIT_EXPECT_EQ_MSG(test, letter[fh_state(fz, at(7))],
+						    after, "event %u, state %c",
+						    event, letter[state]);
+				KUNIT_EXPECT_TRUE(test, !is_pending(after) ||
+						  test_bit(SEC - fz->map->first,
+							   fz->map->pending));
+			} else {
+				KUNIT_EXPECT_EQ_MSG(test, fh_next_state[event][state],
+						    FH_NR_STATES, "event %u, state %c",
+						    event, letter[state]);
+			}
+			if (fh_state(fz, at(7)) == FH_OUT ||
+			    fh_state(fz, at(7)) == FH_LOST)
+				fh_event(fz, at(7), ORDER, FH_BROKEN);
+			fh_event(fz, at(7), ORDER, FH_FORGET);
+			KUNIT_ASSERT_EQ(test, fh_state(fz, at(7)), FH_UNKNOWN);
+		}
+	}
 }
 
-/* Sections that are not tracked, below, above and gone, are no trouble. */
-static void test_untracked(struct kunit *test)
+/* What was free before keeps its state, whatever is merged with it. */
+static void test_freed_marks_what_was_freed(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
 
-	spin_lock_irq(&fake->zone.lock);
-	KUNIT_EXPECT_EQ(test, fh_note_free(fz, FAKE_START - GPAGES, G), 0);
-	KUNIT_EXPECT_EQ(test, fh_note_free(fz, FAKE_END, G), 0);
-	fh_note_taken(fz, FAKE_END, G);
-	spin_unlock_irq(&fake->zone.lock);
+	bring(fz, at(4), FH_DISCARDED);
+	/* The last page of granule 5. */
+	fh_freed(fz, at(6) - 1, 0);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(4)), FH_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(5)), FH_YOUNG);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(6)), FH_UNKNOWN);
+	KUNIT_EXPECT_EQ(test, fz->freed, 1);
 
-	free_granules(fake, 0, 1);
-	fh_zone_del_section(fz, FAKE_SECTION);
-	EXPECT_STATE(test, 0, NOTHING);
-	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 0);
-	promote(fake);
-	KUNIT_EXPECT_FALSE(test, fill(fake));
+	fh_freed(fz, at(8), ORDER + 2);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 5);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(11)), FH_YOUNG);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(12)), FH_UNKNOWN);
+	KUNIT_EXPECT_EQ(test, fz->burst, 5);
 }
 
-/* The next young granule, however often the walk lets go of the lock. */
-static unsigned long next_young(struct fh_zone *fz, unsigned long pfn)
+/* Of a block of which some is refused, the rest is pending all the same. */
+static void test_freed_beside_refused(struct kunit *test)
 {
-	while (!fh_next(fz, FH_YOUNG, &pfn) && pfn != FH_NO_PFN)
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	unsigned long pfn = FH_TOP;
+
+	bring(fz, at(8), FH_REFUSED);
+	fh_freed(fz, at(8), ORDER + 1);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(8)), FH_REFUSED);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(9)), FH_YOUNG);
+	fh_event(fz, at(9), ORDER, FH_HURRY);
+	KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_EQ(test, pfn, at(9));
+}
+
+static void test_allocated_is_evidence(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+
+	bring(fz, at(1), FH_DISCARDED);
+	bring(fz, at(2), FH_DISCARDED);
+	bring(fz, at(3), FH_RESTING);
+	fz->soon_end = jiffies + HZ;
+	fh_allocated(fz, at(1) + 3, 0);
+	KUNIT_EXPECT_EQ(test, fz->reused, 1);
+	fh_allocated(fz, at(3), 0);
+	fh_allocated(fz, at(3) + 1, 0);
+	KUNIT_EXPECT_EQ(test, fz->spared, 1);
+	KUNIT_EXPECT_EQ(test, fz->taken, 2);
+
+	fz->soon_end = jiffies;
+	fh_allocated(fz, at(2), ORDER);
+	KUNIT_EXPECT_EQ(test, fz->reused, 1);
+	KUNIT_EXPECT_EQ(test, fz->taken, 3);
+}
+
+static void age(struct fh_zone *fz, enum fh_event event)
+{
+	unsigned long sec = 0;
+
+	while (fh_age_some(fz, &sec, event))
 		;
-	return pfn;
 }
 
-/* A zone grows at either end; what is known moves along. */
+static void test_due_after_a_whole_period(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	unsigned long pfn = FH_TOP;
+
+	fh_freed(fz, at(3), ORDER);
+	age(fz, FH_PERIOD);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_RESTING);
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_EQ(test, pfn, 0);
+	fh_freed(fz, at(5), ORDER);
+	age(fz, FH_PERIOD);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_DUE);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(5)), FH_RESTING);
+	age(fz, FH_HURRY);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_DUE], 2);
+
+	/* What is not pending any more does not keep its section in the walk. */
+	fh_event(fz, at(3), ORDER, FH_TAKE);
+	fh_event(fz, at(5), ORDER, FH_TAKE);
+	age(fz, FH_PERIOD);
+	KUNIT_EXPECT_TRUE(test, bitmap_empty(fz->map->pending, fz->map->nr));
+}
+
+static void test_find_by_descending_address(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	const unsigned long due[] = { GRANULES - 1, 40, 7, 0 };
+	unsigned long pfn = FH_TOP, i;
+
+	for (i = 0; i < ARRAY_SIZE(due); i++)
+		bring(fz, at(due[i]), i == 1 ? FH_SUSPECT : FH_DUE);
+	bring(fz, at(20), FH_YOUNG);
+	for (i = 0; i < ARRAY_SIZE(due); i++) {
+		KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn));
+		KUNIT_EXPECT_EQ(test, pfn, at(due[i]));
+	}
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_EQ(test, pfn, 0);
+}
+
+/* A lock hold ends, however much there is to look at. */
+static void test_holds_are_bounded(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	const unsigned long sections = 3 * FH_HOLD_STATES / GRANULES;
+	unsigned long pfn, sec = 0, i, holds = 0;
+
+	spin_unlock(&fake->zone.lock);
+	for (i = 0; i < sections; i++)
+		add_section(test, SEC + i);
+	spin_lock(&fake->zone.lock);
+	for (i = 0; i < sections; i++)
+		bring(fz, at(i * GRANULES + 1), FH_YOUNG);
+	bring(fz, at(0), FH_DUE);
+
+	pfn = FH_TOP;
+	while (!fh_find_due(fz, &pfn) && pfn)
+		holds++;
+	KUNIT_EXPECT_EQ(test, pfn, at(0));
+	KUNIT_EXPECT_GE(test, holds, 2);
+	KUNIT_EXPECT_LE(test, holds, 4);
+
+	for (holds = 0; fh_age_some(fz, &sec, FH_PERIOD); holds++)
+		;
+	KUNIT_EXPECT_GE(test, holds, 2);
+	KUNIT_EXPECT_LE(test, holds, 4);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_RESTING], sections);
+}
+
+static void test_any_out(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+
+	bring(fz, at(9), FH_OUT);
+	bring(fz, at(20), FH_LOST);
+	KUNIT_EXPECT_TRUE(test, fh_any_out(fz, at(0), at(GRANULES)));
+	KUNIT_EXPECT_TRUE(test, fh_any_out(fz, at(9) + 5, at(9) + 6));
+	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(0), at(9)));
+	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(10), at(GRANULES)));
+	/* Not even in a section of which nothing is known. */
+	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(GRANULES), at(3 * GRANULES)));
+}
+
+/* The map grows in both directions, by more than it has to, and keeps what it has. */
 static void test_map_grows(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
+	unsigned long grown = 0, i;
+	struct fh_map *map;
 
-	free_granules(fake, 4, 1);
-	KUNIT_ASSERT_EQ(test, fh_zone_add_section(fz, FAKE_SECTION - 5), 0);
-	KUNIT_ASSERT_EQ(test, fh_zone_add_section(fz, FAKE_SECTION + 70), 0);
-	EXPECT_STATE(test, 4, FH_YOUNG);
+	bring(fz, at(3), FH_DUE);
+	spin_unlock(&fake->zone.lock);
+	add_section(test, SEC - 1000);
+	for (i = 1; i < 4000; i++) {
+		map = fz->map;
+		add_section(test, SEC + i);
+		grown += map != fz->map;
+	}
+	spin_lock(&fake->zone.lock);
+	KUNIT_EXPECT_LE(test, grown, 8);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_DUE);
+	KUNIT_EXPECT_TRUE(test, test_bit(SEC - fz->map->first, fz->map->pending));
+	KUNIT_EXPECT_EQ(test, bitmap_weight(fz->map->pending, fz->map->nr), 1);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_UNKNOWN], 4001 * GRANULES - 1);
 
-	spin_lock_irq(&fake->zone.lock);
-	fh_note_free(fz, section_nr_to_pfn(FAKE_SECTION + 70), G);
-	fh_note_free(fz, section_nr_to_pfn(FAKE_SECTION - 5), G);
-	KUNIT_EXPECT_EQ(test, next_young(fz, 0),
-			section_nr_to_pfn(FAKE_SECTION - 5));
-	KUNIT_EXPECT_EQ(test, next_young(fz, FAKE_START), at(4));
-	KUNIT_EXPECT_EQ(test, next_young(fz, at(5)),
-			section_nr_to_pfn(FAKE_SECTION + 70));
-	KUNIT_EXPECT_EQ(test,
-			next_young(fz, section_nr_to_pfn(FAKE_SECTION + 70) + GPAGES),
-			FH_NO_PFN);
-	spin_unlock_irq(&fake->zone.lock);
+	fh_event(fz, section_nr_to_pfn(SEC - 1000), ORDER, FH_FREED);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 1);
+
+	spin_unlock(&fake->zone.lock);
+	fh_zone_del_section(fz, SEC - 1000);
+	fh_zone_del_section(fz, SEC);
+	spin_lock(&fake->zone.lock);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 0);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_DUE], 0);
+	KUNIT_EXPECT_TRUE(test, bitmap_empty(fz->map->pending, fz->map->nr));
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_UNKNOWN);
+	/* Memory that nobody keeps track of. */
+	fh_freed(fz, at(3), ORDER);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 0);
 }
 
-static struct kunit_case freehint_state_cases[] = {
-	KUNIT_CASE(test_free_is_pending),
-	KUNIT_CASE(test_merged_from_halves),
-	KUNIT_CASE(test_two_generations),
-	KUNIT_CASE(test_merge_keeps_state),
-	KUNIT_CASE(test_split_keeps_state),
-	KUNIT_CASE(test_partial_alloc),
-	KUNIT_CASE(test_verdict_discarded),
-	KUNIT_CASE(test_verdict_declined),
-	KUNIT_CASE(test_verdict_failed),
-	KUNIT_CASE(test_verdict_throttled),
-	KUNIT_CASE(test_verdict_stale),
-	KUNIT_CASE(test_verdict_never),
-	KUNIT_CASE(test_held_is_not_hinted),
-	KUNIT_CASE(test_wipe_spares_in_flight),
-	KUNIT_CASE(test_any_in_flight),
-	KUNIT_CASE(test_untracked),
+/* A byte a granule, and what a section needs. */
+static void test_size_at_12_tib(struct kunit *test)
+{
+	unsigned long sections = SZ_1T / PAGE_SIZE * 12 / PAGES_PER_SECTION;
+	unsigned long bytes = sections * (sizeof(void *) + GRANULES) + sections / 8;
+	unsigned long granules = sections * GRANULES;
+
+	KUNIT_EXPECT_LE(test, bytes, granules + sections * 9);
+	kunit_info(test, "12 TiB: %lu KiB for %lu granules in %lu sections\n",
+		   bytes >> 10, granules, sections);
+}
+
+/* Many steps at random, beside a model that has no tricks. */
+static void test_random(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	struct rnd_state rnd;
+	char model[GRANULES];
+	unsigned long i, step, seed;
+	enum fh_event event;
+
+	for (seed = 1; seed <= 10; seed++) {
+		prandom_seed_state(&rnd, seed);
+		for (i = 0; i < GRANULES; i++)
+			model[i] = letter[fh_state(fz, at(i))];
+		for (step = 0; step < 2000; step++) {
+			unsigned int more = prandom_u32_state(&rnd) % 3;
+			unsigned long first = prandom_u32_state(&rnd) % GRANULES;
+			bool possible = true;
+
+			first = ALIGN_DOWN(first, 1UL << more);
+			event = prandom_u32_state(&rnd) % FH_NR_EVENTS;
+			for (i = first; i < first + (1UL << more); i++)
+				possible &= life[event][strchr(letter, model[i]) - letter] != '!';
+			if (!possible)
+				continue;
+			fh_event(fz, at(first), ORDER + more, event);
+			for (i = first; i < first + (1UL << more); i++)
+				model[i] = life[event][strchr(letter, model[i]) - letter];
+		}
+		for (i = 0; i < GRANULES; i++)
+			KUNIT_ASSERT_EQ_MSG(test, letter[fh_state(fz, at(i))], model[i],
+					    "seed %lu, granule %lu", seed, i);
+		for (step = 0; step < FH_NR_STATES; step++) {
+			unsigned long nr = 0;
+
+			for (i = 0; i < GRANULES; i++)
+				nr += model[i] == letter[step];
+			KUNIT_ASSERT_EQ_MSG(test, fz->nr[step], nr, "seed %lu, state %c",
+					    seed, letter[step]);
+		}
+	}
+}
+
+static struct kunit_case state_cases[] = {
+	KUNIT_CASE(test_every_cell),
+	KUNIT_CASE(test_freed_marks_what_was_freed),
+	KUNIT_CASE(test_freed_beside_refused),
+	KUNIT_CASE(test_allocated_is_evidence),
+	KUNIT_CASE(test_due_after_a_whole_period),
+	KUNIT_CASE(test_find_by_descending_address),
+	KUNIT_CASE(test_holds_are_bounded),
+	KUNIT_CASE(test_any_out),
 	KUNIT_CASE(test_map_grows),
+	KUNIT_CASE(test_size_at_12_tib),
+	KUNIT_CASE(test_random),
 	{ }
 };
 
-static struct kunit_suite freehint_state_suite = {
+static struct kunit_suite state_suite = {
 	.name = "freehint_state",
 	.init = fake_init,
 	.exit = fake_exit,
-	.test_cases = freehint_state_cases,
+	.test_cases = state_cases,
 };
-
-kunit_test_suite(freehint_state_suite);
+kunit_test_suite(state_suite);

@@ -1,0 +1,671 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Virtio free memory hint driver: the loop.
+ *
+ * One thread does all that concerns the device and free memory, in vfh_pass(). What
+ * others want, they write down and wake it. It never waits for memory or for the device,
+ * so it can always put back what the device has let go of.
+ *
+ * Pages that the device has come back when it has used their buffer, or when it has
+ * confirmed a reset, and on no other occasion: not when time is up, and not because
+ * somebody needs them.
+ */
+#include <linux/jiffies.h>
+#include <linux/kthread.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sizes.h>
+
+#include "vfh.h"
+#include "trace.h"
+
+/* How long a device may take for an answer before it is reset. */
+unsigned int vfh_timeout_ms = 5000;
+module_param_named(timeout_ms, vfh_timeout_ms, uint, 0644);
+MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
+
+/*
+ * In this time, an answer is looked for so many times. Looks are counted, not time: where
+ * the host runs neither the guest nor its device for a while, the guest's clock jumps, the
+ * device could not answer, and that makes for one look.
+ */
+#define VFH_LOOKS		8
+
+/* How long a device may take to confirm a reset, before what it has is given up. */
+#define VFH_RESET_TIME		(10 * HZ)
+
+/* A device that was reset stays down for so long, and twice as long each time. */
+#define VFH_BACKOFF		HZ
+#define VFH_MAX_BACKOFF		(60 * HZ)
+
+/* A source that could not be started is tried again after this. */
+#define VFH_RETRY_START		(5 * HZ)
+
+/* Most pages in a hint; and most in flight, for a device that is slow. */
+#define VFH_MAX_HINT		(SZ_128M >> PAGE_SHIFT)
+#define VFH_MAX_FLIGHT		(2 * VFH_MAX_HINT)
+#define VFH_MAX_SLOW		8U
+
+/* Gauges that go along with no hint are looked at every so many seconds. */
+#define VFH_GAUGES_LOOKS	5
+
+/* The period that ends idleness is so many times shorter than others. */
+#define VFH_FIRST_PERIOD	4
+
+/*
+ * The device.
+ */
+
+static unsigned long vfh_look_time(void)
+{
+	return max(msecs_to_jiffies(READ_ONCE(vfh_timeout_ms)) / VFH_LOOKS, 1UL);
+}
+
+/**
+ * vfh_fail - the device is of no use: reset it
+ * @fh: the device
+ * @hopeless: it will be of none when it is set up again, either
+ * @why: what to tell the administrator
+ */
+void vfh_fail(struct vfh *fh, bool hopeless, const char *why)
+{
+	if (hopeless)
+		fh->hopeless = true;
+	if (fh->phase != VFH_UP)
+		return;
+
+	dev_err(&fh->vdev->dev, "%s, resetting the device%s\n", why,
+		hopeless ? "; no more hints until the driver is bound again" : "");
+	fh->counters.resets++;
+	fh->phase = VFH_RESETTING;
+	fh->is_lost = false;
+	fh->reset_deadline = fh->now + VFH_RESET_TIME;
+	WRITE_ONCE(fh->is_reset, false);
+	fh->port->reset(fh);
+}
+
+static void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
+{
+	if (!msg->batch->lost)
+		WRITE_ONCE(fh->in_flight, fh->in_flight - msg->batch->nr_pages);
+	fh->source->give_back(msg->batch);
+	msg->queued = false;
+	list_move(&msg->list, &fh->idle);
+}
+
+/* A device that was reset has no message, and may have become another one. */
+static void vfh_forget(struct vfh *fh)
+{
+	fh->gauges.queued = false;
+	fh->gauges.refused = false;
+	fh->flush.done.queued = false;
+	vfh_flush_forget(fh);
+	fh->status = VIRTIO_FREEHINT_DRIVER_NOT_READY;
+	fh->config_changed = true;
+	fh->up_since = fh->now;
+}
+
+/* The device has let go of everything, without telling what it did. */
+static void vfh_take_back(struct vfh *fh)
+{
+	struct vfh_msg *msg, *next;
+	unsigned int i;
+
+	list_for_each_entry_safe(msg, next, &fh->flight, list) {
+		struct freehint_batch *batch = msg->batch;
+
+		for (i = 0; i < batch->nr_ranges; i++)
+			batch->ranges[i].outcome = FREEHINT_RETRY;
+		if (batch->lost)
+			fh->counters.leaked_bytes -= vfh_bytes(batch->nr_pages);
+		fh->counters.aborted_bytes += vfh_bytes(batch->nr_pages);
+		vfh_hint_done(fh, msg);
+	}
+	vfh_forget(fh);
+	fh->round = false;
+	fh->slow = 0;
+}
+
+/* It has not, and may yet write. */
+static void vfh_give_up(struct vfh *fh)
+{
+	struct vfh_msg *msg;
+
+	fh->is_lost = true;
+	if (list_empty(&fh->flight))
+		return;
+	list_for_each_entry(msg, &fh->flight, list) {
+		fh->source->lost(msg->batch);
+		fh->counters.leaked_bytes += vfh_bytes(msg->batch->nr_pages);
+	}
+	dev_err(&fh->vdev->dev, "the device does not confirm its reset, %llu KiB that it may still discard are lost until it does\n",
+		vfh_bytes(fh->in_flight) >> 10);
+	WRITE_ONCE(fh->in_flight, 0);
+}
+
+static void vfh_await_reset(struct vfh *fh)
+{
+	/* Pairs with vfh_reset_work(): the device writes nothing any more. */
+	if (smp_load_acquire(&fh->is_reset) || fh->port->is_gone(fh)) {
+		vfh_take_back(fh);
+		fh->phase = fh->hopeless ? VFH_HOPELESS : VFH_DOWN;
+		fh->revive_at = fh->now + fh->backoff;
+		fh->backoff = min(2 * fh->backoff, VFH_MAX_BACKOFF);
+	} else if (time_before(fh->now, fh->reset_deadline)) {
+		vfh_wait_until(fh, fh->reset_deadline);
+	} else if (!fh->is_lost) {
+		vfh_give_up(fh);
+	}
+}
+
+static void vfh_set_up_again(struct vfh *fh)
+{
+	if (fh->asleep)
+		return;
+	if (fh->phase == VFH_DOWN) {
+		if (time_before(fh->now, fh->revive_at)) {
+			vfh_wait_until(fh, fh->revive_at);
+			return;
+		}
+		fh->phase = VFH_REVIVING;
+		WRITE_ONCE(fh->is_revived, false);
+		fh->port->revive(fh);
+	}
+	/* Pairs with vfh_revive_work(). */
+	if (smp_load_acquire(&fh->is_revived)) {
+		dev_info(&fh->vdev->dev, "the device is back\n");
+		fh->phase = VFH_UP;
+		vfh_forget(fh);
+	} else if (READ_ONCE(fh->hopeless)) {
+		fh->phase = VFH_HOPELESS;
+	}
+}
+
+/* Part of the time for each answer is over. */
+static void vfh_look_for_overdue(struct vfh *fh)
+{
+	struct vfh_msg *msg;
+	bool overdue = false;
+
+	if (list_empty(&fh->flight))
+		return;
+	if (time_before(fh->now, fh->next_look)) {
+		vfh_wait_until(fh, fh->next_look);
+		return;
+	}
+	list_for_each_entry(msg, &fh->flight, list)
+		overdue |= ++msg->looks > VFH_LOOKS;
+	if (overdue) {
+		fh->counters.timeouts++;
+		vfh_fail(fh, false, "no answer to a hint in time");
+		return;
+	}
+	fh->next_look = fh->now + vfh_look_time();
+	vfh_wait_until(fh, fh->next_look);
+}
+
+/*
+ * Answers.
+ */
+
+/*
+ * A device has to answer within a time, and throttles what it does not get round to. So
+ * that there is progress, however slow it is, less is in flight until it keeps up.
+ */
+static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
+{
+	if (!retry_ms) {
+		fh->slow -= !!fh->slow;
+		return;
+	}
+	fh->slow = min(fh->slow + 1, VFH_MAX_SLOW);
+	fh->pause_end = fh->now + msecs_to_jiffies(retry_ms);
+}
+
+static void vfh_reap(struct vfh *fh)
+{
+	struct vfh_msg *msg;
+	unsigned int len;
+
+	while (fh->phase == VFH_UP && (msg = fh->port->next(fh, &len))) {
+		if (!msg->queued) {
+			vfh_fail(fh, false, "an answer to nothing");
+			break;
+		}
+		if (msg->batch) {
+			vfh_learn_speed(fh, vfh_read_answer(fh, msg, len));
+			if (fh->flush.stage == VFH_FLUSH_HINTING &&
+			    msg->cookie >= fh->flush.first)
+				fh->flush.hinted += msg->batch->nr_pages;
+			vfh_hint_done(fh, msg);
+			if (time_after(fh->now, fh->up_since + VFH_MAX_BACKOFF))
+				fh->backoff = VFH_BACKOFF;
+			continue;
+		}
+		msg->queued = false;
+		/* It does not know them, is not to blame, and not to be asked again. */
+		if (vfh_result(msg->answer, len) == VIRTIO_FREEHINT_R_UNSUPPORTED)
+			msg->refused = true;
+	}
+	if (fh->phase == VFH_UP && fh->port->is_broken(fh))
+		vfh_fail(fh, false, "the queue is broken");
+}
+
+/*
+ * What the device, the guest's administrator and mm want.
+ */
+
+static unsigned long vfh_period(const struct vfh *fh)
+{
+	return max(msecs_to_jiffies(max(fh->pace.age_ms, fh->config.delay_ms)), 1UL);
+}
+
+static void vfh_read_config(struct vfh *fh)
+{
+	u32 flush_id = fh->config.flush_id, epoch = fh->config.epoch;
+
+	if (fh->asleep || !fh->config_changed)
+		return;
+	fh->config_changed = false;
+	if (!fh->port->read_config(fh, &fh->config)) {
+		vfh_fail(fh, false, "the device asks to be reset");
+		return;
+	}
+	vfh_pace_bounds(fh);
+	/* Nobody shall wait for the end of a long period that has been made short. */
+	if (time_after(fh->period_end, fh->now + vfh_period(fh)))
+		fh->period_end = fh->now + vfh_period(fh);
+	if (fh->config.flush_id != flush_id)
+		vfh_flush_ask(fh);
+	if (fh->config.epoch == epoch || !fh->running)
+		return;
+	/* Answers that were given under another epoch do not count from here. */
+	fh->source->rehint();
+	fh->settling = true;
+	fh->period_runs = true;
+	fh->period_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+}
+
+/* Section "Driver status": what the driver does, and why, if it does nothing. */
+static u32 vfh_find_status(const struct vfh *fh)
+{
+	static const u32 refusals[] = {
+		[FREEHINT_NO_GRANULE] = VIRTIO_FREEHINT_DRIVER_GRANULE,
+		[FREEHINT_NO_POISONING] = VIRTIO_FREEHINT_DRIVER_POISONING,
+		[FREEHINT_NO_DEBUGGING] = VIRTIO_FREEHINT_DRIVER_DEBUGGING,
+		[FREEHINT_NO_OTHER] = VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER,
+	};
+	enum freehint_refusal refusal = fh->source->refusal(fh->order);
+
+	if (fh->phase != VFH_UP)
+		return VIRTIO_FREEHINT_DRIVER_FAILED;
+	if (refusal)
+		return refusals[refusal];
+	if (!READ_ONCE(fh->allowed))
+		return VIRTIO_FREEHINT_DRIVER_OFF;
+	if (fh->asleep || fh->config.state != VIRTIO_FREEHINT_STATE_ACTIVE)
+		return VIRTIO_FREEHINT_DRIVER_WAITING;
+	return VIRTIO_FREEHINT_DRIVER_ACTIVE;
+}
+
+static void vfh_tell_status(struct vfh *fh, u32 status)
+{
+	static const char * const refusals[] = {
+		[VIRTIO_FREEHINT_DRIVER_POISONING] =
+			"free pages are poisoned (page_poison)",
+		[VIRTIO_FREEHINT_DRIVER_DEBUGGING] =
+			"free pages are unmapped or shadowed (debug_pagealloc, KMSAN)",
+		[VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER] =
+			"free page reporting has a device already",
+		[VIRTIO_FREEHINT_DRIVER_GRANULE] =
+			"the device's granule is larger than a pageblock",
+		[VIRTIO_FREEHINT_DRIVER_FAILED] = NULL,
+	};
+
+	if (status == fh->status)
+		return;
+	WRITE_ONCE(fh->status, status);
+	if (refusals[status])
+		dev_warn(&fh->vdev->dev, "not hinting: %s\n", refusals[status]);
+	if (fh->phase == VFH_UP && !fh->asleep)
+		fh->port->write_status(fh, status);
+}
+
+/* In an interrupt. */
+static void vfh_freed(void *data)
+{
+	vfh_wake(data, VFH_EVENT_FREED);
+}
+
+static void vfh_start(struct vfh *fh)
+{
+	if (time_before(fh->now, fh->revive_at)) {
+		vfh_wait_until(fh, fh->revive_at);
+		return;
+	}
+	if (fh->source->start(fh->order, vfh_freed, fh)) {
+		dev_warn(&fh->vdev->dev, "cannot keep track of free memory, trying again\n");
+		fh->revive_at = fh->now + VFH_RETRY_START;
+		vfh_wait_until(fh, fh->revive_at);
+		return;
+	}
+	fh->running = true;
+	fh->settling = true;
+	fh->period_runs = true;
+	fh->period_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+	fh->pause_end = fh->now;
+	mod_timer(&fh->look, jiffies + HZ);
+}
+
+static void vfh_stop(struct vfh *fh)
+{
+	fh->running = false;
+	fh->round = false;
+	fh->period_runs = false;
+	timer_delete_sync(&fh->look);
+	fh->source->stop();
+}
+
+/* Whether memory is to be hinted; it stops when nothing is in flight any more. */
+static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
+{
+	u32 status = vfh_find_status(fh);
+	bool wanted = status == VIRTIO_FREEHINT_DRIVER_ACTIVE;
+
+	if (wanted && !fh->running)
+		vfh_start(fh);
+	/* Nobody tells when the other one goes. */
+	if (status == VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER)
+		vfh_wait_until(fh, fh->now + VFH_RETRY_START);
+	if (!wanted && fh->running && (list_empty(&fh->flight) || fh->is_lost))
+		vfh_stop(fh);
+	if (wanted || !fh->running) {
+		vfh_tell_status(fh, status);
+		WRITE_ONCE(fh->followed, wishes);
+		wake_up_all(&fh->settled);
+	}
+	return wanted && fh->running;
+}
+
+/*
+ * Hints.
+ */
+
+/**
+ * vfh_may_send - may hints be sent now, or did the device ask for a pause
+ * @fh: the device
+ */
+bool vfh_may_send(const struct vfh *fh)
+{
+	return time_after_eq(fh->now, fh->pause_end);
+}
+
+/**
+ * vfh_start_round - what is due is hinted from here
+ * @fh: the device
+ * @flags: see freehint_age()
+ *
+ * While the device is busy with what it was given before, that is one round.
+ */
+void vfh_start_round(struct vfh *fh, unsigned int flags)
+{
+	fh->period_runs = fh->source->age(flags);
+	fh->period_end = fh->now + vfh_period(fh);
+	if (fh->period_runs)
+		vfh_wait_until(fh, fh->period_end);
+	if (fh->round)
+		return;
+	fh->round = true;
+	fh->progress = false;
+	trace_freehint_round(true);
+}
+
+/* Memory is hinted when it has been free for a whole period. */
+static void vfh_end_period(struct vfh *fh)
+{
+	unsigned long left = fh->round_end + msecs_to_jiffies(fh->config.delay_ms);
+
+	if (test_and_clear_bit(VFH_EVENT_FREED, &fh->events) && !fh->period_runs) {
+		fh->period_runs = true;
+		fh->period_end = fh->now +
+			max(msecs_to_jiffies(fh->pace.age_ms) / VFH_FIRST_PERIOD, 1UL);
+	}
+	if (test_and_clear_bit(VFH_EVENT_LOOK, &fh->events) && !fh->period_runs &&
+	    fh->source->worth_a_look()) {
+		fh->period_runs = true;
+		fh->period_end = fh->now;
+	}
+	/* The device may want to be left alone between two rounds: so one has to end. */
+	if (!fh->period_runs || (fh->round && fh->config.delay_ms))
+		return;
+	if (!fh->round && time_before(fh->period_end, left))
+		fh->period_end = left;
+	if (time_before(fh->now, fh->period_end)) {
+		vfh_wait_until(fh, fh->period_end);
+		return;
+	}
+	vfh_pace_tick(fh);
+	vfh_start_round(fh, 0);
+}
+
+static bool vfh_send_one(struct vfh *fh, unsigned int flags)
+{
+	unsigned long max_pages = VFH_MAX_HINT;
+	struct vfh_msg *msg;
+
+	msg = list_first_entry_or_null(&fh->idle, struct vfh_msg, list);
+	if (!msg || !vfh_may_send(fh))
+		return false;
+	if (fh->slow) {
+		unsigned long most = VFH_MAX_FLIGHT >> fh->slow;
+
+		if (fh->in_flight && fh->in_flight >= most)
+			return false;
+		max_pages = min(most / 2, most - fh->in_flight);
+	}
+	if (!fh->source->collect(msg->batch, max_pages, flags))
+		return false;
+
+	if (vfh_send_hint(fh, msg)) {
+		/* Nobody has it, and it is due again. */
+		fh->counters.unsent++;
+		fh->source->give_back(msg->batch);
+		return false;
+	}
+	msg->queued = true;
+	msg->looks = 0;
+	if (list_empty(&fh->flight))
+		fh->next_look = fh->now + vfh_look_time();
+	list_move_tail(&msg->list, &fh->flight);
+	WRITE_ONCE(fh->in_flight, fh->in_flight + msg->batch->nr_pages);
+	return true;
+}
+
+static void vfh_send(struct vfh *fh)
+{
+	unsigned int flags = vfh_flushing(fh) ? FREEHINT_NOW : 0;
+	bool sent = false;
+
+	if (!fh->round)
+		return;
+	while (vfh_send_one(fh, flags))
+		sent = true;
+	if (sent) {
+		fh->progress = true;
+		/* It is told of both at once. */
+		vfh_gauges_send(fh);
+		fh->port->kick(fh);
+	}
+	vfh_look_for_overdue(fh);
+	if (!list_empty(&fh->flight))
+		return;
+	if (!vfh_may_send(fh)) {
+		vfh_wait_until(fh, fh->pause_end);
+		return;
+	}
+
+	fh->round = false;
+	fh->round_end = fh->now;
+	trace_freehint_round(false);
+	if (!fh->progress)
+		fh->settling = false;
+	vfh_flush_round_over(fh);
+	if (fh->period_runs)
+		vfh_wait_until(fh, fh->period_end);
+	else
+		vfh_gauges_rest(fh);
+}
+
+/**
+ * vfh_pass - do all that can be done now
+ * @fh: the device
+ * @now: jiffies
+ *
+ * &vfh.next is when there is something to do, if nothing happens before.
+ *
+ * Context: the loop.
+ */
+void vfh_pass(struct vfh *fh, unsigned long now)
+{
+	unsigned long wishes = READ_ONCE(fh->wishes);
+
+	fh->now = now;
+	fh->next = now + MAX_JIFFY_OFFSET;
+	if (test_and_clear_bit(VFH_EVENT_CONFIG, &fh->events))
+		fh->config_changed = true;
+
+	if (fh->phase == VFH_UP)
+		vfh_read_config(fh);
+	if (fh->phase == VFH_UP)
+		vfh_reap(fh);
+	if (fh->phase == VFH_UP)
+		vfh_look_for_overdue(fh);
+	if (fh->phase == VFH_RESETTING)
+		vfh_await_reset(fh);
+	if (fh->phase == VFH_DOWN || fh->phase == VFH_REVIVING)
+		vfh_set_up_again(fh);
+
+	if (vfh_follow_wishes(fh, wishes)) {
+		vfh_flush_step(fh);
+		vfh_end_period(fh);
+		vfh_send(fh);
+		if (test_and_clear_bit(VFH_EVENT_TELL, &fh->events))
+			vfh_gauges_rest(fh);
+	} else {
+		clear_bit(VFH_EVENT_FREED, &fh->events);
+		clear_bit(VFH_EVENT_LOOK, &fh->events);
+		clear_bit(VFH_EVENT_TELL, &fh->events);
+		vfh_flush_step(fh);
+	}
+}
+
+/**
+ * vfh_wake - let the loop look
+ * @fh: the device
+ * @event: VFH_EVENT_*
+ *
+ * Context: any.
+ */
+void vfh_wake(struct vfh *fh, unsigned int event)
+{
+	set_bit(event, &fh->events);
+	wake_up(&fh->wait);
+}
+
+/**
+ * vfh_wish - want something of the loop, and wait until it has followed
+ * @fh: the device
+ * @what: &vfh.allowed or &vfh.asleep
+ * @value: what it is to be
+ *
+ * When this returns, and memory is not to be hinted any more, the device has none of it,
+ * or it is lost. That takes the timeout and a reset at the most.
+ *
+ * Context: process context, not the loop.
+ */
+void vfh_wish(struct vfh *fh, bool *what, bool value)
+{
+	unsigned long wish;
+
+	spin_lock(&fh->lock);
+	WRITE_ONCE(*what, value);
+	wish = fh->wishes + 1;
+	WRITE_ONCE(fh->wishes, wish);
+	spin_unlock(&fh->lock);
+	vfh_wake(fh, VFH_EVENT_OTHER);
+	wait_event(fh->settled, (long)(READ_ONCE(fh->followed) - wish) >= 0);
+}
+
+/**
+ * vfh_wake_up - a device that was asleep has been set up anew
+ * @fh: the device
+ *
+ * The loop is asleep: nothing is in flight, and it does not look at the device.
+ */
+void vfh_wake_up(struct vfh *fh)
+{
+	fh->phase = fh->hopeless ? VFH_HOPELESS : VFH_UP;
+	vfh_forget(fh);
+	vfh_wish(fh, &fh->asleep, false);
+}
+
+/**
+ * vfh_thread - runs the loop
+ * @data: the device
+ *
+ * Return: 0, when it is told to stop.
+ */
+int vfh_thread(void *data)
+{
+	struct vfh *fh = data;
+
+	while (!kthread_should_stop()) {
+		long left;
+
+		clear_bit(VFH_EVENT_OTHER, &fh->events);
+		vfh_pass(fh, jiffies);
+		left = max_t(long, fh->next - jiffies, 0);
+		wait_event_idle_timeout(fh->wait, READ_ONCE(fh->events) ||
+					kthread_should_stop(), left);
+	}
+	return 0;
+}
+
+/* In a timer's interrupt, so that the loop is only woken for something. */
+static void vfh_look(struct timer_list *timer)
+{
+	struct vfh *fh = container_of(timer, struct vfh, look);
+
+	fh->looks++;
+	if (fh->source->worth_a_look() || fh->source->refusal(fh->order))
+		vfh_wake(fh, VFH_EVENT_LOOK);
+	if (fh->looks % VFH_GAUGES_LOOKS == 0 && vfh_gauges_worth_telling(fh))
+		vfh_wake(fh, VFH_EVENT_TELL);
+	mod_timer(&fh->look, jiffies + HZ);
+}
+
+/**
+ * vfh_init - set up what the loop needs
+ * @fh: zeroed, with a source and a port
+ */
+void vfh_init(struct vfh *fh)
+{
+	init_waitqueue_head(&fh->wait);
+	init_waitqueue_head(&fh->settled);
+	spin_lock_init(&fh->lock);
+	INIT_LIST_HEAD(&fh->idle);
+	INIT_LIST_HEAD(&fh->flight);
+	timer_setup(&fh->look, vfh_look, TIMER_DEFERRABLE);
+	vfh_flush_init(fh);
+	fh->allowed = true;
+	fh->phase = VFH_UP;
+	fh->backoff = VFH_BACKOFF;
+	fh->now = jiffies;
+	fh->up_since = jiffies;
+	fh->round_end = jiffies;
+	fh->revive_at = jiffies;
+	fh->pause_end = jiffies;
+	fh->pace.since = jiffies;
+	fh->config_changed = true;
+}

@@ -1,0 +1,1109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Virtio free memory hint driver: unit tests of the loop, pass by pass, on a device and a
+ * source of memory that are fakes, with a clock that the test moves.
+ */
+#include <kunit/test.h>
+#include <linux/device.h>
+#include <linux/jiffies.h>
+#include <linux/slab.h>
+
+#include "../vfh.h"
+
+#define ORDER		9U
+#define G		(1UL << ORDER)
+#define AGE_MS		100
+#define AGE		msecs_to_jiffies(AGE_MS)
+#define LOOK		(msecs_to_jiffies(5000) / 8)
+#define MAX_SENT	16
+
+/**
+ * struct fake - a device, and a source of memory
+ * @fh: what is tested
+ * @vdev: so that there is a name for messages
+ * @now: the clock
+ * @refusal: the source's
+ * @young: granules that were freed
+ * @due: granules that are due
+ * @started: the source is
+ * @rehints: how often it was told
+ * @ages: the same
+ * @flags: of the last collection
+ * @outcomes: granules that came back, by outcome
+ * @lost: granules that were given up
+ * @stats: what it says
+ * @look: it is worth a look
+ * @start_error: it cannot be started
+ * @config: the device's
+ * @needs_reset: it says so
+ * @status: what it was told
+ * @sent: messages that it has, oldest first
+ * @nr_sent: how many
+ * @lens: how much it has written; 0 for a message that it has not used
+ * @send_error: what sending ends with
+ * @kicks: how often it was told
+ * @broken: the queue is
+ * @gone: the device is
+ * @resets: how often it was told
+ * @revivals: the same
+ */
+struct fake {
+	struct vfh fh;
+	struct virtio_device vdev;
+	unsigned long now;
+	enum freehint_refusal refusal;
+	unsigned long young;
+	unsigned long due;
+	bool started;
+	unsigned int rehints;
+	unsigned int ages;
+	unsigned int flags;
+	unsigned long outcomes[FREEHINT_NR_OUTCOMES];
+	unsigned long lost;
+	struct freehint_stats stats;
+	bool look;
+	int start_error;
+	struct vfh_config config;
+	bool needs_reset;
+	u32 status;
+	struct vfh_msg *sent[MAX_SENT];
+	unsigned int nr_sent;
+	unsigned int lens[MAX_SENT];
+	int send_error;
+	unsigned int kicks;
+	bool broken;
+	bool gone;
+	unsigned int resets;
+	unsigned int revivals;
+};
+
+/* The source's operations have no argument that says which. */
+static struct fake *fake;
+
+static enum freehint_refusal fake_refusal(unsigned int order)
+{
+	return fake->refusal;
+}
+
+static int fake_start(unsigned int order, void (*wake)(void *data), void *data)
+{
+	if (!fake->start_error)
+		fake->started = true;
+	return fake->start_error;
+}
+
+static void fake_stop(void)
+{
+	fake->started = false;
+}
+
+static bool fake_age(unsigned int flags)
+{
+	fake->ages++;
+	fake->due += fake->young;
+	fake->young = 0;
+	return fake->due;
+}
+
+static unsigned int fake_collect(struct freehint_batch *batch,
+				 unsigned long max_pages, unsigned int flags)
+{
+	unsigned long granules = min(fake->due, max(max_pages / G, 1UL));
+
+	fake->flags = flags;
+	batch->nr_ranges = 0;
+	batch->nr_pages = 0;
+	batch->lost = false;
+	if (!granules)
+		return 0;
+	fake->due -= granules;
+	batch->nr_ranges = 1;
+	batch->nr_pages = granules * G;
+	batch->ranges[0].pfn = 16 * G;
+	batch->ranges[0].nr_pages = granules * G;
+	return 1;
+}
+
+static void fake_give_back(struct freehint_batch *batch)
+{
+	unsigned int i;
+
+	for (i = 0; i < batch->nr_ranges; i++)
+		fake->outcomes[batch->ranges[i].outcome] += batch->ranges[i].nr_pages / G;
+	if (batch->lost)
+		fake->lost -= batch->nr_pages / G;
+}
+
+static void fake_lost(struct freehint_batch *batch)
+{
+	batch->lost = true;
+	fake->lost += batch->nr_pages / G;
+}
+
+static void fake_rehint(void)
+{
+	fake->rehints++;
+}
+
+static void fake_get_stats(struct freehint_stats *stats)
+{
+	*stats = fake->stats;
+}
+
+static bool fake_worth_a_look(void)
+{
+	return fake->look;
+}
+
+static const struct vfh_source fake_source = {
+	.refusal = fake_refusal,
+	.start = fake_start,
+	.stop = fake_stop,
+	.age = fake_age,
+	.collect = fake_collect,
+	.give_back = fake_give_back,
+	.lost = fake_lost,
+	.rehint = fake_rehint,
+	.get_stats = fake_get_stats,
+	.worth_a_look = fake_worth_a_look,
+};
+
+static bool fake_read_config(struct vfh *fh, struct vfh_config *config)
+{
+	*config = fake->config;
+	return !fake->needs_reset;
+}
+
+static void fake_write_status(struct vfh *fh, u32 status)
+{
+	fake->status = status;
+}
+
+static int fake_send(struct vfh *fh, struct vfh_msg *msg, size_t size,
+		     size_t nr_statuses)
+{
+	if (fake->send_error || fake->nr_sent == MAX_SENT)
+		return fake->send_error ?: -ENOSPC;
+	fake->lens[fake->nr_sent] = 0;
+	fake->sent[fake->nr_sent++] = msg;
+	return 0;
+}
+
+static void fake_kick(struct vfh *fh)
+{
+	fake->kicks++;
+}
+
+static struct vfh_msg *fake_next(struct vfh *fh, unsigned int *len)
+{
+	struct vfh_msg *msg;
+	unsigned int i, j;
+
+	for (i = 0; i < fake->nr_sent && !fake->lens[i]; i++)
+		;
+	if (i == fake->nr_sent)
+		return NULL;
+	msg = fake->sent[i];
+	*len = fake->lens[i];
+	for (j = i + 1; j < fake->nr_sent; j++) {
+		fake->sent[j - 1] = fake->sent[j];
+		fake->lens[j - 1] = fake->lens[j];
+	}
+	fake->nr_sent--;
+	return msg;
+}
+
+static bool fake_is_broken(struct vfh *fh)
+{
+	return fake->broken;
+}
+
+static bool fake_is_gone(struct vfh *fh)
+{
+	return fake->gone;
+}
+
+static void fake_reset(struct vfh *fh)
+{
+	fake->resets++;
+}
+
+static void fake_revive(struct vfh *fh)
+{
+	fake->revivals++;
+}
+
+static const struct vfh_port fake_port = {
+	.read_config = fake_read_config,
+	.write_status = fake_write_status,
+	.send = fake_send,
+	.kick = fake_kick,
+	.next = fake_next,
+	.is_broken = fake_is_broken,
+	.is_gone = fake_is_gone,
+	.reset = fake_reset,
+	.revive = fake_revive,
+};
+
+/* A pass, so many jiffies later. */
+static void pass(unsigned long later)
+{
+	fake->now += later;
+	vfh_pass(&fake->fh, fake->now);
+}
+
+static void config_changes(void)
+{
+	set_bit(VFH_EVENT_CONFIG, &fake->fh.events);
+	pass(0);
+}
+
+/* Granules are freed, and nobody is busy with others. */
+static void free_granules(unsigned long nr)
+{
+	fake->young += nr;
+	set_bit(VFH_EVENT_FREED, &fake->fh.events);
+	pass(0);
+}
+
+static bool is_hint(const struct vfh_msg *msg)
+{
+	return msg->batch;
+}
+
+static unsigned int hints_sent(void)
+{
+	unsigned int i, nr = 0;
+
+	for (i = 0; i < fake->nr_sent; i++)
+		nr += is_hint(fake->sent[i]);
+	return nr;
+}
+
+/* The nth message that the device has is used. */
+static void answer_nth(unsigned int n, u8 status, u32 epoch, u32 retry_ms)
+{
+	struct vfh_msg *msg = fake->sent[n];
+	struct vfh_answer *answer = msg->answer;
+	unsigned int i, nr = is_hint(msg) ? msg->batch->nr_ranges : 0;
+
+	answer->ack = (struct virtio_freehint_ack) {
+		.result = cpu_to_le16(VIRTIO_FREEHINT_R_DONE),
+		.nstatus = cpu_to_le32(nr),
+		.rehint_epoch = cpu_to_le32(epoch),
+		.retry_after_ms = cpu_to_le32(retry_ms),
+	};
+	for (i = 0; i < nr; i++)
+		answer->status[i] = status;
+	fake->lens[n] = sizeof(answer->ack) + nr;
+}
+
+static void answer_all(u8 status)
+{
+	unsigned int i;
+
+	for (i = 0; i < fake->nr_sent; i++)
+		answer_nth(i, status, fake->config.epoch, 0);
+	pass(0);
+}
+
+/* The first hint that the device has. */
+static unsigned int first_hint(void)
+{
+	unsigned int i;
+
+	for (i = 0; !is_hint(fake->sent[i]); i++)
+		;
+	return i;
+}
+
+static int loop_init(struct kunit *test)
+{
+	struct vfh *fh;
+	unsigned int i;
+
+	fake = kunit_kzalloc(test, sizeof(*fake), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fake);
+	device_initialize(&fake->vdev.dev);
+	dev_set_name(&fake->vdev.dev, "freehint-test");
+	/* Times are compared with INITIAL_JIFFIES and later. */
+	fake->now = jiffies;
+	fake->config = (struct vfh_config) {
+		.state = VIRTIO_FREEHINT_STATE_ACTIVE,
+		.epoch = 5,
+		.min_age_ms = AGE_MS,
+	};
+
+	fh = &fake->fh;
+	fh->vdev = &fake->vdev;
+	fh->source = &fake_source;
+	fh->port = &fake_port;
+	fh->granule = G << PAGE_SHIFT;
+	fh->order = ORDER;
+	fh->max_ranges = 4;
+	fh->nr_hints = 3;
+	vfh_init(fh);
+	KUNIT_ASSERT_EQ(test, vfh_alloc_msgs(fh), 0);
+	for (i = 0; i < 2; i++)
+		pass(0);
+	KUNIT_ASSERT_TRUE(test, fake->started);
+	/* The round that a start leads to finds nothing. */
+	pass(AGE);
+	pass(AGE);
+	for (i = 0; i < fake->nr_sent; i++)
+		answer_nth(i, 0, 5, 0);
+	pass(0);
+	KUNIT_ASSERT_EQ(test, fake->nr_sent, 0);
+	return 0;
+}
+
+static void loop_exit(struct kunit *test)
+{
+	timer_delete_sync(&fake->fh.look);
+	cancel_work_sync(&fake->fh.flush.gather);
+	vfh_free_msgs(&fake->fh);
+	kfree_const(fake->vdev.dev.kobj.name);
+}
+
+/* Freed, at rest for more than the age, sent, answered, and back. */
+static void test_a_hint(struct kunit *test)
+{
+	free_granules(7);
+	pass(AGE / 8);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + AGE));
+	pass(AGE / 4);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 7 * G);
+	KUNIT_EXPECT_GT(test, fake->kicks, 0);
+
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 7);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.verdict_bytes[VFH_DISCARDED],
+			7 * G << PAGE_SHIFT);
+}
+
+static void test_idle_is_not_woken(struct kunit *test)
+{
+	unsigned int ages;
+
+	free_granules(7);
+	pass(AGE);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	answer_all(0);
+	pass(AGE);
+	pass(AGE);
+	answer_all(0);
+	ages = fake->ages;
+	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
+	pass(10 * HZ);
+	KUNIT_EXPECT_EQ(test, fake->ages, ages);
+}
+
+/* Each status leads to an outcome; what is not known follows its class. */
+static void test_statuses(struct kunit *test)
+{
+	static const struct {
+		u8 status;
+		enum freehint_outcome outcome;
+		enum vfh_verdict verdict;
+	} cases[] = {
+		{ 0x10, FREEHINT_DISCARDED, VFH_DISCARDED },
+		{ 0x00, FREEHINT_REFUSED, VFH_DECLINED },
+		{ 0x11, FREEHINT_REFUSED, VFH_DECLINED },
+		{ 0x20, FREEHINT_REFUSED, VFH_DECLINED },
+		{ 0x21, FREEHINT_RETRY, VFH_THROTTLED },
+		{ 0x22, FREEHINT_REFUSED, VFH_DECLINED },
+		{ 0x30, FREEHINT_REFUSED, VFH_FAILED },
+		{ 0x3f, FREEHINT_REFUSED, VFH_DECLINED },
+		{ 0x40, FREEHINT_SUSPECT, VFH_NEVER },
+		{ 0x43, FREEHINT_SUSPECT, VFH_NEVER },
+		{ 0x47, FREEHINT_SUSPECT, VFH_NEVER },
+		{ 0x48, FREEHINT_SUSPECT, VFH_NEVER },
+		{ 0xff, FREEHINT_SUSPECT, VFH_NEVER },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		unsigned long before = fake->outcomes[cases[i].outcome];
+		u64 bytes = fake->fh.counters.verdict_bytes[cases[i].verdict];
+
+		free_granules(1);
+		pass(AGE);
+		KUNIT_ASSERT_EQ_MSG(test, hints_sent(), 1, "status %#x", cases[i].status);
+		answer_all(cases[i].status);
+		KUNIT_EXPECT_EQ_MSG(test, fake->outcomes[cases[i].outcome], before + 1,
+				    "status %#x", cases[i].status);
+		KUNIT_EXPECT_EQ_MSG(test, fake->fh.counters.verdict_bytes[cases[i].verdict],
+				    bytes + (G << PAGE_SHIFT), "status %#x",
+				    cases[i].status);
+		pass(2 * AGE);
+		answer_all(0);
+	}
+}
+
+/* Whatever is missing from an answer is "declined". */
+static void test_short_answers(struct kunit *test)
+{
+	unsigned int n;
+
+	free_granules(1);
+	pass(AGE);
+	n = first_hint();
+	answer_nth(n, VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	fake->lens[n] = sizeof(struct virtio_freehint_ack);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_REFUSED], 1);
+
+	pass(2 * AGE);
+	free_granules(1);
+	pass(AGE);
+	n = first_hint();
+	answer_nth(n, VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	fake->lens[n] = 3;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_REFUSED], 2);
+	KUNIT_EXPECT_EQ(test, fake->resets, 0);
+}
+
+/* An answer of another epoch claims nothing, whichever of the two is behind. */
+static void test_stale_answers(struct kunit *test)
+{
+	free_granules(3);
+	pass(AGE);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_DISCARDED, 6, 0);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 3);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 0);
+
+	/* The configuration is looked at because of it. */
+	fake->config.epoch = 6;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->rehints, 1);
+
+	free_granules(3);
+	pass(2 * AGE);
+	KUNIT_ASSERT_GE(test, hints_sent(), 1);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 0);
+}
+
+/* The epoch moves while a hint is out: all that was known is forgotten, once. */
+static void test_epoch_moves(struct kunit *test)
+{
+	free_granules(3);
+	pass(AGE);
+	fake->config.epoch = 9;
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->rehints, 1);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_DISCARDED, 9, 0);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3);
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->rehints, 1);
+}
+
+static void test_out_of_order(struct kunit *test)
+{
+	unsigned long most = SZ_128M >> PAGE_SHIFT;
+
+	free_granules(3 * most / G);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 3);
+	answer_nth(fake->nr_sent - 1 - !is_hint(fake->sent[fake->nr_sent - 1]),
+		   VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], most / G);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 2 * most);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3 * most / G);
+}
+
+/* A message that is used twice is a device that is not to be trusted. */
+static void test_answered_twice(struct kunit *test)
+{
+	struct vfh_msg *msg;
+
+	free_granules(3);
+	pass(AGE);
+	msg = fake->sent[first_hint()];
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	fake->sent[fake->nr_sent] = msg;
+	fake->lens[fake->nr_sent++] = sizeof(msg->answer->ack) + 1;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+/* No answer: after the timeout, and not before, the device is reset. */
+static void let_time_out(struct kunit *test)
+{
+	unsigned int i;
+
+	for (i = 0; i < 8; i++) {
+		pass(LOOK);
+		KUNIT_ASSERT_EQ(test, fake->fh.phase, VFH_UP);
+		KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + LOOK));
+	}
+	pass(LOOK);
+	KUNIT_ASSERT_EQ(test, fake->fh.phase, VFH_RESETTING);
+}
+
+static void confirm_reset(void)
+{
+	fake->nr_sent = 0;
+	fake->fh.is_reset = true;
+	pass(0);
+}
+
+static void come_back(struct kunit *test)
+{
+	unsigned long wait = fake->fh.revive_at - fake->now;
+
+	KUNIT_EXPECT_EQ(test, fake->fh.next, fake->fh.revive_at);
+	pass(wait - 1);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_DOWN);
+	pass(1);
+	KUNIT_ASSERT_EQ(test, fake->fh.phase, VFH_REVIVING);
+	fake->fh.is_revived = true;
+	pass(0);
+	pass(0);
+	KUNIT_ASSERT_EQ(test, fake->fh.phase, VFH_UP);
+}
+
+static void test_never_answered(struct kunit *test)
+{
+	free_granules(5);
+	pass(AGE);
+	let_time_out(test);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.timeouts, 1);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 5 * G);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 0);
+
+	confirm_reset();
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 5);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.aborted_bytes, 5 * G << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, fake->fh.status, VIRTIO_FREEHINT_DRIVER_FAILED);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+
+	/* It comes back by itself, and memory is hinted again. */
+	come_back(test);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+	free_granules(5);
+	pass(AGE);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+}
+
+/* Each time it stays down for longer, up to a minute. */
+static void test_backoff(struct kunit *test)
+{
+	unsigned long last = 0;
+	unsigned int i;
+
+	for (i = 0; i < 9; i++) {
+		free_granules(1);
+		pass(AGE);
+		let_time_out(test);
+		confirm_reset();
+		if (i < 5)
+			KUNIT_EXPECT_GT(test, fake->fh.revive_at - fake->now, last);
+		last = fake->fh.revive_at - fake->now;
+		KUNIT_EXPECT_LE(test, last, 60 * HZ);
+		come_back(test);
+	}
+	KUNIT_EXPECT_EQ(test, last, 60 * HZ);
+
+	/* A device that was good for a while has its credit back. */
+	pass(61 * HZ);
+	free_granules(1);
+	pass(AGE);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->fh.backoff, HZ);
+}
+
+/* The clock jumps: the device could not answer, and that makes for one look. */
+static void test_clock_jumps(struct kunit *test)
+{
+	free_granules(1);
+	pass(AGE);
+	pass(3600 * HZ);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_UP);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 1);
+}
+
+/* Time runs for each hint: a device that answers others does not get more of it. */
+static void test_slow_motion(struct kunit *test)
+{
+	unsigned long most = SZ_128M >> PAGE_SHIFT;
+	unsigned int i;
+
+	free_granules(3 * most / G);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 3);
+	for (i = 0; i < 7; i++)
+		pass(LOOK);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	pass(LOOK);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_UP);
+	pass(LOOK);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_RESETTING);
+}
+
+/* An answer whose notification was lost is an answer all the same. */
+static void test_late_answer(struct kunit *test)
+{
+	unsigned int i;
+
+	free_granules(1);
+	pass(AGE);
+	for (i = 0; i < 8; i++)
+		pass(LOOK);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	pass(LOOK);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_UP);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 1);
+}
+
+/* What cannot be had back is lost, until the reset is confirmed after all. */
+static void test_late_reset(struct kunit *test)
+{
+	free_granules(5);
+	pass(AGE);
+	let_time_out(test);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 10 * HZ));
+	pass(10 * HZ - 1);
+	KUNIT_EXPECT_EQ(test, fake->lost, 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, fake->lost, 5);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.leaked_bytes, 5 * G << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+	pass(HZ);
+	KUNIT_EXPECT_EQ(test, fake->lost, 5);
+
+	confirm_reset();
+	KUNIT_EXPECT_EQ(test, fake->lost, 0);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.leaked_bytes, 0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 5);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+	come_back(test);
+}
+
+static void test_gone(struct kunit *test)
+{
+	free_granules(5);
+	pass(AGE);
+	fake->gone = true;
+	fake->broken = true;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 5);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+}
+
+static void test_broken_queue(struct kunit *test)
+{
+	fake->broken = true;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+	fake->broken = false;
+	confirm_reset();
+	come_back(test);
+}
+
+static void test_needs_reset(struct kunit *test)
+{
+	fake->needs_reset = true;
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+	fake->needs_reset = false;
+	confirm_reset();
+	come_back(test);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+}
+
+/* A device that supports no hints will support none when it is reset. */
+static void test_unsupported(struct kunit *test)
+{
+	unsigned int n;
+
+	free_granules(5);
+	pass(AGE);
+	n = first_hint();
+	answer_nth(n, VIRTIO_FREEHINT_S_DISCARDED, 5, 0);
+	fake->sent[n]->answer->ack.result = cpu_to_le16(VIRTIO_FREEHINT_R_UNSUPPORTED);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_REFUSED], 5);
+	confirm_reset();
+	pass(3600 * HZ);
+	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_HOPELESS);
+	KUNIT_EXPECT_EQ(test, fake->revivals, 0);
+}
+
+/* Other messages may be unsupported, and are not sent again. */
+static void test_unsupported_gauges(struct kunit *test)
+{
+	unsigned int i;
+
+	free_granules(1);
+	pass(AGE);
+	for (i = 0; is_hint(fake->sent[i]); i++)
+		;
+	answer_nth(i, 0, 5, 0);
+	fake->sent[i]->answer->ack.result = cpu_to_le16(VIRTIO_FREEHINT_R_UNSUPPORTED);
+	pass(0);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->resets, 0);
+	KUNIT_EXPECT_EQ(test, fake->nr_sent, 0);
+	pass(2 * AGE);
+	free_granules(1);
+	pass(AGE);
+	KUNIT_EXPECT_EQ(test, fake->nr_sent, hints_sent());
+}
+
+/* The queue is full, or was: nobody has the memory, and it is offered again. */
+static void test_unsent(struct kunit *test)
+{
+	fake->send_error = -ENOSPC;
+	free_granules(4);
+	pass(AGE);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 4);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.unsent, 1);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.hints, 0);
+	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
+	KUNIT_EXPECT_EQ(test, fake->resets, 0);
+}
+
+/* A device that does not get round to all is left alone, and given less. */
+static void test_throttled(struct kunit *test)
+{
+	unsigned long most = SZ_128M >> PAGE_SHIFT;
+
+	free_granules(4 * most / G);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 3);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_THROTTLED, 5, 500);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], most / G);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 2);
+	answer_all(VIRTIO_FREEHINT_S_THROTTLED);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(msecs_to_jiffies(500));
+	KUNIT_EXPECT_GT(test, hints_sent(), 0);
+	KUNIT_EXPECT_LE(test, fake->fh.in_flight, most / 2);
+}
+
+/* The device may not keep the guest waiting for longer than a minute. */
+static void test_retry_is_bounded(struct kunit *test)
+{
+	free_granules(1);
+	pass(AGE);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_THROTTLED, 5, U32_MAX);
+	pass(0);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.pause_end, fake->now + 60 * HZ));
+}
+
+/* Between the end of a round and the next the device is left alone. */
+static void test_delay(struct kunit *test)
+{
+	fake->config.delay_ms = 2000;
+	config_changes();
+	free_granules(1);
+	pass(3 * HZ);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	answer_all(0);
+	free_granules(1);
+	pass(2 * HZ - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(HZ);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+}
+
+/* A device that asks for a lower age is obeyed at once, whatever was learned. */
+static void test_lower_age(struct kunit *test)
+{
+	fake->config.min_age_ms = 4000;
+	config_changes();
+	free_granules(1);
+	pass(AGE);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	fake->config.min_age_ms = 20;
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->fh.pace.age_ms, 20);
+	pass(msecs_to_jiffies(20));
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+}
+
+/* Told to stop, it sends nothing, and is done when nothing is out. */
+static void test_waiting(struct kunit *test)
+{
+	free_granules(3);
+	pass(AGE);
+	fake->config.state = VIRTIO_FREEHINT_STATE_VETOED;
+	config_changes();
+	KUNIT_EXPECT_TRUE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->fh.status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+	fake->due += 3;
+	pass(AGE);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+	answer_all(VIRTIO_FREEHINT_S_DECLINED);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_WAITING);
+
+	fake->config.state = VIRTIO_FREEHINT_STATE_ACTIVE;
+	config_changes();
+	KUNIT_EXPECT_TRUE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+}
+
+/* A device that keeps its hints is reset when it is time to stop, too. */
+static void test_waiting_and_hung(struct kunit *test)
+{
+	free_granules(3);
+	pass(AGE);
+	fake->fh.allowed = false;
+	let_time_out(test);
+	confirm_reset();
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 3);
+	come_back(test);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OFF);
+}
+
+static void test_statuses_of_the_driver(struct kunit *test)
+{
+	fake->refusal = FREEHINT_NO_OTHER;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	fake->refusal = FREEHINT_NO_POISONING;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_POISONING);
+	fake->refusal = FREEHINT_CAN;
+	fake->fh.allowed = false;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OFF);
+	fake->fh.allowed = true;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+}
+
+/* Asleep, it does not touch the device, not even for a look at its configuration. */
+static void test_asleep(struct kunit *test)
+{
+	fake->fh.asleep = true;
+	pass(0);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	fake->status = 77;
+	fake->needs_reset = true;
+	config_changes();
+	pass(HZ);
+	KUNIT_EXPECT_EQ(test, fake->status, 77);
+	KUNIT_EXPECT_EQ(test, fake->resets, 0);
+}
+
+/* There is no memory to keep track with now; there may be later. */
+static void test_start_fails(struct kunit *test)
+{
+	fake->fh.allowed = false;
+	pass(0);
+	fake->start_error = -ENOMEM;
+	fake->fh.allowed = true;
+	pass(0);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	fake->start_error = 0;
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 5 * HZ));
+	pass(5 * HZ);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+}
+
+/* What the hooks do not tell of is found by a look now and then. */
+static void test_look(struct kunit *test)
+{
+	fake->due = 2;
+	fake->look = true;
+	set_bit(VFH_EVENT_LOOK, &fake->fh.events);
+	pass(0);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+}
+
+static struct virtio_freehint_flush_done *flush_answer(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < fake->nr_sent; i++)
+		if (fake->sent[i] == &fake->fh.flush.done)
+			return &fake->sent[i]->request->flush_done;
+	return NULL;
+}
+
+static void ask_flush(u32 id, u32 timeout_ms)
+{
+	fake->config.flush_id = id;
+	fake->config.flush_timeout_ms = timeout_ms;
+	config_changes();
+}
+
+static void gathered(void)
+{
+	flush_work(&fake->fh.flush.gather);
+	pass(0);
+}
+
+static void test_flush(struct kunit *test)
+{
+	fake->young = 6;
+	ask_flush(3, 1000);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	gathered();
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, fake->flags, FREEHINT_NOW);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+	/* The next round finds what was freed meanwhile; the one after it nothing. */
+	fake->young = 2;
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(0);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(0);
+	KUNIT_ASSERT_NOT_NULL(test, flush_answer());
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(flush_answer()->id), 3);
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(flush_answer()->result),
+			VIRTIO_FREEHINT_FLUSH_DONE);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(flush_answer()->hinted), 8 * G << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.flushes, 1);
+	answer_all(0);
+	pass(HZ);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+}
+
+/* After an OOM mm gives nothing for a while: the flush waits, as long as there is time. */
+static void test_flush_is_held_up(struct kunit *test)
+{
+	fake->stats.paused = true;
+	fake->stats.pending = 6 * G;
+	ask_flush(3, 10000);
+	gathered();
+	pass(HZ);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + HZ));
+	fake->stats.paused = false;
+	fake->due = 6;
+	pass(HZ);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(0);
+	answer_all(0);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.flushes, 1);
+}
+
+static void test_flush_times_out(struct kunit *test)
+{
+	fake->young = 6;
+	ask_flush(3, 1000);
+	gathered();
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	pass(msecs_to_jiffies(1000) - 1);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 1));
+	pass(1);
+	KUNIT_ASSERT_NOT_NULL(test, flush_answer());
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(flush_answer()->result),
+			VIRTIO_FREEHINT_FLUSH_TIMEOUT);
+}
+
+static void test_flush_refused(struct kunit *test)
+{
+	fake->fh.allowed = false;
+	pass(0);
+	ask_flush(8, 1000);
+	KUNIT_ASSERT_NOT_NULL(test, flush_answer());
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(flush_answer()->result),
+			VIRTIO_FREEHINT_FLUSH_REFUSED);
+}
+
+/* There was no room for the answer; it is sent when there is. */
+static void test_flush_answer_is_owed(struct kunit *test)
+{
+	fake->fh.allowed = false;
+	pass(0);
+	fake->send_error = -ENOSPC;
+	ask_flush(8, 1000);
+	KUNIT_EXPECT_NULL(test, flush_answer());
+	fake->send_error = 0;
+	pass(0);
+	KUNIT_EXPECT_NOT_NULL(test, flush_answer());
+}
+
+/* A guest that is always busy: a flush comes to an end. */
+static void test_flush_of_a_busy_guest(struct kunit *test)
+{
+	unsigned int i;
+
+	fake->young = 6;
+	ask_flush(3, 60000);
+	gathered();
+	for (i = 0; i < 20 && !flush_answer(); i++) {
+		fake->young = 6;
+		answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+		pass(0);
+	}
+	KUNIT_EXPECT_NOT_NULL(test, flush_answer());
+	KUNIT_EXPECT_LE(test, i, 8);
+}
+
+static struct kunit_case loop_cases[] = {
+	KUNIT_CASE(test_a_hint),
+	KUNIT_CASE(test_idle_is_not_woken),
+	KUNIT_CASE(test_statuses),
+	KUNIT_CASE(test_short_answers),
+	KUNIT_CASE(test_stale_answers),
+	KUNIT_CASE(test_epoch_moves),
+	KUNIT_CASE(test_out_of_order),
+	KUNIT_CASE(test_answered_twice),
+	KUNIT_CASE(test_never_answered),
+	KUNIT_CASE(test_backoff),
+	KUNIT_CASE(test_clock_jumps),
+	KUNIT_CASE(test_slow_motion),
+	KUNIT_CASE(test_late_answer),
+	KUNIT_CASE(test_late_reset),
+	KUNIT_CASE(test_gone),
+	KUNIT_CASE(test_broken_queue),
+	KUNIT_CASE(test_needs_reset),
+	KUNIT_CASE(test_unsupported),
+	KUNIT_CASE(test_unsupported_gauges),
+	KUNIT_CASE(test_unsent),
+	KUNIT_CASE(test_throttled),
+	KUNIT_CASE(test_retry_is_bounded),
+	KUNIT_CASE(test_delay),
+	KUNIT_CASE(test_lower_age),
+	KUNIT_CASE(test_waiting),
+	KUNIT_CASE(test_waiting_and_hung),
+	KUNIT_CASE(test_statuses_of_the_driver),
+	KUNIT_CASE(test_asleep),
+	KUNIT_CASE(test_start_fails),
+	KUNIT_CASE(test_look),
+	KUNIT_CASE(test_flush),
+	KUNIT_CASE(test_flush_is_held_up),
+	KUNIT_CASE(test_flush_times_out),
+	KUNIT_CASE(test_flush_refused),
+	KUNIT_CASE(test_flush_answer_is_owed),
+	KUNIT_CASE(test_flush_of_a_busy_guest),
+	{ }
+};
+
+static struct kunit_suite loop_suite = {
+	.name = "freehint_loop",
+	.init = loop_init,
+	.exit = loop_exit,
+	.test_cases = loop_cases,
+};
+kunit_test_suite(loop_suite);

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Virtio free memory hint driver: what its files share. Section names are those of the
+ * specification, see include/uapi/linux/virtio_freehint.h.
+ */
+#ifndef _VIRTIO_FREEHINT_VFH_H
+#define _VIRTIO_FREEHINT_VFH_H
+
+#include <linux/freehint.h>
+#include <linux/list.h>
+#include <linux/spinlock.h>
+#include <linux/timer.h>
+#include <linux/types.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/virtio_freehint.h>
+
+/* With 16 bytes a range, a hint fits a page and a bit. */
+#define VFH_MAX_RANGES	256
+
+/* Enough to keep the device busy while answers are being dealt with. */
+#define VFH_MAX_HINTS	8
+
+struct vfh;
+struct vfh_msg;
+
+/**
+ * struct vfh_source - where free memory comes from; mm/freehint/ if it can be had
+ * @refusal: see freehint_refusal(); and so on
+ * @start: see there
+ * @stop: see there
+ * @age: see there
+ * @collect: see there
+ * @give_back: see freehint_return()
+ * @lost: see there
+ * @rehint: see there
+ * @get_stats: see there
+ * @worth_a_look: see there
+ */
+struct vfh_source {
+	enum freehint_refusal (*refusal)(unsigned int order);
+	int (*start)(unsigned int order, void (*wake)(void *data), void *data);
+	void (*stop)(void);
+	bool (*age)(unsigned int flags);
+	unsigned int (*collect)(struct freehint_batch *batch,
+				unsigned long max_pages, unsigned int flags);
+	void (*give_back)(struct freehint_batch *batch);
+	void (*lost)(struct freehint_batch *batch);
+	void (*rehint)(void);
+	void (*get_stats)(struct freehint_stats *stats);
+	bool (*worth_a_look)(void);
+};
+
+/**
+ * struct vfh_config - the device's configuration, in this CPU's byte order
+ * @state: enum virtio_freehint_state
+ * @epoch: rehint_epoch
+ * @delay_ms: see struct virtio_freehint_config
+ * @min_age_ms: see there
+ * @flush_id: see there; 0 without VIRTIO_FREEHINT_F_FLUSH
+ * @flush_flags: see there
+ * @flush_timeout_ms: see there
+ */
+struct vfh_config {
+	u32 state;
+	u32 epoch;
+	u32 delay_ms;
+	u32 min_age_ms;
+	u32 flush_id;
+	u32 flush_flags;
+	u32 flush_timeout_ms;
+};
+
+/**
+ * struct vfh_port - how the loop gets at the device
+ * @read_config: read the configuration; false if the device asks to be reset
+ * @write_status: write enum virtio_freehint_driver_status
+ * @send: make a message available; 0, or a negative error
+ * @kick: tell the device of what was sent
+ * @next: the next message that the device has used, and how much it wrote; or NULL,
+ *	and a notification will tell of the next
+ * @is_broken: the queue is of no use any more
+ * @is_gone: the device is, for good, and writes to nothing
+ * @reset: begin to reset the device; sets &vfh.is_reset, and wakes the loop, when that
+ *	is confirmed
+ * @revive: begin to set up a device that was reset; sets &vfh.is_revived or
+ *	&vfh.hopeless, and wakes the loop
+ *
+ * None of them waits for the device.
+ */
+struct vfh_port {
+	bool (*read_config)(struct vfh *fh, struct vfh_config *config);
+	void (*write_status)(struct vfh *fh, u32 status);
+	int (*send)(struct vfh *fh, struct vfh_msg *msg, size_t size,
+		    size_t nr_statuses);
+	void (*kick)(struct vfh *fh);
+	struct vfh_msg *(*next)(struct vfh *fh, unsigned int *len);
+	bool (*is_broken)(struct vfh *fh);
+	bool (*is_gone)(struct vfh *fh);
+	void (*reset)(struct vfh *fh);
+	void (*revive)(struct vfh *fh);
+};
+
+/**
+ * struct vfh_msg - the buffers of one message
+ * @list: in &vfh.idle or &vfh.flight; of a hint
+ * @queued: the device has them
+ * @refused: the device does not support this type of message
+ * @cookie: counts hints
+ * @looks: how often the answer was looked for in vain
+ * @batch: of a hint, what is in it
+ * @request: header and what follows it, read by the device
+ * @answer: ack and status bytes, written by the device
+ *
+ * Allocated when the device is probed: nothing is to be allocated while memory is out.
+ */
+struct vfh_msg {
+	struct list_head list;
+	bool queued;
+	bool refused;
+	u64 cookie;
+	unsigned int looks;
+	struct freehint_batch *batch;
+	struct vfh_request {
+		struct virtio_freehint_hdr hdr;
+		union {
+			DECLARE_FLEX_ARRAY(struct virtio_freehint_range, ranges);
+			struct virtio_freehint_gauges gauges;
+			struct virtio_freehint_flush_done flush_done;
+		};
+	} *request;
+	struct vfh_answer {
+		struct virtio_freehint_ack ack;
+		u8 status[];
+	} *answer;
+};
+
+/**
+ * enum vfh_phase - what the device is good for
+ * @VFH_UP: it takes messages
+ * @VFH_RESETTING: it was told to reset itself, and has not confirmed it
+ * @VFH_DOWN: it has, and is to be set up again at &vfh.revive_at
+ * @VFH_REVIVING: it is being set up again
+ * @VFH_HOPELESS: it will not be
+ */
+enum vfh_phase {
+	VFH_UP,
+	VFH_RESETTING,
+	VFH_DOWN,
+	VFH_REVIVING,
+	VFH_HOPELESS,
+};
+
+/* What became of a range, for the counters. */
+enum vfh_verdict {
+	VFH_DISCARDED,
+	VFH_DECLINED,
+	VFH_THROTTLED,
+	VFH_FAILED,
+	VFH_NEVER,
+	VFH_NR_VERDICTS,
+};
+
+/**
+ * struct vfh_figures - the guest's memory at a moment, in bytes; see
+ *	struct virtio_freehint_gauges
+ */
+struct vfh_figures {
+	u64 free;
+	u64 pending;
+	u64 hinted;
+	u64 in_flight;
+	u64 stuck;
+	u64 reused;
+};
+
+/**
+ * struct vfh_counters - since the driver was bound; in bytes where they say so
+ * @hints: hints sent
+ * @ranges: ranges in them
+ * @notifications: how often the device was told to look at the queue
+ * @hinted_bytes: bytes in hints; the sum of the next three and of what is in flight
+ * @verdict_bytes: of these, by enum vfh_verdict
+ * @aborted_bytes: of these, without an answer, as the device was reset
+ * @leaked_bytes: of these, not back: the device was told to reset itself, and has not
+ *	confirmed it
+ * @timeouts: times that the device did not answer a hint in time
+ * @resets: times that it was reset, for that or another fault of its
+ * @unsent: hints that could not be sent
+ * @flushes: flushes that have ended, in whatever way
+ */
+struct vfh_counters {
+	u64 hints;
+	u64 ranges;
+	u64 notifications;
+	u64 hinted_bytes;
+	u64 verdict_bytes[VFH_NR_VERDICTS];
+	u64 aborted_bytes;
+	u64 leaked_bytes;
+	u64 timeouts;
+	u64 resets;
+	u64 unsent;
+	u64 flushes;
+};
+
+/**
+ * struct vfh_reuse - evidence on the pace, in pages
+ * @hinted: returned as discarded
+ * @reused: see struct freehint_stats
+ * @spared: see struct freehint_stats
+ */
+struct vfh_reuse {
+	unsigned long hinted;
+	unsigned long reused;
+	unsigned long spared;
+};
+
+/**
+ * struct vfh_pace - for how long memory rests before it is hinted, see pace.c
+ * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
+ * @max_ms: ceiling of @age_ms
+ * @age_ms: now
+ * @burst: so many pages are a pattern, and fewer are none
+ * @reuse: evidence since the age last doubled, or since the last window ended
+ * @before: and in the window before that, if the age has not doubled since
+ * @unclaimed: pages hinted in these two windows that no reuse was held against
+ * @calm: there was a calm window before the one that goes on
+ * @since: jiffies, when @reuse was last emptied
+ */
+struct vfh_pace {
+	unsigned int min_ms;
+	unsigned int max_ms;
+	unsigned int age_ms;
+	unsigned long burst;
+	struct vfh_reuse reuse;
+	struct vfh_reuse before;
+	unsigned long unclaimed;
+	bool calm;
+	unsigned long since;
+};
+
+/* How far a flush is; see flush.c. */
+enum vfh_flush_stage {
+	VFH_FLUSH_NONE = 0,
+	VFH_FLUSH_GATHERING,
+	VFH_FLUSH_HINTING,
+};
+
+/**
+ * struct vfh_flush - the flush that is under way, and the answer to the last one
+ * @stage: how far it is
+ * @id: the device's number for it
+ * @compact: memory in use is to be moved together first
+ * @deadline: jiffies by which it has to be answered
+ * @compact_until: jiffies
+ * @gather: brings memory to the free lists; not in the loop, as it may take long
+ * @gathered: it has
+ * @held_up: mm gives nothing for a while
+ * @rounds: how many rounds of hints it has had
+ * @first: cookie of the first hint of its
+ * @hinted: pages in answered hints of its
+ * @done: message
+ * @owed: the answer in @done has not been sent
+ */
+struct vfh_flush {
+	enum vfh_flush_stage stage;
+	u32 id;
+	bool compact;
+	unsigned long deadline;
+	unsigned long compact_until;
+	struct work_struct gather;
+	bool gathered;
+	bool held_up;
+	unsigned int rounds;
+	u64 first;
+	unsigned long hinted;
+	struct vfh_msg done;
+	bool owed;
+};
+
+/**
+ * struct vfh - a device
+ * @vdev: it
+ * @vq: hintq; the loop's
+ * @source: where free memory comes from
+ * @port: how the loop gets at the device
+ * @granule: bytes; every range is a multiple of it
+ * @order: the same, in pages, or a page
+ * @max_ranges: most ranges in a hint
+ * @nr_hints: most hints that the device can be given at a time
+ *
+ * @thread: runs the loop
+ * @wait: it sleeps here
+ * @events: VFH_EVENT_* bits, what it has not seen
+ * @settled: woken when the loop has followed a wish
+ * @wishes: counts the wishes below; under @lock
+ * @followed: the last one that the loop has followed
+ * @lock: for @wishes
+ * @allowed: the guest's administrator allows hints
+ * @asleep: the device is going away, to sleep, or the machine down
+ *
+ * The rest is the loop's; others read what they show.
+ *
+ * @now: jiffies, of this pass
+ * @next: jiffies, of the next pass
+ * @phase: what the device is good for
+ * @reset_work: resets it
+ * @is_reset: it has confirmed that; written by @reset_work
+ * @revive_work: sets it up again
+ * @is_revived: it is; written by @revive_work
+ * @hopeless: it never will be; written by @revive_work, too
+ * @reset_deadline: jiffies; what is out is lost then
+ * @is_lost: what is out is
+ * @revive_at: jiffies
+ * @backoff: how long the device stays down next time, in jiffies
+ * @up_since: jiffies
+ * @config: as last read
+ * @config_changed: it may have, since
+ * @status: enum virtio_freehint_driver_status, as last told
+ * @running: the source has been started
+ * @idle: hints that can be filled
+ * @flight: hints that the device has, oldest first
+ * @in_flight: pages in these
+ * @next_look: jiffies; answers are looked for then
+ * @period_runs: a period is under way
+ * @period_end: jiffies
+ * @round: a round is under way: what is due is being hinted
+ * @round_end: jiffies, of the last one
+ * @progress: something was hinted in it
+ * @pause_end: jiffies; nothing is sent before
+ * @slow: the device did not get round to all that it was given; it is given so many
+ *	times half of that
+ * @settling: what is hinted was found by a start or a rehint, and has been free for who
+ *	knows how long; that it is used one day says nothing about the pace
+ * @pace: for how long memory rests
+ * @seen: sums of the source when the pace was last judged
+ * @flush: the flush that is under way
+ * @gauges: message
+ * @told: the gauges that the device was told last
+ * @look: once a second, on a CPU that is awake
+ * @looks: counts these
+ * @counters: for those who want to know
+ * @baffled: the device gives answers of an unknown kind, and that has been said
+ * @hints: messages
+ */
+struct vfh {
+	struct virtio_device *vdev;
+	struct virtqueue *vq;
+	const struct vfh_source *source;
+	const struct vfh_port *port;
+	u64 granule;
+	unsigned int order;
+	unsigned int max_ranges;
+	unsigned int nr_hints;
+
+	struct task_struct *thread;
+	wait_queue_head_t wait;
+	unsigned long events;
+	wait_queue_head_t settled;
+	unsigned long wishes;
+	unsigned long followed;
+	spinlock_t lock; /* for wishes */
+	bool allowed;
+	bool asleep;
+
+	unsigned long now;
+	unsigned long next;
+	enum vfh_phase phase;
+	struct work_struct reset_work;
+	bool is_reset;
+	struct work_struct revive_work;
+	bool is_revived;
+	bool hopeless;
+	unsigned long reset_deadline;
+	bool is_lost;
+	unsigned long revive_at;
+	unsigned long backoff;
+	unsigned long up_since;
+	struct vfh_config config;
+	bool config_changed;
+	u32 status;
+	bool running;
+	struct list_head idle;
+	struct list_head flight;
+	unsigned long in_flight;
+	unsigned long next_look;
+	bool period_runs;
+	unsigned long period_end;
+	bool round;
+	unsigned long round_end;
+	bool progress;
+	unsigned long pause_end;
+	unsigned int slow;
+	bool settling;
+	struct vfh_pace pace;
+	struct vfh_reuse seen;
+	struct vfh_flush flush;
+	struct vfh_msg gauges;
+	struct vfh_figures told;
+	struct timer_list look;
+	unsigned int looks;
+	struct vfh_counters counters;
+	bool baffled;
+	struct vfh_msg hints[VFH_MAX_HINTS];
+};
+
+/* Bits of &vfh.events. */
+enum {
+	VFH_EVENT_CONFIG,	/* the configuration may have changed */
+	VFH_EVENT_FREED,	/* memory was freed, and no period is under way */
+	VFH_EVENT_LOOK,		/* there may be something to do */
+	VFH_EVENT_TELL,		/* there may be something to tell */
+	VFH_EVENT_OTHER,	/* there is something else to look at */
+};
+
+static inline u64 vfh_bytes(unsigned long pages)
+{
+	return (u64)pages << PAGE_SHIFT;
+}
+
+/* The earliest of what is waited for. */
+static inline void vfh_wait_until(struct vfh *fh, unsigned long when)
+{
+	if (time_before(when, fh->next))
+		fh->next = when;
+}
+
+/* loop.c */
+void vfh_init(struct vfh *fh);
+void vfh_wake(struct vfh *fh, unsigned int event);
+void vfh_wish(struct vfh *fh, bool *what, bool value);
+void vfh_wake_up(struct vfh *fh);
+void vfh_pass(struct vfh *fh, unsigned long now);
+int vfh_thread(void *data);
+void vfh_start_round(struct vfh *fh, unsigned int flags);
+bool vfh_may_send(const struct vfh *fh);
+void vfh_fail(struct vfh *fh, bool hopeless, const char *why);
+extern unsigned int vfh_timeout_ms;
+
+/* msg.c */
+extern const struct vfh_port vfh_virtio_port;
+int vfh_alloc_msgs(struct vfh *fh);
+void vfh_free_msgs(struct vfh *fh);
+void vfh_fill_hdr(struct vfh_msg *msg, u16 type, u16 flags, u32 nranges,
+		  u64 cookie);
+int vfh_send_hint(struct vfh *fh, struct vfh_msg *msg);
+unsigned int vfh_read_answer(struct vfh *fh, struct vfh_msg *msg,
+			     unsigned int len);
+u16 vfh_result(const struct vfh_answer *answer, size_t len);
+
+/* main.c */
+void vfh_bounds_changed(void);
+
+/* pace.c */
+void vfh_pace_bounds(struct vfh *fh);
+void vfh_pace_tick(struct vfh *fh);
+void vfh_pace_limits(struct vfh_pace *pace, unsigned int min_ms,
+		     unsigned int max_ms);
+void vfh_pace_judge(struct vfh_pace *pace, const struct vfh_reuse *reuse,
+		    unsigned long now);
+
+/* flush.c */
+void vfh_flush_init(struct vfh *fh);
+void vfh_flush_ask(struct vfh *fh);
+void vfh_flush_step(struct vfh *fh);
+void vfh_flush_round_over(struct vfh *fh);
+void vfh_flush_forget(struct vfh *fh);
+
+/* What is hinted is hinted for a flush, whatever its age. */
+static inline bool vfh_flushing(const struct vfh *fh)
+{
+	return fh->flush.stage == VFH_FLUSH_HINTING;
+}
+
+/* gauges.c */
+struct vfh_figures vfh_figures(const struct vfh *fh);
+struct virtio_freehint_gauges vfh_le_gauges(const struct vfh_figures *figures);
+bool vfh_gauges_send(struct vfh *fh);
+void vfh_gauges_rest(struct vfh *fh);
+bool vfh_gauges_worth_telling(const struct vfh *fh);
+
+/* sysfs.c */
+extern const struct attribute_group *vfh_groups[];
+const char *vfh_status_name(u32 status);
+void vfh_debugfs_add(struct vfh *fh);
+void vfh_debugfs_remove(struct vfh *fh);
+void vfh_debugfs_init(void);
+void vfh_debugfs_exit(void);
+
+#endif /* _VIRTIO_FREEHINT_VFH_H */

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: memory that is free, and on no free list or in no whole granule.
+ *
+ * A layer on top. After a burst, per-CPU lists hold up to an eighth of a zone, and let go
+ * of it over half a minute. So they are drained: when the period ends in which a burst
+ * began, so that what they hold ages with the rest, and when a period has passed in
+ * which nothing of the kind happened. A drain moves what was freed since the last one,
+ * so it costs each page one move at most.
+ */
+#include <linux/export.h>
+#include <linux/freehint.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/swap.h>
+
+#include "../internal.h"
+#include "hooks.h"
+#include "internal.h"
+
+static bool fh_drains = true;
+
+/**
+ * freehint_set_drain - let freehint_age() drain per-CPU lists, or not
+ * @drain: let it
+ *
+ * Context: any.
+ */
+void freehint_set_drain(bool drain)
+{
+	WRITE_ONCE(fh_drains, drain);
+}
+EXPORT_SYMBOL_GPL(freehint_set_drain);
+
+static unsigned long fh_pcp_granules(const struct fh_zone *fz)
+{
+	unsigned long pages = 0;
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		/* The lists' owners go on meanwhile. */
+		pages += data_race(per_cpu_ptr(fz->zone->per_cpu_pageset, cpu)->count);
+	return pages >> fz->order;
+}
+
+/**
+ * fh_pcp_is_full - do the per-CPU lists of a zone hold a burst
+ * @fz: the zone
+ *
+ * Context: any, under RCU.
+ */
+bool fh_pcp_is_full(const struct fh_zone *fz)
+{
+	return READ_ONCE(fh_drains) && !READ_ONCE(fz->leaving) &&
+	       fh_pcp_granules(fz) >= FH_BURST;
+}
+
+/* Less than drain_all_pages() with a lock held, and with interrupts off. */
+static void fh_drain_zone(struct zone *zone)
+{
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		while (__freehint_drain_some(zone, cpu))
+			cond_resched();
+}
+
+/**
+ * fh_drain - a period is over: drain a zone's per-CPU lists, if that is worth it
+ * @fz: the zone
+ * @full: somebody has found them full
+ *
+ * Context: fh_topology held.
+ */
+void fh_drain(struct fh_zone *fz, bool full)
+{
+	/* What is missed now is seen at the end of the next period. */
+	unsigned long burst = READ_ONCE(fz->burst), freed = READ_ONCE(fz->freed);
+	bool quiet = freed + READ_ONCE(fz->taken) < FH_BURST;
+	unsigned long kept, irq;
+
+	if (!READ_ONCE(fh_drains) || fz->leaving || !(burst || full))
+		return;
+	/* In the middle of a burst. */
+	if (!quiet && burst != freed)
+		return;
+	kept = fh_pcp_granules(fz);
+	/* Between the pages that they keep hardly a granule may have got whole. */
+	if (burst + kept >= FH_BURST && kept >= 4) {
+		fh_drain_zone(fz->zone);
+		fz->nr_drains++;
+	}
+	if (!quiet)
+		return;
+	spin_lock_irqsave(&fz->zone->lock, irq);
+	fz->burst = 0;
+	spin_unlock_irqrestore(&fz->zone->lock, irq);
+}
+
+/**
+ * freehint_gather - bring free memory together, for a flush
+ * @compact: move memory in use, too, as far as time allows
+ * @deadline: jiffies, for that
+ *
+ * Context: process context, in any thread but the one that returns batches, as it may
+ * take long.
+ */
+void freehint_gather(bool compact, unsigned long deadline)
+{
+	struct zone *zone;
+
+	if (compact) {
+		/* What waits on per-CPU lists for the LRU cannot be moved. */
+		lru_add_drain_all();
+		for_each_populated_zone(zone)
+			compact_zone_until(zone, deadline);
+	}
+	get_online_mems();
+	for_each_populated_zone(zone)
+		fh_drain_zone(zone);
+	put_online_mems();
+}
+EXPORT_SYMBOL_GPL(freehint_gather);

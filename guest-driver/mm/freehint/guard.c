@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: the guard. How much may be taken now? Racy, as all watermark checks
+ * are.
+ *
+ * What is out when pressure comes is not recalled: it is back when the device has
+ * answered. So never more is out than a zone can spare.
+ */
+#include <linux/jiffies.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
+#include <linux/sizes.h>
+#include <linux/vmstat.h>
+
+#include "internal.h"
+
+/* Most that is out of a zone, whatever its size. */
+#define FH_MAX_OUT		(SZ_256M >> PAGE_SHIFT)
+
+/* And of what it can spare, one in this many granules. */
+#define FH_OUT_SHARE		8
+
+/* Granules that a zone keeps on its lists at all times. */
+#define FH_ZONE_RESERVE		8
+
+/*
+ * Granules that are out at once of a zone that is above its high watermark, and below
+ * what it reserves from allocations that could use other zones: it has memory that they
+ * do not get, but its own users may come to need that soon.
+ */
+#define FH_BELOW_RESERVE	8
+
+/*
+ * A zone is short if less than one in this many of its pages can be spared. It gives
+ * nothing for FH_YIELD after somebody had to wait for memory to be reclaimed or
+ * compacted.
+ */
+#define FH_SHORT_SHARE		8
+#define FH_YIELD		HZ
+
+/* Free pages, exactly where the per-CPU drift could matter, beyond the high watermark. */
+static long fh_headroom(struct zone *zone)
+{
+	long free = zone_page_state(zone, NR_FREE_PAGES);
+
+	if (zone->percpu_drift_mark && free < (long)zone->percpu_drift_mark)
+		free = zone_page_state_snapshot(zone, NR_FREE_PAGES);
+
+	/* Which most allocations may not use, or not use at once. */
+	free -= READ_ONCE(zone->nr_free_highatomic);
+#ifdef CONFIG_UNACCEPTED_MEMORY
+	free -= zone_page_state(zone, NR_UNACCEPTED);
+#endif
+	return free - high_wmark_pages(zone);
+}
+
+/* Granules on the free lists, in one piece or in larger ones. */
+static unsigned long fh_listed(const struct fh_zone *fz)
+{
+	unsigned long nr = 0;
+	unsigned int order;
+
+	for (order = fz->order; order < NR_PAGE_ORDERS; order++)
+		/* Moves with every allocation anyway. */
+		nr += data_race(fz->zone->free_area[order].nr_free)
+		      << (order - fz->order);
+	return nr;
+}
+
+/**
+ * fh_stuck_pages - how much of a zone is free, and not in whole granules
+ * @fz: the zone
+ *
+ * Context: any, under RCU.
+ */
+unsigned long fh_stuck_pages(const struct fh_zone *fz)
+{
+	unsigned long free = zone_page_state(fz->zone, NR_FREE_PAGES);
+	unsigned long listed = fh_listed(fz) << fz->order;
+
+	return free - min(free, listed);
+}
+
+/*
+ * How many granules may be taken, of a zone with that many pages of headroom? Much can
+ * be free, and little of it in whole granules: who needs one then has to compact memory
+ * for what is out.
+ */
+static long fh_allowance(const struct fh_zone *fz, long headroom)
+{
+	long reserve = fz->zone->lowmem_reserve[MAX_NR_ZONES - 1];
+	/* Only this thread changes it. */
+	long out = data_race(fz->nr[FH_OUT]);
+	long listed = fh_listed(fz);
+	long spare, share;
+
+	spare = (headroom - reserve) >> fz->order;
+	if (spare > 0) {
+		share = (min(spare, listed) + out) / FH_OUT_SHARE;
+		share = clamp_t(long, share, 1, FH_MAX_OUT >> fz->order);
+	} else {
+		spare = headroom >> fz->order;
+		share = FH_BELOW_RESERVE;
+	}
+	return min3(spare, share - out, listed - FH_ZONE_RESERVE);
+}
+
+/**
+ * fh_room - how many granules of a zone may be taken now
+ * @fz: the zone
+ *
+ * Context: fh_topology held, or RCU.
+ */
+struct fh_room fh_room(const struct fh_zone *fz)
+{
+	long free_cma = zone_page_state(fz->zone, NR_FREE_CMA_PAGES);
+	long headroom = fh_headroom(fz->zone);
+
+	return (struct fh_room) {
+		.cma = fh_allowance(fz, headroom),
+		.other = fh_allowance(fz, headroom - free_cma),
+	};
+}
+
+/**
+ * fh_count_stalls - how often somebody had to wait for memory, anywhere, ever
+ *
+ * Context: any. Return: direct reclaims and direct compactions.
+ */
+unsigned long fh_count_stalls(void)
+{
+	unsigned long nr = 0;
+	int cpu, zid;
+
+	for_each_online_cpu(cpu) {
+		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
+
+		for (zid = 0; zid < MAX_NR_ZONES; zid++)
+			/* Others go on counting; only that it moves matters. */
+			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zid]);
+#ifdef CONFIG_COMPACTION
+		/* The same. */
+		nr += data_race(event[COMPACTSTALL]);
+#endif
+	}
+	return nr;
+}
+
+static bool fh_is_short(const struct fh_zone *fz)
+{
+	long listed = fh_listed(fz) << fz->order;
+	long spare = min(fh_headroom(fz->zone), listed);
+
+	return spare < (long)zone_managed_pages(fz->zone) / FH_SHORT_SHARE;
+}
+
+/**
+ * fh_yields - is a zone to give nothing for a while, as somebody waits for memory
+ * @fz: the zone
+ * @stalls: see fh_count_stalls()
+ *
+ * Who waits for which zone nobody counts, so those yield that are short. A zone that has
+ * yielded gives something before it yields again: pressure that lasts makes hints rare,
+ * and never ends them.
+ *
+ * Context: fh_topology held.
+ */
+bool fh_yields(struct fh_zone *fz, unsigned long stalls)
+{
+	bool moved = stalls != fz->stalls;
+
+	fz->stalls = stalls;
+	if (!fh_is_short(fz))
+		return false;
+	if (moved && !fz->yielded) {
+		fz->yield_end = jiffies + FH_YIELD;
+		fz->yielded = true;
+	}
+	return time_before(jiffies, fz->yield_end);
+}
+
+/**
+ * fh_can_give - could something be taken now that was left in the last period
+ * @fz: the zone
+ *
+ * Context: any, under RCU.
+ */
+bool fh_can_give(const struct fh_zone *fz)
+{
+	unsigned int left = READ_ONCE(fz->left);
+	struct fh_room room;
+
+	if (!fh_nr_due(fz) || READ_ONCE(fz->leaving))
+		return false;
+	if (left & FH_LEFT_ISOLATED)
+		return true;
+	if (!(left & FH_LEFT_GUARDED) ||
+	    time_before(jiffies, READ_ONCE(fz->yield_end)))
+		return false;
+	room = fh_room(fz);
+	return room.cma > 0 || room.other > 0;
+}

@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: unit tests on the allocator's own memory. Each test is the one user
+ * that there can be, in place of a driver.
+ */
+#include <kunit/test.h>
+#include <linux/freehint.h>
+#include <linux/gfp.h>
+#include <linux/mm.h>
+
+#include "../../internal.h"
+#include "../hooks.h"
+#include "../internal.h"
+
+#define ORDER	9U
+#define G	(1UL << ORDER)
+#define ALL	ULONG_MAX
+
+struct client {
+	unsigned int woken;
+	struct freehint_batch *batch;
+	struct freehint_batch *other;
+};
+
+static void wake(void *data)
+{
+	struct client *user = data;
+
+	user->woken++;
+}
+
+static struct freehint_batch *new_batch(struct kunit *test, unsigned int ranges)
+{
+	struct freehint_batch *batch;
+
+	batch = kunit_kzalloc(test, struct_size(batch, ranges, ranges), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, batch);
+	batch->max_ranges = ranges;
+	return batch;
+}
+
+static void return_as(struct freehint_batch *batch, enum freehint_outcome outcome)
+{
+	unsigned int i;
+
+	for (i = 0; i < batch->nr_ranges; i++)
+		batch->ranges[i].outcome = outcome;
+	freehint_return(batch);
+}
+
+/* Get rid of all that is due, so that what comes next is the test's. */
+static void settle(struct kunit *test)
+{
+	struct client *user = test->priv;
+	bool progress = true;
+
+	while (progress) {
+		freehint_age(FREEHINT_NOW);
+		progress = false;
+		while (freehint_collect(user->batch, ALL, FREEHINT_NOW)) {
+			return_as(user->batch, FREEHINT_DISCARDED);
+			progress = true;
+		}
+	}
+	/* And wait until nobody expects another period. */
+	while (freehint_age(0))
+		;
+}
+
+static int client_init(struct kunit *test)
+{
+	struct client *user = kunit_kzalloc(test, sizeof(*user), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, user);
+	test->priv = user;
+	user->batch = new_batch(test, 64);
+	user->other = new_batch(test, 64);
+	/* What this drains is drained by nobody else, in the middle of a test. */
+	freehint_gather(false, 0);
+	KUNIT_ASSERT_EQ(test, freehint_start(ORDER, wake, user), 0);
+	settle(test);
+	return 0;
+}
+
+static void client_exit(struct kunit *test)
+{
+	freehint_stop();
+}
+
+static enum fh_state state_of(unsigned long pfn)
+{
+	struct zone *zone = page_zone(pfn_to_page(pfn));
+	enum fh_state state;
+	unsigned long irq;
+
+	spin_lock_irqsave(&zone->lock, irq);
+	state = fh_state(zone->freehint, pfn);
+	spin_unlock_irqrestore(&zone->lock, irq);
+	return state;
+}
+
+static bool is_free(unsigned long pfn)
+{
+	struct zone *zone = page_zone(pfn_to_page(pfn));
+	unsigned long irq;
+	bool found;
+
+	spin_lock_irqsave(&zone->lock, irq);
+	found = fh_find_buddy(zone, pfn, ORDER);
+	spin_unlock_irqrestore(&zone->lock, irq);
+	return found;
+}
+
+/* Use a block, and free it: it is pending, and whole. */
+static unsigned long free_block(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, MAX_PAGE_ORDER);
+	unsigned long pfn;
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	pfn = page_to_pfn(page);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_UNKNOWN);
+	__free_pages(page, MAX_PAGE_ORDER);
+	KUNIT_ASSERT_EQ(test, state_of(pfn), FH_YOUNG);
+	return pfn;
+}
+
+static bool has(const struct freehint_batch *batch, unsigned long pfn)
+{
+	unsigned int i;
+
+	for (i = 0; i < batch->nr_ranges; i++)
+		if (pfn >= batch->ranges[i].pfn &&
+		    pfn < batch->ranges[i].pfn + batch->ranges[i].nr_pages)
+			return true;
+	return false;
+}
+
+/* The batch that has a page is left in &user.batch; what came before is returned. */
+static bool collect_with(struct kunit *test, unsigned long pfn)
+{
+	struct client *user = test->priv;
+
+	freehint_age(0);
+	freehint_age(0);
+	while (freehint_collect(user->batch, ALL, FREEHINT_NOW)) {
+		if (has(user->batch, pfn))
+			return true;
+		return_as(user->batch, FREEHINT_DISCARDED);
+	}
+	return false;
+}
+
+static void test_freed_taken_and_back(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct freehint_stats stats;
+	unsigned long pfn = free_block(test);
+
+	KUNIT_EXPECT_GT(test, user->woken, 0);
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_OUT);
+	KUNIT_EXPECT_FALSE(test, is_free(pfn));
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_EQ(test, stats.out, user->batch->nr_pages);
+
+	return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
+	KUNIT_EXPECT_TRUE(test, is_free(pfn));
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_EQ(test, stats.out, 0);
+	KUNIT_EXPECT_GE(test, stats.returned, MAX_ORDER_NR_PAGES);
+}
+
+/* Ranges go down, do not touch, are wholly in a section, and are what was asked for. */
+static void test_batches_are_in_order(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct freehint_batch *batch = user->batch;
+	unsigned long top = ULONG_MAX, pages;
+	struct zone *zone = NULL;
+	unsigned int i;
+
+	freehint_rehint();
+	while (freehint_collect(batch, 20 * G, FREEHINT_NOW)) {
+		KUNIT_EXPECT_LE(test, batch->nr_pages, 20 * G);
+		if (batch->zone != zone)
+			top = ULONG_MAX;
+		zone = batch->zone;
+		for (pages = 0, i = 0; i < batch->nr_ranges; i++) {
+			const struct freehint_range *range = &batch->ranges[i];
+			unsigned long end = range->pfn + range->nr_pages;
+
+			KUNIT_EXPECT_TRUE(test, IS_ALIGNED(range->pfn | range->nr_pages, G));
+			KUNIT_EXPECT_LE(test, end, top);
+			KUNIT_EXPECT_EQ(test, pfn_to_section_nr(range->pfn),
+					pfn_to_section_nr(end - 1));
+			KUNIT_EXPECT_PTR_EQ(test, page_zone(pfn_to_page(range->pfn)), zone);
+			top = range->pfn;
+			pages += range->nr_pages;
+		}
+		KUNIT_EXPECT_EQ(test, pages, batch->nr_pages);
+		return_as(batch, FREEHINT_DISCARDED);
+	}
+	KUNIT_EXPECT_NE(test, top, ULONG_MAX);
+}
+
+static void test_retry_is_due_again(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_RETRY);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+}
+
+/* Refused memory stays so over use, until a rehint. */
+static void test_refused(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test), again;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_REFUSED);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_REFUSED);
+	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
+
+	/* Found again by its state, whichever block that is. */
+	again = page_to_pfn(alloc_pages(GFP_KERNEL, MAX_PAGE_ORDER));
+	__free_pages(pfn_to_page(again), MAX_PAGE_ORDER);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_REFUSED);
+
+	freehint_rehint();
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	settle(test);
+}
+
+/* A range that is refused as a whole is offered again by the granule, and once. */
+static void test_suspects_are_alone(struct kunit *test)
+{
+	struct client *user = test->priv;
+	const struct freehint_range *range;
+	unsigned long pfn = 0;
+	unsigned int i;
+
+	freehint_rehint();
+	KUNIT_ASSERT_GT(test, freehint_collect(user->batch, 16 * G, FREEHINT_NOW), 0);
+	for (i = 0; i < user->batch->nr_ranges; i++)
+		if (user->batch->ranges[i].nr_pages > 2 * G)
+			pfn = user->batch->ranges[i].pfn;
+	KUNIT_ASSERT_NE(test, pfn, 0);
+	return_as(user->batch, FREEHINT_SUSPECT);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_SUSPECT);
+	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_SUSPECT);
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn + G));
+	for (i = 0; i < user->batch->nr_ranges; i++) {
+		range = &user->batch->ranges[i];
+		if (range->pfn <= pfn + G && pfn + G < range->pfn + range->nr_pages)
+			KUNIT_EXPECT_EQ(test, range->nr_pages, G);
+	}
+	return_as(user->batch, FREEHINT_SUSPECT);
+	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_REFUSED);
+	freehint_rehint();
+	settle(test);
+}
+
+/* A rehint does not touch what is out, and what was out comes back as it is said. */
+static void test_rehint_while_out(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	freehint_rehint();
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_OUT);
+	return_as(user->batch, FREEHINT_RETRY);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	settle(test);
+}
+
+/* Nobody waits for what is lost; it can come back, also after a stop. */
+static void test_lost_and_found(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct freehint_stats stats;
+	unsigned long pfn = free_block(test), before;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	freehint_lost(user->batch);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_LOST);
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_EQ(test, stats.out, 0);
+	KUNIT_EXPECT_EQ(test, stats.lost, user->batch->nr_pages);
+
+	before = jiffies;
+	freehint_wait_range(pfn, pfn + G);
+	KUNIT_EXPECT_LT(test, jiffies - before, HZ / 2);
+
+	freehint_stop();
+	return_as(user->batch, FREEHINT_RETRY);
+	KUNIT_EXPECT_TRUE(test, is_free(pfn));
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_EQ(test, stats.lost, 0);
+	KUNIT_ASSERT_EQ(test, freehint_start(ORDER, wake, user), 0);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	settle(test);
+}
+
+/* Those who wait for a range wait, and not for ever. */
+static void test_waiting_is_bounded(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test), before;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	before = jiffies;
+	freehint_wait_range(pfn, pfn + G);
+	KUNIT_EXPECT_GE(test, jiffies - before, HZ - 1);
+	return_as(user->batch, FREEHINT_DISCARDED);
+	before = jiffies;
+	freehint_wait_range(pfn, pfn + G);
+	KUNIT_EXPECT_LT(test, jiffies - before, HZ / 2);
+}
+
+/* The other half of a block stays free, and keeps its state. */
+static void test_half_a_block(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test), half;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_ASSERT_TRUE(test, is_free(pfn));
+
+	/* One granule is due, its neighbour is not. */
+	spin_lock_irq(&page_zone(pfn_to_page(pfn))->lock);
+	fh_event(page_zone(pfn_to_page(pfn))->freehint, pfn + G, ORDER, FH_FOUND);
+	spin_unlock_irq(&page_zone(pfn_to_page(pfn))->lock);
+
+	half = pfn + G;
+	KUNIT_ASSERT_TRUE(test, collect_with(test, half));
+	KUNIT_EXPECT_FALSE(test, has(user->batch, pfn));
+	KUNIT_EXPECT_FALSE(test, is_free(half));
+	KUNIT_EXPECT_TRUE(test, is_free(pfn));
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
+	return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_EXPECT_TRUE(test, is_free(half));
+}
+
+/* What is believed to be free and is not is forgotten, and not taken. */
+static void test_vanished(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL, MAX_PAGE_ORDER);
+	struct freehint_stats before, after;
+	unsigned long pfn;
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	pfn = page_to_pfn(page);
+	freehint_get_stats(&before);
+	spin_lock_irq(&page_zone(page)->lock);
+	fh_event(page_zone(page)->freehint, pfn, ORDER, FH_FOUND);
+	spin_unlock_irq(&page_zone(page)->lock);
+
+	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_UNKNOWN);
+	freehint_get_stats(&after);
+	KUNIT_EXPECT_GE(test, after.vanished, before.vanished + G);
+	__free_pages(page, MAX_PAGE_ORDER);
+}
+
+/* The first piece that is taken is noticed, and so is the last that is freed. */
+static void test_in_pieces(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct page *page;
+	unsigned long pfn = free_block(test), i;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+
+	page = alloc_pages(GFP_KERNEL, MAX_PAGE_ORDER);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	pfn = page_to_pfn(page);
+	split_page(page, MAX_PAGE_ORDER);
+	for (i = 0; i < MAX_ORDER_NR_PAGES - 1; i++)
+		__free_page(page + i);
+	freehint_gather(false, 0);
+	/* The last page is missing from the second granule, and the first is whole. */
+	KUNIT_EXPECT_TRUE(test, state_of(pfn) == FH_YOUNG || state_of(pfn) == FH_RESTING);
+	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_UNKNOWN);
+	__free_page(page + MAX_ORDER_NR_PAGES - 1);
+	freehint_gather(false, 0);
+	KUNIT_EXPECT_TRUE(test, state_of(pfn + G) == FH_YOUNG ||
+			  state_of(pfn + G) == FH_RESTING);
+	settle(test);
+}
+
+/* There is one user. */
+static void test_second_user(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, freehint_start(ORDER, wake, test->priv), -EBUSY);
+}
+
+static void test_refusals(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, freehint_refusal(pageblock_order), FREEHINT_CAN);
+	KUNIT_EXPECT_EQ(test, freehint_refusal(pageblock_order + 1),
+			FREEHINT_NO_GRANULE);
+}
+
+/* The guard: not more than its share of a zone is out, and it gives when some is back. */
+static void test_share(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct freehint_stats stats;
+	struct zone *zone;
+
+	freehint_rehint();
+	KUNIT_ASSERT_GT(test, freehint_collect(user->batch, ALL, FREEHINT_NOW), 0);
+	zone = user->batch->zone;
+	/* The zone's turn comes last, so this one may be of another. */
+	while (freehint_collect(user->other, ALL, FREEHINT_NOW) &&
+	       user->other->zone != zone)
+		return_as(user->other, FREEHINT_RETRY);
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_LE(test, user->batch->nr_pages,
+			(zone_managed_pages(zone) / 8) + G);
+	return_as(user->batch, FREEHINT_DISCARDED);
+	if (user->other->nr_ranges)
+		return_as(user->other, FREEHINT_DISCARDED);
+	settle(test);
+}
+
+static struct kunit_case buddy_cases[] = {
+	KUNIT_CASE(test_freed_taken_and_back),
+	KUNIT_CASE(test_batches_are_in_order),
+	KUNIT_CASE(test_retry_is_due_again),
+	KUNIT_CASE(test_refused),
+	KUNIT_CASE(test_suspects_are_alone),
+	KUNIT_CASE(test_rehint_while_out),
+	KUNIT_CASE(test_lost_and_found),
+	KUNIT_CASE(test_waiting_is_bounded),
+	KUNIT_CASE(test_half_a_block),
+	KUNIT_CASE(test_vanished),
+	KUNIT_CASE(test_in_pieces),
+	KUNIT_CASE(test_second_user),
+	KUNIT_CASE(test_refusals),
+	KUNIT_CASE(test_share),
+	{ }
+};
+
+static struct kunit_suite buddy_suite = {
+	.name = "freehint_buddy",
+	.init = client_init,
+	.exit = client_exit,
+	.test_cases = buddy_cases,
+};
+kunit_test_suite(buddy_suite);
