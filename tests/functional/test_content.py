@@ -44,8 +44,8 @@ class ContentTest(unittest.TestCase):
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
-            # A fast guest is through when few discards are.
-            for _ in range(4):
+            # A fast guest is through when few discards are, and a slow one has few.
+            for _ in range(12):
                 result = vm.run("churn -n 6 -m 128 -p 150", timeout=300)
                 self.assertEqual(result.status, 0, result.output)
                 self.assertIn(" 0 bytes lost", result.output)

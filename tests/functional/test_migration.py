@@ -99,6 +99,8 @@ class MigrationTest(unittest.TestCase):
                 migration.set_bandwidth(source, 2 * MIB)
                 migration.start(source, target, uri)
                 self.wait_skipped(source, HOG_MIB * MIB)
+                # Until it has hinted all that is free, in whatever order.
+                GuestDriver(source).settle()
                 migration.set_bandwidth(source, 0)
                 skipping = migration.wait_for(source, "completed")
             migration.wait_running(target)
