@@ -255,11 +255,12 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     virtio_freehint_veto_cleanup(fh);
     fh->running = false;
     virtio_freehint_drain(fh, false);
-    virtio_freehint_slice_cleanup(fh);
     timer_free(fh->answer_timer);
     virtio_freehint_flush_cleanup(fh);
     virtio_freehint_faults_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
+    /* Until here, memory that is removed asks for the slice in progress. */
+    virtio_freehint_slice_cleanup(fh);
     virtio_freehint_lazy_cleanup(fh);
     qemu_bh_delete(fh->bh);
     virtio_delete_queue(fh->hintq);
