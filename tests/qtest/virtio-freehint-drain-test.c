@@ -185,8 +185,8 @@ static void test_veto_before_start(void *obj, void *data,
 }
 
 /*
- * On and off again before the device has its turn, in which only the worker looks: what
- * was declined for that is asked for again all the same.
+ * On and off again before the device has its turn, so that only the worker
+ * sees it: what was declined for that is asked for again all the same.
  */
 static void test_veto_blink(void *obj, void *data, QGuestAllocator *alloc)
 {

@@ -200,8 +200,8 @@ static uint64_t resident(void)
 }
 
 /*
- * QEMU may have needed some memory for itself, and where nothing was freed it has
- * more than before: a difference without a sign would be large then.
+ * QEMU may have needed some memory for itself, and where nothing was freed it
+ * has more than before: a difference without a sign would be large then.
  */
 static void assert_fell(uint64_t before, uint64_t len)
 {

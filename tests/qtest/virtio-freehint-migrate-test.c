@@ -406,8 +406,8 @@ static uint32_t start_precopy(QVirtioFreehint *fh)
 }
 
 /*
- * An answer has the epoch of its first status, and none that was over when that was
- * decided, or began later.
+ * An answer has the epoch of its first status, and none that was over when that
+ * was decided, or began later.
  */
 static void test_ack_epoch(void *obj, void *data, QGuestAllocator *alloc)
 {

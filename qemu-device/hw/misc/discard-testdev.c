@@ -7,8 +7,8 @@
  * writes to a page then, in place of a device that does DMA.
  *
  * Flapping, it disables and enables them in turn as fast as the main loop goes
- * round: whoever acts on that has something to do at any time. Blinking, it does so
- * once, and keeps the main loop meanwhile: only other threads can notice.
+ * round: whoever acts on that has something to do at any time. Blinking, it
+ * does so once, and keeps the main loop meanwhile: only other threads notice.
  *
  * It can make migrations look as if they went over RDMA, which takes hardware,
  * and keep a thread of the main loop's pool busy, or the main loop itself, so
