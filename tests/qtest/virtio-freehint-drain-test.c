@@ -425,7 +425,9 @@ static gint64 wait_for_all(QVirtioFreehint *fh, const QFreehintHint *hints,
             g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
             g_usleep(1000);
         }
-        for (i = 0; i < n && hints[i].head != head; i++) {
+        i = 0;
+        while (i < n && hints[i].head != head) {
+            i++;
         }
         g_assert_cmpint(i, <, n);
     }

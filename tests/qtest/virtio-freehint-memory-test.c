@@ -591,8 +591,8 @@ static void test_prealloc_later(void)
 
 /*
  * A file whose mapping can be written, but which can no longer be punched: the
- * host fails, the memory is left alone for longer each time, unless the operator
- * wants it tried again.
+ * host fails, the memory is left alone for longer each time, unless the
+ * operator wants it tried again.
  */
 static void test_host_failure(void)
 {

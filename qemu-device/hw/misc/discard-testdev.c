@@ -347,8 +347,8 @@ static void discard_testdev_class_init(ObjectClass *klass,
 }
 
 /*
- * "-accel discard-test" is as "-accel qtest", under a name that nobody knows: an
- * accelerator that is yet to be written.
+ * "-accel discard-test" is as "-accel qtest", under a name that nobody knows:
+ * an accelerator that is yet to be written.
  */
 static bool discard_test_accel_allowed;
 

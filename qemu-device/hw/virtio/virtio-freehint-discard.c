@@ -301,7 +301,7 @@ void virtio_freehint_slice_skip(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 }
 
 /*
- * The worker has the pool to itself, so that it is done as soon as the slice is.
+ * The worker has the pool to itself, so it is done as soon as the slice is.
  * Waiting in aio_poll() would run other parts of QEMU in the middle of, e.g., a
  * device reset.
  */

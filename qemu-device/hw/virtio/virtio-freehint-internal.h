@@ -420,9 +420,9 @@ void virtio_freehint_refresh(VirtIOFreehint *fh);
  * @fh: the device
  *
  * For whoever knows that an answer of the device may no longer hold: memory was
- * declined that can be discarded now, or was discarded and may be populated. Any
- * thread may call this; the epoch moves in the next turn of the bottom half in
- * which the device is active.
+ * declined that can be discarded now, or was discarded and may be populated.
+ * Any thread may call this; the epoch moves in the next turn of the bottom half
+ * in which the device is active.
  */
 void virtio_freehint_owe_epoch(VirtIOFreehint *fh);
 
@@ -458,8 +458,8 @@ void virtio_freehint_precopy_forget(GArray *skips);
  * Called from a worker, without the BQL, between the begin of precopy and its
  * end. Waits for 100 ms at most.
  *
- * Returns: how much that is, in bytes; 0 if it is sent all the same, because the
- * migration thread was too busy.
+ * Returns: how much that is, in bytes; 0 if it is sent all the same, because
+ * the migration thread was too busy.
  */
 uint64_t virtio_freehint_precopy_skip(const GArray *skips, const bool *hurry);
 

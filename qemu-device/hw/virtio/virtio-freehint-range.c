@@ -509,7 +509,8 @@ virtio_freehint_describe_refusal(const MemoryRegion *mr,
         info->failures = block->failures;
     } else {
         info->refusal = block->refusal;
-        info->option = g_strdup(virtio_freehint_refusals[block->refusal].option);
+        info->option =
+            g_strdup(virtio_freehint_refusals[block->refusal].option);
     }
     return info;
 }
