@@ -33,6 +33,9 @@
 /* The probe: as much as the largest page that MADV_FREE leaves whole. */
 #define PROBE_SIZE (2 * MiB)
 
+/* A host that is busy may not do at once what it is asked to. */
+#define PROBE_TRIES 5
+
 static bool virtio_freehint_is_filled(const uint8_t *mem, uint8_t byte)
 {
     return mem[0] == byte && !memcmp(mem, mem + 1, PROBE_SIZE - 1);
@@ -56,14 +59,30 @@ static bool virtio_freehint_probe_once(uint8_t *mem, bool rewrite)
            !madvise(mem, PROBE_SIZE, MADV_PAGEOUT);
 }
 
+/* A page that another processor has just got is not on a list yet, and stays. */
+static bool virtio_freehint_most_is_taken(const uint8_t *mem)
+{
+    const size_t page = qemu_real_host_page_size();
+    size_t offset, taken = 0;
+
+    for (offset = 0; offset < PROBE_SIZE; offset += page) {
+        taken += mem[offset] ? 0 : page;
+    }
+    return taken > PROBE_SIZE / 2;
+}
+
 /* Only a host that takes what was not written to has been put to the test. */
 static FreehintLazyProbe virtio_freehint_probe_pages(uint8_t *mem, int advice)
 {
+    int tries = 0;
+
     /* Without huge pages in the kernel there is nothing to be advised. */
     madvise(mem, PROBE_SIZE, advice);
-    if (!virtio_freehint_probe_once(mem, false) ||
-        !virtio_freehint_is_filled(mem, 0)) {
-        return FREEHINT_LAZY_PROBE_UNTESTED;
+    while (!virtio_freehint_probe_once(mem, false) ||
+           !virtio_freehint_most_is_taken(mem)) {
+        if (++tries == PROBE_TRIES) {
+            return FREEHINT_LAZY_PROBE_UNTESTED;
+        }
     }
     if (!virtio_freehint_probe_once(mem, true)) {
         return FREEHINT_LAZY_PROBE_UNTESTED;
