@@ -1,9 +1,9 @@
 /*
  * Virtio free memory hint device: what may be left to the host to take
  *
- * MADV_FREE leaves memory where it is, clean, until the host runs short. What is
- * written to it after that makes it dirty, and then it stays. Data is lost where
- * a page is written to and not marked dirty, and that is not the guest's data
+ * MADV_FREE leaves memory where it is, clean, until the host runs short. A
+ * page that is written to after that is dirty, and stays. Data is lost where a
+ * page is written to and not marked dirty, and that is not the guest's data
  * alone: a page that KSM has merged belongs to others, too.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -43,7 +43,7 @@ static bool virtio_freehint_is_filled(const uint8_t *mem, uint8_t byte)
 
 /*
  * Free memory lazily, and have the host take what is clean. In between write to
- * it, if told to, and have its page tables changed, as happens for many reasons.
+ * it, if told to, and have its page tables changed, which has many reasons.
  */
 static bool virtio_freehint_probe_once(uint8_t *mem, bool rewrite)
 {
@@ -59,7 +59,7 @@ static bool virtio_freehint_probe_once(uint8_t *mem, bool rewrite)
            !madvise(mem, PROBE_SIZE, MADV_PAGEOUT);
 }
 
-/* A page that another processor has just got is not on a list yet, and stays. */
+/* A page that another processor has just got is on no list yet, and stays. */
 static bool virtio_freehint_most_is_taken(const uint8_t *mem)
 {
     const size_t page = qemu_real_host_page_size();

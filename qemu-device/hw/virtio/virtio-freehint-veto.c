@@ -165,8 +165,8 @@ static void veto_timer_cb(void *opaque)
 
 /*
  * Any thread. Whoever enables discards may unpin only after that, so it is left
- * to the main loop to find out. Pinning has populated memory, also if it is over
- * before the main loop looks.
+ * to the main loop to find out. Pinning has populated memory, also if it is
+ * over before the main loop looks.
  */
 static void discard_disable_changed(Notifier *notifier, void *data)
 {
