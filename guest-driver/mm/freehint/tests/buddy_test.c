@@ -268,6 +268,35 @@ static void test_suspects_are_alone(struct kunit *test)
 	settle(test);
 }
 
+/* Nor does one join a neighbour that is just due. */
+static void test_a_suspect_beside_another(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+	struct zone *zone = page_zone(pfn_to_page(pfn));
+	unsigned int i, seen = 0;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_ASSERT_TRUE(test, is_free(pfn));
+	spin_lock_irq(&zone->lock);
+	fh_event(zone->freehint, pfn, ORDER, FH_FORGET);
+	fh_event(zone->freehint, pfn, ORDER, FH_SUSPECTED);
+	fh_event(zone->freehint, pfn + G, ORDER, FH_FOUND);
+	spin_unlock_irq(&zone->lock);
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	for (i = 0; i < user->batch->nr_ranges; i++) {
+		if (user->batch->ranges[i].pfn != pfn)
+			continue;
+		KUNIT_EXPECT_EQ(test, user->batch->ranges[i].nr_pages, G);
+		seen++;
+	}
+	KUNIT_EXPECT_EQ(test, seen, 1);
+	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn + G));
+	return_as(user->batch, FREEHINT_DISCARDED);
+}
+
 /* A rehint does not touch what is out, and what was out comes back as it is said. */
 static void test_rehint_while_out(struct kunit *test)
 {
@@ -441,6 +470,7 @@ static struct kunit_case buddy_cases[] = {
 	KUNIT_CASE(test_retry_is_due_again),
 	KUNIT_CASE(test_refused),
 	KUNIT_CASE(test_suspects_are_alone),
+	KUNIT_CASE(test_a_suspect_beside_another),
 	KUNIT_CASE(test_rehint_while_out),
 	KUNIT_CASE(test_lost_and_found),
 	KUNIT_CASE(test_waiting_is_bounded),
