@@ -114,7 +114,9 @@ static bool is_free(unsigned long pfn)
 /* Use a block, and free it: it is pending, and whole. */
 static unsigned long free_block(struct kunit *test)
 {
-	struct page *page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, MAX_PAGE_ORDER);
+	/* Movable, of which there is more: the last block of a kind is left alone. */
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE | __GFP_NOWARN,
+					MAX_PAGE_ORDER);
 	unsigned long pfn;
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
