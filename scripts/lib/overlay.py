@@ -314,20 +314,25 @@ def install_copy(origin: Path, root: Path) -> list[str]:
     costs no recompilation.
     """
     tree_series(origin)
-    root.mkdir(parents=True, exist_ok=True)
     ours = Snapshot(root, [])
     if (root / STATE_DIR).is_dir():
         tree = Tree(root)
         ours = Snapshot(root, patched_paths(tree.patches) | set(tree.files))
         undo(tree)
+    copy_source(origin, root)
+    changed = install(Tree(root))
+    ours.keep_times()
+    return changed
+
+
+def copy_source(origin: Path, root: Path) -> None:
+    """Make `root` what `origin` is, without what was built there."""
+    root.mkdir(parents=True, exist_ok=True)
     excluded = [f"--exclude={pattern}" for pattern in BUILD_PRODUCTS]
     copy = ["rsync", "-a", "--delete", *excluded, f"{origin}/", f"{root}/"]
     done = subprocess.run(copy, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OverlayError(f"cannot copy {origin}: {done.stderr.strip()}")
-    changed = install(Tree(root))
-    ours.keep_times()
-    return changed
 
 
 def undo(tree: Tree) -> None:

@@ -37,11 +37,16 @@ def qtest_name(path: str) -> str:
     return re.sub(r"^.*/[\w-]+-tests/|^/[^/]+/", "", path)
 
 
-def kunit_cases(project: Path = PROJECT) -> Counter[str]:
+def kunit_cases(
+    project: Path = PROJECT, folders: tuple[str, ...] = ("guest-driver",)
+) -> Counter[str]:
     """How many suites have a case of each name."""
     call = re.compile(r"\bKUNIT_CASE\w*\((\w+)")
-    sources = _sources(project / "guest-driver", "*.c")
-    return Counter(name for text in sources for name in call.findall(text))
+    found: Counter[str] = Counter()
+    for folder in folders:
+        for text in _sources(project / folder, "*.c"):
+            found.update(call.findall(text))
+    return found
 
 
 def functional_tests(project: Path = PROJECT) -> set[str]:

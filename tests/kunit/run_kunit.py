@@ -26,13 +26,13 @@ OUR_SUITES = "freehint*"
 TIMEOUT = 300
 
 
-def boot(build: Path, accel: str, case: str) -> str:
+def boot(qemu: Path, kernel: Path, accel: str, case: str = "*") -> str:
     """What the kernel printed of the cases that match."""
     command = [
-        *(str(build / "qemu" / "qemu-system-x86_64"), "-accel", accel),
+        *(str(qemu), "-accel", accel),
         *("-machine", "q35", "-m", "512", "-nodefaults", "-no-user-config"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
-        *("-kernel", str(build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage")),
+        *("-kernel", str(kernel)),
         "-append",
         "console=ttyS0 panic=-1 kunit_shutdown=poweroff "
         f"kunit.filter_glob={OUR_SUITES}.{case}",
@@ -74,7 +74,12 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         import kunit_parser
 
-        console = boot(build, os.environ.get("FREEHINT_ACCEL", "tcg"), options.case)
+        console = boot(
+            build / "qemu" / "qemu-system-x86_64",
+            build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage",
+            os.environ.get("FREEHINT_ACCEL", "tcg"),
+            options.case,
+        )
         result = kunit_parser.parse_run_tests(console.splitlines())
     report = TapReport()
     status = kunit_parser.TestStatus

@@ -2,6 +2,7 @@
 """scripts/export-series: `git am` of what it writes gives what overlay installs."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,10 +61,21 @@ class SeriesTest(unittest.TestCase):
             export = str(PROJECT / "scripts" / "export-series")
             run(sys.executable, export, str(root), str(series), cwd=PROJECT)
             patches = sorted(map(str, series.glob("*.patch")))
-            run("git", "am", "--quiet", *patches, cwd=root)
+            for patch in patches:
+                run("git", "am", "--quiet", patch, cwd=root)
+                self.check_makefiles(root)
             self.assertEqual(self.content(root), installed)
             subjects = run("git", "log", "--format=%s", cwd=root).splitlines()
             self.assertEqual(len(subjects), len(patches) + 1)
+
+    def check_makefiles(self, root: Path) -> None:
+        """Whatever ours name has come already."""
+        for makefile in root.glob("*/**/freehint/**/Makefile"):
+            text = makefile.read_text()
+            for built in re.findall(r"\b(?!CFLAGS_)([\w/]+)\.o\b", text):
+                composite = f"{built}-y" in text
+                source = (makefile.parent / f"{built}.c").exists()
+                self.assertTrue(composite or source, f"{makefile}: {built}")
 
     def content(self, root: Path) -> dict[str, bytes]:
         return {

@@ -19,9 +19,9 @@
  *	freehint_stop();
  *
  * From freehint_collect() to freehint_return() the pages of a batch are on no free
- * list and belong to the driver. It may keep them for as long as it likes; mm waits
- * for them in a few places (OOM, offlining, contiguous allocations), for a second at
- * the most.
+ * list and belong to the driver. It may keep them for as long as it likes: an OOM and a
+ * contiguous allocation wait for them for a second at the most, and memory that has some
+ * of them out does not go offline.
  *
  * There is one user at a time. All functions are called from one thread of it, but
  * for those that say otherwise, and may sleep. None of them waits for memory or for
@@ -161,9 +161,16 @@ void freehint_lost(struct freehint_batch *batch);
 void freehint_rehint(void);
 void freehint_get_stats(struct freehint_stats *stats);
 
-/* Layers on top: freehint_age() can drain per-CPU lists; a flush gathers memory. */
-void freehint_set_drain(bool drain);
 bool freehint_worth_a_look(void);
+
+/* A layer on top: freehint_age() can drain per-CPU lists; a flush gathers memory. */
+#ifdef CONFIG_FREEHINT_DRAIN
+void freehint_set_drain(bool drain);
 void freehint_gather(bool compact, unsigned long deadline);
+#else
+static inline void freehint_set_drain(bool drain)
+{
+}
+#endif
 
 #endif /* _LINUX_FREEHINT_H */

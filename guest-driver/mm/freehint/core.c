@@ -2,6 +2,7 @@
 /*
  * Free memory hints: what the driver calls, and who waits for what the driver has.
  */
+#include <linux/atomic.h>
 #include <linux/cleanup.h>
 #include <linux/export.h>
 #include <linux/freehint.h>
@@ -12,9 +13,6 @@
 #include <linux/rculist.h>
 #include <linux/vmstat.h>
 #include <linux/wait.h>
-
-#define CREATE_TRACE_POINTS
-#include <trace/events/freehint.h>
 
 #include "../page_reporting.h"
 #include "hooks.h"
@@ -28,9 +26,6 @@
 
 /* A zone gives nothing for at most this many periods because it is in a burst. */
 #define FH_MAX_PUT_OFF	3
-
-DEFINE_STATIC_KEY_FALSE(freehint_key);
-unsigned int freehint_order __read_mostly = NR_PAGE_ORDERS;
 
 /* Pages with the driver; those that it expects back, and those that it does not. */
 static atomic_long_t fh_out;
@@ -49,17 +44,6 @@ static bool fh_paused(void)
 
 /* Per-CPU lists were found to hold much. */
 static bool fh_pcp_full;
-
-/* From under a zone's lock to the driver. */
-static void (*fh_wake_user)(void *data);
-static void *fh_wake_data;
-
-static void fh_do_wake(struct irq_work *work)
-{
-	fh_wake_user(fh_wake_data);
-}
-
-struct irq_work fh_wake = IRQ_WORK_INIT(fh_do_wake);
 
 /**
  * freehint_refusal - why mm does not offer free memory now, if it does not
@@ -102,15 +86,11 @@ int freehint_start(unsigned int order, void (*wake)(void *data), void *data)
 	if (static_key_enabled(&freehint_key))
 		return -EBUSY;
 
-	fh_wake_user = wake;
-	fh_wake_data = data;
-	freehint_order = order;
+	fh_wake_whom(wake, data);
 	ret = fh_track(order);
-	if (ret)
-		return ret;
-	static_branch_enable(&freehint_key);
-	freehint_rehint();
-	return 0;
+	if (!ret)
+		freehint_rehint();
+	return ret;
 }
 EXPORT_SYMBOL_GPL(freehint_start);
 
@@ -122,9 +102,8 @@ EXPORT_SYMBOL_GPL(freehint_start);
  */
 void freehint_stop(void)
 {
-	static_branch_disable(&freehint_key);
 	fh_untrack();
-	irq_work_sync(&fh_wake);
+	fh_wake_nobody();
 }
 EXPORT_SYMBOL_GPL(freehint_stop);
 
@@ -146,7 +125,7 @@ static void fh_zone_age(struct fh_zone *fz, enum fh_event event)
  * are made to speak up again. What is due and could not be taken is no reason: there is
  * freehint_worth_a_look().
  */
-static bool fh_zone_goes_on(struct fh_zone *fz, bool now)
+static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 {
 	unsigned long irq;
 	bool busy;
@@ -161,7 +140,7 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now)
 		fz->put_off = 0;
 
 	spin_lock_irqsave(&fz->zone->lock, irq);
-	busy = fh_nr_young(fz) || fz->burst >= FH_BURST || fz->put_off ||
+	busy = fh_nr_young(fz) || drains || fz->put_off ||
 	       (fh_nr_due(fz) && (fz->progress || fh_is_yielding(fz)));
 	fz->busy = busy;
 	fz->freed = 0;
@@ -193,9 +172,10 @@ bool freehint_age(unsigned int flags)
 
 	guard(mutex)(&fh_topology);
 	list_for_each_entry(fz, &fh_zones, list) {
-		fh_drain(fz, full);
+		bool drains = fh_drain(fz, full);
+
 		fh_zone_age(fz, event);
-		busy |= fh_zone_goes_on(fz, flags & FREEHINT_NOW);
+		busy |= fh_zone_goes_on(fz, flags & FREEHINT_NOW, drains);
 	}
 	return busy;
 }

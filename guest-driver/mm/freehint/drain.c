@@ -71,9 +71,10 @@ static void fh_drain_zone(struct zone *zone)
  * @fz: the zone
  * @full: somebody has found them full
  *
- * Context: fh_topology held.
+ * Context: fh_topology held. Return: whether there is more to do at the end of the next
+ * period.
  */
-void fh_drain(struct fh_zone *fz, bool full)
+bool fh_drain(struct fh_zone *fz, bool full)
 {
 	/* What is missed now is seen at the end of the next period. */
 	unsigned long burst = READ_ONCE(fz->burst), freed = READ_ONCE(fz->freed);
@@ -81,10 +82,10 @@ void fh_drain(struct fh_zone *fz, bool full)
 	unsigned long kept, irq;
 
 	if (!READ_ONCE(fh_drains) || fz->leaving || !(burst || full))
-		return;
+		return false;
 	/* In the middle of a burst. */
 	if (!quiet && burst != freed)
-		return;
+		return burst >= FH_BURST;
 	kept = fh_pcp_granules(fz);
 	/* Between the pages that they keep hardly a granule may have got whole. */
 	if (burst + kept >= FH_BURST && kept >= 4) {
@@ -92,10 +93,11 @@ void fh_drain(struct fh_zone *fz, bool full)
 		fz->nr_drains++;
 	}
 	if (!quiet)
-		return;
+		return burst >= FH_BURST;
 	spin_lock_irqsave(&fz->zone->lock, irq);
 	fz->burst = 0;
 	spin_unlock_irqrestore(&fz->zone->lock, irq);
+	return false;
 }
 
 /**

@@ -9,7 +9,6 @@
 #define _MM_FREEHINT_INTERNAL_H
 
 #include <linux/freehint.h>
-#include <linux/irq_work.h>
 #include <linux/jiffies.h>
 #include <linux/list.h>
 #include <linux/mmzone.h>
@@ -204,7 +203,9 @@ static inline bool fh_is_yielding(const struct fh_zone *fz)
 	return fz->yielded && time_before(jiffies, fz->yield_end + HZ);
 }
 
-/* state.c: a granule's life; all under zone->lock */
+/* state.c: a granule's life; but for the first two, under zone->lock */
+void fh_wake_whom(void (*wake)(void *data), void *data);
+void fh_wake_nobody(void);
 unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 		      enum fh_event event);
 void fh_freed(struct fh_zone *fz, unsigned long pfn, unsigned int order);
@@ -250,12 +251,21 @@ bool fh_collect_zone(struct fh_zone *fz, struct freehint_batch *batch,
 void fh_return_range(struct fh_zone *fz, const struct freehint_range *range);
 void fh_find_free(struct fh_zone *fz);
 
-/* core.c */
-extern struct irq_work fh_wake;
-
 /* drain.c: per-CPU lists */
+#ifdef CONFIG_FREEHINT_DRAIN
 bool fh_pcp_is_full(const struct fh_zone *fz);
-void fh_drain(struct fh_zone *fz, bool full);
+bool fh_drain(struct fh_zone *fz, bool full);
+#else
+static inline bool fh_pcp_is_full(const struct fh_zone *fz)
+{
+	return false;
+}
+
+static inline bool fh_drain(struct fh_zone *fz, bool full)
+{
+	return false;
+}
+#endif
 
 /* debug.c */
 #ifdef CONFIG_FREEHINT_DEBUG

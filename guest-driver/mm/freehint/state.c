@@ -10,15 +10,31 @@
  * nothing may allocate, sleep, print or arm a timer.
  */
 #include <linux/bitmap.h>
+#include <linux/irq_work.h>
 #include <linux/jiffies.h>
 #include <linux/lockdep.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 
+#define CREATE_TRACE_POINTS
 #include <trace/events/freehint.h>
 
 #include "hooks.h"
 #include "internal.h"
+
+DEFINE_STATIC_KEY_FALSE(freehint_key);
+unsigned int freehint_order __read_mostly = NR_PAGE_ORDERS;
+
+/* From under a zone's lock to the driver. */
+static void (*fh_wake_user)(void *data);
+static void *fh_wake_data;
+
+static void fh_do_wake(struct irq_work *work)
+{
+	fh_wake_user(fh_wake_data);
+}
+
+static struct irq_work fh_wake = IRQ_WORK_INIT(fh_do_wake);
 
 /* This cannot happen in that state. */
 #define ERR	FH_NR_STATES
@@ -64,6 +80,29 @@ const u8 fh_next_state[FH_NR_EVENTS][FH_NR_STATES] = {
 #undef H
 #undef N
 };
+
+/**
+ * fh_wake_whom - let memory that is freed wake somebody
+ * @wake: see freehint_start()
+ * @data: for @wake
+ *
+ * Context: the key is off.
+ */
+void fh_wake_whom(void (*wake)(void *data), void *data)
+{
+	fh_wake_user = wake;
+	fh_wake_data = data;
+}
+
+/**
+ * fh_wake_nobody - wait until nobody is being woken
+ *
+ * Context: process context. The key is off.
+ */
+void fh_wake_nobody(void)
+{
+	irq_work_sync(&fh_wake);
+}
 
 static bool fh_is_due(enum fh_state state)
 {

@@ -30,9 +30,8 @@ DEFINE_MUTEX(fh_topology);
 /* Zones that are tracked; under fh_topology, or RCU. */
 LIST_HEAD(fh_zones);
 
-/* Zones that come online are tracked, too; and by which granule. */
+/* Zones that come online are tracked, too. */
 static bool fh_tracking;
-static unsigned int fh_track_order;
 
 static void fh_map_free(struct fh_map *map)
 {
@@ -204,7 +203,7 @@ static struct fh_zone *fh_track_zone(struct zone *zone)
 
 	if (fz)
 		return fz;
-	fz = fh_zone_alloc(zone, fh_track_order);
+	fz = fh_zone_alloc(zone, freehint_order);
 	if (!fz)
 		return NULL;
 	fh_publish(zone, fz);
@@ -267,10 +266,6 @@ static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 	unsigned long end = mn->start_pfn + mn->nr_pages;
 	struct zone *zone = page_zone(pfn_to_page(mn->start_pfn));
 
-	/* Isolated before this is called, so no more of it is taken. */
-	if (action == MEM_GOING_OFFLINE)
-		freehint_wait_range(mn->start_pfn, end);
-
 	guard(mutex)(&fh_topology);
 	if (!fh_tracking)
 		return NOTIFY_DONE;
@@ -307,6 +302,8 @@ static struct notifier_block fh_memory_nb = {
  * fh_track - track all zones, now and as memory comes online
  * @order: the granule
  *
+ * From here the hooks speak up.
+ *
  * Context: process context. Return: 0 or a negative error.
  */
 int fh_track(unsigned int order)
@@ -320,7 +317,7 @@ int fh_track(unsigned int order)
 
 	get_online_mems();
 	mutex_lock(&fh_topology);
-	fh_track_order = order;
+	freehint_order = order;
 	fh_tracking = true;
 	for_each_populated_zone(zone) {
 		ret = fh_track_range(zone, zone->zone_start_pfn,
@@ -333,18 +330,21 @@ int fh_track(unsigned int order)
 
 	if (ret)
 		fh_untrack();
+	else
+		static_branch_enable(&freehint_key);
 	return ret;
 }
 
 /**
  * fh_untrack - track nothing
  *
- * Context: process context. The key is off.
+ * Context: process context.
  */
 void fh_untrack(void)
 {
 	struct fh_zone *fz, *next;
 
+	static_branch_disable(&freehint_key);
 	unregister_memory_notifier(&fh_memory_nb);
 	guard(mutex)(&fh_topology);
 	fh_tracking = false;

@@ -96,8 +96,8 @@ static void vfh_flush_gather(struct work_struct *work)
 {
 	struct vfh *fh = container_of(work, struct vfh, flush.gather);
 
-	freehint_gather(READ_ONCE(fh->flush.compact),
-			READ_ONCE(fh->flush.compact_until));
+	fh->source->gather(READ_ONCE(fh->flush.compact),
+			   READ_ONCE(fh->flush.compact_until));
 	/* Pairs with vfh_flush_step(): memory is on the free lists. */
 	smp_store_release(&fh->flush.gathered, true);
 	vfh_wake(fh, VFH_EVENT_OTHER);
@@ -158,6 +158,17 @@ void vfh_flush_step(struct vfh *fh)
 }
 
 /**
+ * vfh_flush_answered - a hint was answered: it may have been part of the flush
+ * @fh: the device
+ * @msg: the hint
+ */
+void vfh_flush_answered(struct vfh *fh, const struct vfh_msg *msg)
+{
+	if (vfh_flushing(fh) && msg->cookie >= fh->flush.first)
+		fh->flush.hinted += msg->batch->nr_pages;
+}
+
+/**
  * vfh_flush_round_over - a round is over: does the flush need another one
  * @fh: the device, with nothing in flight
  */
@@ -189,7 +200,6 @@ void vfh_flush_forget(struct vfh *fh)
 {
 	fh->flush.stage = VFH_FLUSH_NONE;
 	fh->flush.owed = false;
-	fh->flush.done.refused = false;
 }
 
 /**
@@ -199,4 +209,15 @@ void vfh_flush_forget(struct vfh *fh)
 void vfh_flush_init(struct vfh *fh)
 {
 	INIT_WORK(&fh->flush.gather, vfh_flush_gather);
+}
+
+/**
+ * vfh_flush_cancel - the device is going away
+ * @fh: the device
+ *
+ * Context: process context, not the loop.
+ */
+void vfh_flush_cancel(struct vfh *fh)
+{
+	cancel_work_sync(&fh->flush.gather);
 }

@@ -19,43 +19,6 @@
 #define VFH_GAUGES_SHARE	128
 
 /**
- * vfh_figures - the present figures
- * @fh: the device
- *
- * Context: any.
- */
-struct vfh_figures vfh_figures(const struct vfh *fh)
-{
-	struct freehint_stats stats;
-
-	fh->source->get_stats(&stats);
-	return (struct vfh_figures) {
-		.free = vfh_bytes(stats.free),
-		.pending = vfh_bytes(stats.pending),
-		.hinted = vfh_bytes(stats.discarded),
-		.in_flight = vfh_bytes(stats.out),
-		.stuck = vfh_bytes(stats.stuck),
-		.reused = vfh_bytes(stats.reused),
-	};
-}
-
-/**
- * vfh_le_gauges - figures as the device reads them
- * @figures: the figures
- */
-struct virtio_freehint_gauges vfh_le_gauges(const struct vfh_figures *figures)
-{
-	return (struct virtio_freehint_gauges) {
-		.free = cpu_to_le64(figures->free),
-		.pending = cpu_to_le64(figures->pending),
-		.hinted = cpu_to_le64(figures->hinted),
-		.in_flight = cpu_to_le64(figures->in_flight),
-		.stuck = cpu_to_le64(figures->stuck),
-		.reused = cpu_to_le64(figures->reused),
-	};
-}
-
-/**
  * vfh_gauges_send - put the present gauges where the device will find them
  * @fh: the device
  *

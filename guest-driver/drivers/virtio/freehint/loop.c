@@ -14,30 +14,10 @@
 #include <linux/kthread.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
-#include <linux/module.h>
 #include <linux/sizes.h>
 
 #include "vfh.h"
 #include "trace.h"
-
-/* How long a device may take for an answer before it is reset. */
-unsigned int vfh_timeout_ms = 5000;
-module_param_named(timeout_ms, vfh_timeout_ms, uint, 0644);
-MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
-
-/*
- * In this time, an answer is looked for so many times. Looks are counted, not time: where
- * the host runs neither the guest nor its device for a while, the guest's clock jumps, the
- * device could not answer, and that makes for one look.
- */
-#define VFH_LOOKS		8
-
-/* How long a device may take to confirm a reset, before what it has is given up. */
-#define VFH_RESET_TIME		(10 * HZ)
-
-/* A device that was reset stays down for so long, and twice as long each time. */
-#define VFH_BACKOFF		HZ
-#define VFH_MAX_BACKOFF		(60 * HZ)
 
 /* A source that could not be started is tried again after this. */
 #define VFH_RETRY_START		(5 * HZ)
@@ -54,38 +34,15 @@ MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this l
 #define VFH_FIRST_PERIOD	4
 
 /*
- * The device.
+ * Answers.
  */
-
-static unsigned long vfh_look_time(void)
-{
-	return max(msecs_to_jiffies(READ_ONCE(vfh_timeout_ms)) / VFH_LOOKS, 1UL);
-}
 
 /**
- * vfh_fail - the device is of no use: reset it
+ * vfh_hint_done - the device has let go of a hint
  * @fh: the device
- * @hopeless: it will be of none when it is set up again, either
- * @why: what to tell the administrator
+ * @msg: the hint, with an outcome for each of its ranges
  */
-void vfh_fail(struct vfh *fh, bool hopeless, const char *why)
-{
-	if (hopeless)
-		fh->hopeless = true;
-	if (fh->phase != VFH_UP)
-		return;
-
-	dev_err(&fh->vdev->dev, "%s, resetting the device%s\n", why,
-		hopeless ? "; no more hints until the driver is bound again" : "");
-	fh->counters.resets++;
-	fh->phase = VFH_RESETTING;
-	fh->is_lost = false;
-	fh->reset_deadline = fh->now + VFH_RESET_TIME;
-	WRITE_ONCE(fh->is_reset, false);
-	fh->port->reset(fh);
-}
-
-static void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
+void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
 {
 	if (!msg->batch->lost)
 		WRITE_ONCE(fh->in_flight, fh->in_flight - msg->batch->nr_pages);
@@ -93,121 +50,6 @@ static void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
 	msg->queued = false;
 	list_move(&msg->list, &fh->idle);
 }
-
-/* A device that was reset has no message, and may have become another one. */
-static void vfh_forget(struct vfh *fh)
-{
-	fh->gauges.queued = false;
-	fh->gauges.refused = false;
-	fh->flush.done.queued = false;
-	vfh_flush_forget(fh);
-	fh->status = VIRTIO_FREEHINT_DRIVER_NOT_READY;
-	fh->config_changed = true;
-	fh->up_since = fh->now;
-}
-
-/* The device has let go of everything, without telling what it did. */
-static void vfh_take_back(struct vfh *fh)
-{
-	struct vfh_msg *msg, *next;
-	unsigned int i;
-
-	list_for_each_entry_safe(msg, next, &fh->flight, list) {
-		struct freehint_batch *batch = msg->batch;
-
-		for (i = 0; i < batch->nr_ranges; i++)
-			batch->ranges[i].outcome = FREEHINT_RETRY;
-		if (batch->lost)
-			fh->counters.leaked_bytes -= vfh_bytes(batch->nr_pages);
-		fh->counters.aborted_bytes += vfh_bytes(batch->nr_pages);
-		vfh_hint_done(fh, msg);
-	}
-	vfh_forget(fh);
-	fh->round = false;
-	fh->slow = 0;
-}
-
-/* It has not, and may yet write. */
-static void vfh_give_up(struct vfh *fh)
-{
-	struct vfh_msg *msg;
-
-	fh->is_lost = true;
-	if (list_empty(&fh->flight))
-		return;
-	list_for_each_entry(msg, &fh->flight, list) {
-		fh->source->lost(msg->batch);
-		fh->counters.leaked_bytes += vfh_bytes(msg->batch->nr_pages);
-	}
-	dev_err(&fh->vdev->dev, "the device does not confirm its reset, %llu KiB that it may still discard are lost until it does\n",
-		vfh_bytes(fh->in_flight) >> 10);
-	WRITE_ONCE(fh->in_flight, 0);
-}
-
-static void vfh_await_reset(struct vfh *fh)
-{
-	/* Pairs with vfh_reset_work(): the device writes nothing any more. */
-	if (smp_load_acquire(&fh->is_reset) || fh->port->is_gone(fh)) {
-		vfh_take_back(fh);
-		fh->phase = fh->hopeless ? VFH_HOPELESS : VFH_DOWN;
-		fh->revive_at = fh->now + fh->backoff;
-		fh->backoff = min(2 * fh->backoff, VFH_MAX_BACKOFF);
-	} else if (time_before(fh->now, fh->reset_deadline)) {
-		vfh_wait_until(fh, fh->reset_deadline);
-	} else if (!fh->is_lost) {
-		vfh_give_up(fh);
-	}
-}
-
-static void vfh_set_up_again(struct vfh *fh)
-{
-	if (fh->asleep)
-		return;
-	if (fh->phase == VFH_DOWN) {
-		if (time_before(fh->now, fh->revive_at)) {
-			vfh_wait_until(fh, fh->revive_at);
-			return;
-		}
-		fh->phase = VFH_REVIVING;
-		WRITE_ONCE(fh->is_revived, false);
-		fh->port->revive(fh);
-	}
-	/* Pairs with vfh_revive_work(). */
-	if (smp_load_acquire(&fh->is_revived)) {
-		dev_info(&fh->vdev->dev, "the device is back\n");
-		fh->phase = VFH_UP;
-		vfh_forget(fh);
-	} else if (READ_ONCE(fh->hopeless)) {
-		fh->phase = VFH_HOPELESS;
-	}
-}
-
-/* Part of the time for each answer is over. */
-static void vfh_look_for_overdue(struct vfh *fh)
-{
-	struct vfh_msg *msg;
-	bool overdue = false;
-
-	if (list_empty(&fh->flight))
-		return;
-	if (time_before(fh->now, fh->next_look)) {
-		vfh_wait_until(fh, fh->next_look);
-		return;
-	}
-	list_for_each_entry(msg, &fh->flight, list)
-		overdue |= ++msg->looks > VFH_LOOKS;
-	if (overdue) {
-		fh->counters.timeouts++;
-		vfh_fail(fh, false, "no answer to a hint in time");
-		return;
-	}
-	fh->next_look = fh->now + vfh_look_time();
-	vfh_wait_until(fh, fh->next_look);
-}
-
-/*
- * Answers.
- */
 
 /*
  * A device has to answer within a time, and throttles what it does not get round to. So
@@ -235,12 +77,9 @@ static void vfh_reap(struct vfh *fh)
 		}
 		if (msg->batch) {
 			vfh_learn_speed(fh, vfh_read_answer(fh, msg, len));
-			if (fh->flush.stage == VFH_FLUSH_HINTING &&
-			    msg->cookie >= fh->flush.first)
-				fh->flush.hinted += msg->batch->nr_pages;
+			vfh_flush_answered(fh, msg);
 			vfh_hint_done(fh, msg);
-			if (time_after(fh->now, fh->up_since + VFH_MAX_BACKOFF))
-				fh->backoff = VFH_BACKOFF;
+			vfh_answered(fh);
 			continue;
 		}
 		msg->queued = false;
@@ -272,6 +111,7 @@ static void vfh_read_config(struct vfh *fh)
 		vfh_fail(fh, false, "the device asks to be reset");
 		return;
 	}
+	vfh_bound_config(&fh->config);
 	vfh_pace_bounds(fh);
 	/* Nobody shall wait for the end of a long period that has been made short. */
 	if (time_after(fh->period_end, fh->now + vfh_period(fh)))
@@ -474,9 +314,7 @@ static bool vfh_send_one(struct vfh *fh, unsigned int flags)
 		return false;
 	}
 	msg->queued = true;
-	msg->looks = 0;
-	if (list_empty(&fh->flight))
-		fh->next_look = fh->now + vfh_look_time();
+	vfh_expect_answer(fh, msg);
 	list_move_tail(&msg->list, &fh->flight);
 	WRITE_ONCE(fh->in_flight, fh->in_flight + msg->batch->nr_pages);
 	return true;
@@ -659,12 +497,9 @@ void vfh_init(struct vfh *fh)
 	timer_setup(&fh->look, vfh_look, TIMER_DEFERRABLE);
 	vfh_flush_init(fh);
 	fh->allowed = true;
-	fh->phase = VFH_UP;
-	fh->backoff = VFH_BACKOFF;
 	fh->now = jiffies;
-	fh->up_since = jiffies;
+	vfh_recovery_init(fh);
 	fh->round_end = jiffies;
-	fh->revive_at = jiffies;
 	fh->pause_end = jiffies;
 	fh->pace.since = jiffies;
 	fh->config_changed = true;

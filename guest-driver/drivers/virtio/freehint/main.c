@@ -43,6 +43,9 @@ static const struct vfh_source vfh_buddy = {
 	.rehint = freehint_rehint,
 	.get_stats = freehint_get_stats,
 	.worth_a_look = freehint_worth_a_look,
+#ifdef CONFIG_VIRTIO_FREEHINT_FLUSH
+	.gather = freehint_gather,
+#endif
 };
 
 static bool vfh_drain = true;
@@ -77,6 +80,42 @@ void vfh_bounds_changed(void)
 		return;
 	set_bit(VFH_EVENT_CONFIG, &vfh_device->events);
 	vfh_wish(vfh_device, &vfh_device->allowed, vfh_device->allowed);
+}
+
+/* The guest's own bounds, whatever the device asks for. */
+static unsigned int min_age_floor_ms = 20;
+static unsigned int min_age_ceiling_ms = 60000;
+
+static int vfh_set_ms(const char *val, const struct kernel_param *kp)
+{
+	int ret = param_set_uint(val, kp);
+
+	if (!ret)
+		vfh_bounds_changed();
+	return ret;
+}
+
+static const struct kernel_param_ops vfh_ms_ops = {
+	.set = vfh_set_ms,
+	.get = param_get_uint,
+};
+
+module_param_cb(min_age_floor_ms, &vfh_ms_ops, &min_age_floor_ms, 0644);
+MODULE_PARM_DESC(min_age_floor_ms, "Memory stays free for at least this long before it is hinted");
+module_param_cb(min_age_ceiling_ms, &vfh_ms_ops, &min_age_ceiling_ms, 0644);
+MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
+
+/**
+ * vfh_bound_config - keep what the device asks for within the guest's bounds
+ * @config: as the device gave it
+ */
+void vfh_bound_config(struct vfh_config *config)
+{
+	u32 floor = READ_ONCE(min_age_floor_ms);
+	u32 ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
+
+	config->min_age_ms = clamp(config->min_age_ms, floor, ceiling);
+	config->delay_ms = min(config->delay_ms, ceiling);
 }
 
 static void vfh_hintq_callback(struct virtqueue *vq)
@@ -237,7 +276,7 @@ static void vfh_quiesce(struct vfh *fh)
 	flush_work(&fh->reset_work);
 	/* What was lost is back, now that the reset is confirmed. */
 	vfh_wish(fh, &fh->asleep, true);
-	cancel_work_sync(&fh->flush.gather);
+	vfh_flush_cancel(fh);
 	if (!fh->port->is_gone(fh))
 		virtio_reset_device(fh->vdev);
 }
@@ -403,7 +442,9 @@ static int vfh_restore(struct virtio_device *vdev)
 #endif
 
 static const unsigned int vfh_features[] = {
+#ifdef CONFIG_VIRTIO_FREEHINT_FLUSH
 	VIRTIO_FREEHINT_F_FLUSH,
+#endif
 };
 
 static const struct virtio_device_id vfh_ids[] = {

@@ -19,41 +19,7 @@
 /* Of reuse in such a time the age follows. */
 #define VFH_WINDOW	FREEHINT_REUSE_WINDOW
 
-static int vfh_set_ms(const char *val, const struct kernel_param *kp);
-static int vfh_set_adapts(const char *val, const struct kernel_param *kp);
-
-static const struct kernel_param_ops vfh_ms_ops = {
-	.set = vfh_set_ms,
-	.get = param_get_uint,
-};
-
-static const struct kernel_param_ops vfh_adapts_ops = {
-	.flags = KERNEL_PARAM_OPS_FL_NOARG,
-	.set = vfh_set_adapts,
-	.get = param_get_bool,
-};
-
-/* The guest's own bounds, whatever the device asks for. */
-static unsigned int min_age_floor_ms = 20;
-module_param_cb(min_age_floor_ms, &vfh_ms_ops, &min_age_floor_ms, 0644);
-MODULE_PARM_DESC(min_age_floor_ms, "Memory stays free for at least this long before it is hinted");
-
-static unsigned int min_age_ceiling_ms = 60000;
-module_param_cb(min_age_ceiling_ms, &vfh_ms_ops, &min_age_ceiling_ms, 0644);
-MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
-
 static bool adapt = true;
-module_param_cb(adapt, &vfh_adapts_ops, &adapt, 0644);
-MODULE_PARM_DESC(adapt, "Let memory stay free for longer where it is reused soon after it was hinted");
-
-static int vfh_set_ms(const char *val, const struct kernel_param *kp)
-{
-	int ret = param_set_uint(val, kp);
-
-	if (!ret)
-		vfh_bounds_changed();
-	return ret;
-}
 
 static int vfh_set_adapts(const char *val, const struct kernel_param *kp)
 {
@@ -63,6 +29,15 @@ static int vfh_set_adapts(const char *val, const struct kernel_param *kp)
 		vfh_bounds_changed();
 	return ret;
 }
+
+static const struct kernel_param_ops vfh_adapts_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = vfh_set_adapts,
+	.get = param_get_bool,
+};
+
+module_param_cb(adapt, &vfh_adapts_ops, &adapt, 0644);
+MODULE_PARM_DESC(adapt, "Let memory stay free for longer where it is reused soon after it was hinted");
 
 static void vfh_pace_forget(struct vfh_pace *pace)
 {
@@ -112,12 +87,8 @@ void vfh_pace_limits(struct vfh_pace *pace, unsigned int min_ms,
  */
 void vfh_pace_bounds(struct vfh *fh)
 {
-	unsigned int floor = READ_ONCE(min_age_floor_ms);
-	unsigned int ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
-
-	fh->config.delay_ms = min(fh->config.delay_ms, ceiling);
 	fh->pace.burst = 16UL << fh->order;
-	vfh_pace_limits(&fh->pace, clamp(fh->config.min_age_ms, floor, ceiling),
+	vfh_pace_limits(&fh->pace, fh->config.min_age_ms,
 			READ_ONCE(adapt) ? jiffies_to_msecs(VFH_WINDOW) : 0);
 }
 

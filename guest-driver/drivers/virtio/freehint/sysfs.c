@@ -26,11 +26,8 @@ static ssize_t vfh_emit_name(char *buf, u32 value, const char * const names[],
 	return sysfs_emit(buf, "unknown (%u)\n", value);
 }
 
-/**
- * vfh_status_name - what a status is called
- * @status: enum virtio_freehint_driver_status
- */
-const char *vfh_status_name(u32 status)
+static ssize_t status_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
 {
 	static const char * const names[] = {
 		[VIRTIO_FREEHINT_DRIVER_NOT_READY] = "waiting",
@@ -44,15 +41,8 @@ const char *vfh_status_name(u32 status)
 		[VIRTIO_FREEHINT_DRIVER_FAILED] = "failed",
 	};
 
-	return names[status];
-}
-
-static ssize_t status_show(struct device *dev, struct device_attribute *attr,
-			   char *buf)
-{
-	u32 status = READ_ONCE(dev_to_vfh(dev)->status);
-
-	return sysfs_emit(buf, "%s\n", vfh_status_name(status));
+	return vfh_emit_name(buf, READ_ONCE(dev_to_vfh(dev)->status), names,
+			     ARRAY_SIZE(names));
 }
 static DEVICE_ATTR_RO(status);
 

@@ -37,6 +37,7 @@ struct vfh_msg;
  * @rehint: see there
  * @get_stats: see there
  * @worth_a_look: see there
+ * @gather: see there; for a flush
  */
 struct vfh_source {
 	enum freehint_refusal (*refusal)(unsigned int order);
@@ -50,6 +51,7 @@ struct vfh_source {
 	void (*rehint)(void);
 	void (*get_stats)(struct freehint_stats *stats);
 	bool (*worth_a_look)(void);
+	void (*gather)(bool compact, unsigned long deadline);
 };
 
 /**
@@ -435,8 +437,17 @@ void vfh_pass(struct vfh *fh, unsigned long now);
 int vfh_thread(void *data);
 void vfh_start_round(struct vfh *fh, unsigned int flags);
 bool vfh_may_send(const struct vfh *fh);
+void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg);
+
+/* recover.c */
+void vfh_recovery_init(struct vfh *fh);
 void vfh_fail(struct vfh *fh, bool hopeless, const char *why);
-extern unsigned int vfh_timeout_ms;
+void vfh_forget(struct vfh *fh);
+void vfh_await_reset(struct vfh *fh);
+void vfh_set_up_again(struct vfh *fh);
+void vfh_expect_answer(struct vfh *fh, struct vfh_msg *msg);
+void vfh_answered(struct vfh *fh);
+void vfh_look_for_overdue(struct vfh *fh);
 
 /* msg.c */
 extern const struct vfh_port vfh_virtio_port;
@@ -448,44 +459,20 @@ int vfh_send_hint(struct vfh *fh, struct vfh_msg *msg);
 unsigned int vfh_read_answer(struct vfh *fh, struct vfh_msg *msg,
 			     unsigned int len);
 u16 vfh_result(const struct vfh_answer *answer, size_t len);
+struct vfh_figures vfh_figures(const struct vfh *fh);
+struct virtio_freehint_gauges vfh_le_gauges(const struct vfh_figures *figures);
 
 /* main.c */
 void vfh_bounds_changed(void);
-
-/* pace.c */
-void vfh_pace_bounds(struct vfh *fh);
-void vfh_pace_tick(struct vfh *fh);
-void vfh_pace_limits(struct vfh_pace *pace, unsigned int min_ms,
-		     unsigned int max_ms);
-void vfh_pace_judge(struct vfh_pace *pace, const struct vfh_reuse *reuse,
-		    unsigned long now);
-
-/* flush.c */
-void vfh_flush_init(struct vfh *fh);
-void vfh_flush_ask(struct vfh *fh);
-void vfh_flush_step(struct vfh *fh);
-void vfh_flush_round_over(struct vfh *fh);
-void vfh_flush_forget(struct vfh *fh);
-
-/* What is hinted is hinted for a flush, whatever its age. */
-static inline bool vfh_flushing(const struct vfh *fh)
-{
-	return fh->flush.stage == VFH_FLUSH_HINTING;
-}
-
-/* gauges.c */
-struct vfh_figures vfh_figures(const struct vfh *fh);
-struct virtio_freehint_gauges vfh_le_gauges(const struct vfh_figures *figures);
-bool vfh_gauges_send(struct vfh *fh);
-void vfh_gauges_rest(struct vfh *fh);
-bool vfh_gauges_worth_telling(const struct vfh *fh);
+void vfh_bound_config(struct vfh_config *config);
 
 /* sysfs.c */
 extern const struct attribute_group *vfh_groups[];
-const char *vfh_status_name(u32 status);
 void vfh_debugfs_add(struct vfh *fh);
 void vfh_debugfs_remove(struct vfh *fh);
 void vfh_debugfs_init(void);
 void vfh_debugfs_exit(void);
+
+#include "layers.h"
 
 #endif /* _VIRTIO_FREEHINT_VFH_H */

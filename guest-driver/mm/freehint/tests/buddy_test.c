@@ -76,7 +76,7 @@ static int client_init(struct kunit *test)
 	user->batch = new_batch(test, 64);
 	user->other = new_batch(test, 64);
 	/* What this drains is drained by nobody else, in the middle of a test. */
-	freehint_gather(false, 0);
+	drain_all_pages(NULL);
 	KUNIT_ASSERT_EQ(test, freehint_start(ORDER, wake, user), 0);
 	settle(test);
 	return 0;
@@ -419,12 +419,12 @@ static void test_in_pieces(struct kunit *test)
 	split_page(page, MAX_PAGE_ORDER);
 	for (i = 0; i < MAX_ORDER_NR_PAGES - 1; i++)
 		__free_page(page + i);
-	freehint_gather(false, 0);
+	drain_all_pages(NULL);
 	/* The last page is missing from the second granule, and the first is whole. */
 	KUNIT_EXPECT_TRUE(test, state_of(pfn) == FH_YOUNG || state_of(pfn) == FH_RESTING);
 	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_UNKNOWN);
 	__free_page(page + MAX_ORDER_NR_PAGES - 1);
-	freehint_gather(false, 0);
+	drain_all_pages(NULL);
 	KUNIT_EXPECT_TRUE(test, state_of(pfn + G) == FH_YOUNG ||
 			  state_of(pfn + G) == FH_RESTING);
 	settle(test);
@@ -466,6 +466,27 @@ static void test_share(struct kunit *test)
 	settle(test);
 }
 
+/* A layer that is off keeps nobody awake: after a burst there is an end of periods. */
+static void test_rests_without_drains(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct page *pages[8];
+	unsigned int i, periods = 0;
+
+	freehint_set_drain(false);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		pages[i] = alloc_pages(GFP_KERNEL, MAX_PAGE_ORDER);
+		KUNIT_ASSERT_NOT_NULL(test, pages[i]);
+	}
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		__free_pages(pages[i], MAX_PAGE_ORDER);
+	while (freehint_age(0) && periods++ < 20)
+		while (freehint_collect(user->batch, ALL, FREEHINT_NOW))
+			return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_EXPECT_LT(test, periods, 20);
+	freehint_set_drain(true);
+}
+
 static struct kunit_case buddy_cases[] = {
 	KUNIT_CASE(test_freed_taken_and_back),
 	KUNIT_CASE(test_batches_are_in_order),
@@ -482,6 +503,7 @@ static struct kunit_case buddy_cases[] = {
 	KUNIT_CASE(test_second_user),
 	KUNIT_CASE(test_refusals),
 	KUNIT_CASE(test_share),
+	KUNIT_CASE(test_rests_without_drains),
 	{ }
 };
 
