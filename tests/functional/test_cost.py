@@ -10,6 +10,7 @@ import dataclasses
 import unittest
 
 from freehint_vm import BUILD, KERNEL, FreehintVM
+from guest_driver import wait_for
 
 KERNEL_WITHOUT = BUILD / "linux-cost/arch/x86/boot/bzImage"
 MEMORY_MIB = 512
@@ -17,6 +18,13 @@ MEMORY_MIB = 512
 # Of a page fault; and of an allocation, or a free, in the buddy allocator.
 MOST_SHARE = 0.005
 MOST_INSTRUCTIONS = 4
+
+# Of an allocation and its free, while the device is active.
+MOST_ACTIVE = {"order0": 15, "order9": 250}
+
+# That a device is there, and disabled, changes how the guest was booted, and nothing
+# else: where pages lie.
+MOST_DISABLED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Loop:
         return (self.instructions - without.instructions) / (2 * self.buddy)
 
 
-def measure(reporter: str, hints: bool) -> dict[str, Loop]:
+def measure(reporter: str, hints: bool = True, enabled: bool = True) -> dict[str, Loop]:
     with FreehintVM(
         reporter,
         kernel=KERNEL if hints else KERNEL_WITHOUT,
@@ -45,6 +53,11 @@ def measure(reporter: str, hints: bool) -> dict[str, Loop]:
         extra_args=("-icount", "shift=0"),
         append="tsc=reliable",
     ) as vm:
+        if not enabled:
+            vm.set_enabled(False)
+            wait_for(
+                "the driver stops", lambda: vm.query()["driver-status"] == "waiting"
+            )
         vm.settle()
         lines = vm.check("cost", timeout=900).splitlines()
     words = [line.split() for line in lines]
@@ -52,25 +65,30 @@ def measure(reporter: str, hints: bool) -> dict[str, Loop]:
 
 
 class CostTest(unittest.TestCase):
-    def test_hooks_that_are_off_cost_next_to_nothing(self) -> None:
+    def test_hooks_cost_next_to_nothing(self) -> None:
         without = measure("none", hints=False)
-        off = measure("none", hints=True)
-        active = measure("freehint", hints=True)
-        print("# | loop | without hints | key off | device active |")
+        off = measure("none")
+        disabled = measure("freehint", enabled=False)
+        active = measure("freehint")
+        print("# | loop | without hints | key off | device disabled | device active |")
         for name, loop in without.items():
-            print(
-                f"# | {name} | {loop.each():.1f} |"
-                f" {off[name].each() - loop.each():+.2f} |"
-                f" {active[name].each() - loop.each():+.2f} |"
-            )
+            more = [arm[name].each() - loop.each() for arm in (off, disabled, active)]
+            cells = " | ".join(f"{figure:+.2f}" for figure in more)
+            print(f"# | {name} | {loop.each():.1f} | {cells} |")
         self.assertEqual(set(without), {"fault", "order0", "order9"})
         fault = without["fault"]
         self.assertEqual(fault.buddy, 0)
         self.assertLessEqual(off["fault"].each(), fault.each() * (1 + MOST_SHARE))
-        for name in ("order0", "order9"):
+        self.assertLessEqual(disabled["fault"].each(), fault.each() * (1 + MOST_SHARE))
+        for name, most in MOST_ACTIVE.items():
             self.assertGreater(without[name].buddy, 0, name)
-            more = off[name].more(without[name])
-            self.assertLessEqual(more, MOST_INSTRUCTIONS, name)
+            self.assertLessEqual(off[name].more(without[name]), MOST_INSTRUCTIONS, name)
+            self.assertLessEqual(
+                disabled[name].each(), off[name].each() + MOST_DISABLED, name
+            )
+            self.assertLessEqual(
+                active[name].each(), without[name].each() + most, name
+            )
 
 
 if __name__ == "__main__":
