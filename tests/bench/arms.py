@@ -38,6 +38,12 @@ class Arm:
     reporter: str = "none"
     append: str = ""
     device_options: tuple[str, ...] = ()
+    kernel: Path | None = None
+
+    def before(self, kernel: Path) -> "Arm":
+        """The same with another guest kernel: what a change has changed."""
+        name, title = f"{self.name}-before", f"{self.title}, before"
+        return dataclasses.replace(self, name=name, title=title, kernel=kernel)
 
 
 ARMS = [
@@ -124,7 +130,7 @@ class BenchGuest(FreehintVM):
             memory_mib=memory_mib,
             cpus=cpus,
             append=arm.append,
-            kernel=kernel(),
+            kernel=arm.kernel or kernel(),
             extra_args=(*options, *extra_args),
             wrapper=wrapper,
         )

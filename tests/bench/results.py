@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -136,3 +137,27 @@ def load_all(paths: list[Path]) -> Results:
     for path in paths:
         results.merge(load(path))
     return results
+
+
+def changes(results: Results, before: str = "-before") -> list[str]:
+    """A table: of each figure its median, least and most, before and now."""
+    cells: dict[tuple[str, ...], dict[bool, list[float]]] = {}
+    for sample in results.samples:
+        old = sample["arm"].endswith(before)
+        arm = sample["arm"].removesuffix(before)
+        case = " ".join(f"{key}={value}" for key, value in sample["params"].items())
+        for name, value in sample["values"].items():
+            if isinstance(value, (int, float)):
+                pair = cells.setdefault((sample["metric"], case, arm, name), {})
+                pair.setdefault(old, []).append(value)
+    lines = ["| metric | case | arm | figure | before | now |", "|---|---|---|---|---|---|"]
+    for key, pair in cells.items():
+        if len(pair) == 2:
+            shown = [median_and_range(pair[old]) for old in (True, False)]
+            lines.append(f"| {' | '.join((*key, *shown))} |")
+    return lines
+
+
+def median_and_range(values: list[float]) -> str:
+    middle = statistics.median(values)
+    return f"{middle:.4g} ({min(values):.4g} to {max(values):.4g})"

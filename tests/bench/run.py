@@ -21,7 +21,7 @@ from arms import ARMS, BY_NAME, Arm, why_missing
 from freehint_vm import BUILD, GuestError
 from metrics import BY_NAME as METRICS
 from plan import SCALES, Case, Metric
-from results import Results
+from results import Results, changes
 
 
 def interleaved(
@@ -57,9 +57,15 @@ class Progress:
         print("                  " + " ".join(shown), flush=True)
 
 
-def selected_arms(case: Case, skipped: dict[str, str], only: list[str]) -> list[Arm]:
-    names = [n for n in case.arms if n not in skipped and (not only or n in only)]
-    return [BY_NAME[name] for name in names]
+def selected_arms(
+    case: Case, skipped: dict[str, str], only: list[str], before: Path | None
+) -> Iterator[Arm]:
+    for name in case.arms:
+        if name in skipped or (only and name not in only):
+            continue
+        yield BY_NAME[name]
+        if before and BY_NAME[name].reporter == "freehint":
+            yield BY_NAME[name].before(before)
 
 
 def wait_for_quiet(limit: float, patience: float) -> None:
@@ -87,7 +93,7 @@ def measure_all(args: argparse.Namespace, results: Results) -> int:
         for case in metric.cases(args.scale)
         if all(str(case.params.get(key)) == value for key, value in args.where)
         for rep, arm in interleaved(
-            case, selected_arms(case, skipped, args.arms), args.reps
+            case, list(selected_arms(case, skipped, args.arms, args.before)), args.reps
         )
     ]
     progress, failures = Progress(len(plan)), 0
@@ -104,6 +110,8 @@ def measure_all(args: argparse.Namespace, results: Results) -> int:
             print(f"error: {metric.name}, {arm.name}: {error}", file=sys.stderr)
         results.save(args.output)
     print(f"{len(results.samples)} samples are in {args.output}")
+    if args.before:
+        print("\n".join(changes(results)))
     return failures
 
 
@@ -142,6 +150,8 @@ def shown_command(args: argparse.Namespace) -> list[str]:
         command += ["--reps", str(args.reps)]
     if args.arms:
         command += ["--arms", ",".join(args.arms)]
+    if args.before:
+        command += ["--before", args.before.name]
     return command
 
 
@@ -171,6 +181,13 @@ def parse_arguments() -> argparse.Namespace:
         help="only cases with this parameter, as the results have it",
     )
     parser.add_argument("--reps", type=int, metavar="N", help="at most so many samples")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="BZIMAGE",
+        help="measure each arm that has hints with this guest kernel, too, interleaved; "
+        "its arm is ARM-before",
+    )
     parser.add_argument(
         "--output",
         type=Path,

@@ -12,7 +12,7 @@ from typing import Any
 import report
 from meters import TraceLog
 from plots import draw_all
-from results import Results, ResultsError, load, load_all
+from results import Results, ResultsError, changes, load, load_all
 from samples import Samples
 from spread import spread
 from targets import verdicts
@@ -130,6 +130,19 @@ class ReportTest(unittest.TestCase):
             second.write_text('{"schema": 0}')
             with self.assertRaises(ResultsError):
                 load(second)
+
+    def test_changes_are_of_the_same_case_and_arm(self) -> None:
+        results = self.results()
+        results.samples = [
+            lag_sample(arm, t90, 512)
+            for arm, t90 in (
+                *(("freehint", 1.0), ("freehint", 3.0), ("freehint", 2.0)),
+                *(("freehint-before", 5.0), ("balloon", 8.0)),
+            )
+        ]
+        table = [line for line in changes(results) if "| t90 |" in line]
+        self.assertEqual(len(table), 1)
+        self.assertIn("| freehint | t90 | 5 (5 to 5) | 2 (1 to 3) |", table[0])
 
 
 class MeterTest(unittest.TestCase):
