@@ -236,6 +236,8 @@ enum virtio_freehint_flush_result {
  * @in_flight: named in buffers that are not used
  * @stuck: free, but not in whole granules
  * @reused: in use again soon after it was hinted; a sum
+ * @rest_ms: for how long memory stays free before it is hinted, at present
+ * @reserved: 0
  *
  * Device-readable. Section "Gauges".
  */
@@ -246,6 +248,8 @@ struct virtio_freehint_gauges {
 	__le64 in_flight;
 	__le64 stuck;
 	__le64 reused;
+	__le32 rest_ms;
+	__le32 reserved;
 };
 
 /**

@@ -197,6 +197,7 @@ struct vfh_figures vfh_figures(const struct vfh *fh)
 		.in_flight = vfh_bytes(stats.out),
 		.stuck = vfh_bytes(stats.stuck),
 		.reused = vfh_bytes(stats.reused),
+		.rest_ms = fh->pace.age_ms,
 	};
 }
 
@@ -213,6 +214,7 @@ struct virtio_freehint_gauges vfh_le_gauges(const struct vfh_figures *figures)
 		.in_flight = cpu_to_le64(figures->in_flight),
 		.stuck = cpu_to_le64(figures->stuck),
 		.reused = cpu_to_le64(figures->reused),
+		.rest_ms = cpu_to_le32(figures->rest_ms),
 	};
 }
 

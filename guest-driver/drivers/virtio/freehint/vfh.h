@@ -165,8 +165,8 @@ enum vfh_verdict {
 };
 
 /**
- * struct vfh_figures - the guest's memory at a moment, in bytes; see
- *	struct virtio_freehint_gauges
+ * struct vfh_figures - the guest's memory at a moment, in bytes, and for how long it
+ *	rests; see struct virtio_freehint_gauges
  */
 struct vfh_figures {
 	u64 free;
@@ -175,6 +175,7 @@ struct vfh_figures {
 	u64 in_flight;
 	u64 stuck;
 	u64 reused;
+	u32 rest_ms;
 };
 
 /**

@@ -4,6 +4,32 @@
  */
 #include "fake.h"
 
+static const struct virtio_freehint_gauges *gauges_told(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < fake->nr_sent; i++)
+		if (fake->sent[i] == &fake->fh.gauges)
+			return &fake->sent[i]->request->gauges;
+	return NULL;
+}
+
+/* They go along with a hint, and say for how long memory rests now. */
+static void test_gauges_go_along(struct kunit *test)
+{
+	fake->stats.free = 77;
+	fake->stats.stuck = 7;
+	fake->config.min_age_ms = 2 * AGE_MS;
+	config_changes();
+	free_granules(1);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_ASSERT_NOT_NULL(test, gauges_told());
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->free), vfh_bytes(77));
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->stuck), vfh_bytes(7));
+	KUNIT_EXPECT_EQ(test, le32_to_cpu(gauges_told()->rest_ms), 2 * AGE_MS);
+}
+
 /* Other messages may be unsupported, and are not sent again. */
 static void test_unsupported_gauges(struct kunit *test)
 {
@@ -26,6 +52,7 @@ static void test_unsupported_gauges(struct kunit *test)
 }
 
 static struct kunit_case gauges_cases[] = {
+	KUNIT_CASE(test_gauges_go_along),
 	KUNIT_CASE(test_unsupported_gauges),
 	{ }
 };
