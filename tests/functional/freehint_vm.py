@@ -36,7 +36,7 @@ KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzI
 QEMU = BUILD / "qemu" / "qemu-system-x86_64"
 INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 # Where the kernel does not have the driver in it, it is the last disk, by this name.
-MODULE = KERNEL.parents[3] / "drivers/virtio/virtio_freehint.ko"
+MODULE = KERNEL.parents[3] / "drivers/virtio/freehint/virtio_freehint.ko"
 MODULE_DISK = "freehint-module"
 # For whoever debugs: more arguments for QEMU and for the guest's kernel.
 MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
