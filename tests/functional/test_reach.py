@@ -1,10 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is free goes to the host at last, whatever kept it back for a while."""
 
+import re
 import unittest
 
 from freehint_vm import MIB, FreehintVM
 from guest_driver import KEPT, GuestDriver, wait_for
+from test_stress import CMA, CMA_GUEST
+from test_zones import GRANULE_PAGES, HintedBlocks, zones
+
+PAGE = 4096
+AREA = "/sys/kernel/debug/cma/*"
+# A file system whose pages cannot be moved: none of them is in a CMA area.
+PINNED = "mkdir -p /pinned && mount -t ramfs ramfs /pinned"
+# One that is large beside the boot memory. Nobody touches what is not used.
+DIMM_GIB = 32
+LARGE_DIMM = (
+    *("-m", f"slots=1,maxmem={2 * DIMM_GIB}G"),
+    *("-object", f"memory-backend-ram,id=d0,size={DIMM_GIB}G,reserve=off"),
+    *("-device", "pc-dimm,id=dimm0,memdev=d0"),
+)
+# What may be left of all that is free.
+LEFT = 4 * MIB
 
 MIN_FREE = "/proc/sys/vm/min_free_kbytes"
 SCALE = "/proc/sys/vm/watermark_scale_factor"
@@ -34,6 +51,22 @@ def wait_stays(vm: FreehintVM, least: int) -> None:
     wait_for(f"{least} bytes are left alone", is_quiet)
 
 
+def pin(vm: FreehintVM, mib: int) -> None:
+    """Use so much memory for pages that cannot be moved."""
+    vm.check(PINNED)
+    vm.check(f"dd if=/dev/zero of=/pinned/file bs=1M count={mib}")
+
+
+def zone_counts(vm: FreehintVM, zone: str) -> dict[str, int]:
+    """Pages that a zone says are free, and those of them in CMA areas; its watermark."""
+    node, name = zone.split()
+    text = vm.check("cat /proc/zoneinfo")
+    own = re.split(rf"^Node {node}, zone +{name}$", text, flags=re.M)[1]
+    names = ("nr_free_pages", "nr_free_cma", "high")
+    found = (re.search(rf"^ +{field} +(\d+)$", own, re.M) for field in names)
+    return {field: int(match[1]) for field, match in zip(names, found) if match}
+
+
 class ReachTest(unittest.TestCase):
     def test_what_watermarks_kept_back_is_hinted_when_they_fall(self) -> None:
         """And the guest is idle: nothing is freed then that would tell of it."""
@@ -50,6 +83,75 @@ class ReachTest(unittest.TestCase):
             wait_stays(vm, 384 * MIB)
             vm.check(f"echo {usual[0]} >{MIN_FREE}; echo {usual[1]} >{SCALE}")
             wait_hinted(vm)
+            self.assertEqual(driver.violations(), 0)
+
+    def test_free_memory_of_a_cma_area_is_hinted_where_all_other_is_in_use(self) -> None:
+        """A contiguous allocation has it back. What is free beside it is left alone."""
+        with FreehintVM(
+            memory_mib=2048, cpus=2, extra_args=CMA, append=CMA_GUEST
+        ) as vm:
+            driver = GuestDriver(vm)
+            base, count = (int(vm.check(f"cat {AREA}/{f}")) for f in ("base_pfn", "count"))
+            area = range(base, base + count)
+            vm.check("memhog 1g")
+            driver.settle()
+            vm.set_enabled(False)
+            # Of the zone that the area is in, and some of the one below it.
+            usual = zone_counts(vm, "0 Normal")
+            others = usual["nr_free_pages"] - usual["nr_free_cma"]
+            told = vm.figure("hinted_bytes")
+            pin(vm, others * PAGE // MIB + 128)
+            vm.check("memhog 900m")
+            now = zone_counts(vm, "0 Normal")
+            self.assertLess(now["nr_free_pages"] - now["nr_free_cma"], now["high"])
+            self.assertGreater(now["nr_free_cma"], count * 3 // 4)
+            before = vm.settle()
+
+            with HintedBlocks(vm) as hinted:
+                vm.set_enabled(True)
+                wait_for("hints", lambda: vm.figure("hinted_bytes") > told)
+                wait_stays(vm, 0)
+            normal = zones(vm)["0 Normal"]
+            granules = [
+                pfn
+                for block in hinted.blocks
+                for pfn in block[::GRANULE_PAGES]
+                if pfn in normal
+            ]
+            inside = {pfn for pfn in granules if pfn in area}
+            self.assertGreater(len(inside) * GRANULE_PAGES, now["nr_free_cma"] * 9 // 10)
+            self.assertEqual(len(inside), len(granules))
+            self.assertGreater(before - vm.settle(), 700 * MIB)
+
+            # All of it at once, and then it is free again.
+            vm.check(f"echo {count} | tee {AREA}/alloc")
+            vm.check(f"echo {count} | tee {AREA}/free")
+            with HintedBlocks(vm) as hinted:
+                self.assertEqual(vm.flush()["result"], "done")
+            again = sum(len(block) for block in hinted.blocks if block[0] in area)
+            self.assertGreater(again, count * 9 // 10)
+            self.assertEqual(driver.violations(), 0)
+
+    def test_boot_memory_beside_a_large_movable_dimm_is_hinted(self) -> None:
+        """Although all of it is kept from those who could use the DIMM."""
+        with FreehintVM(
+            memory_mib=1536,
+            cpus=2,
+            extra_args=LARGE_DIMM,
+            append="memhp_default_state=online_movable",
+        ) as vm:
+            driver = GuestDriver(vm)
+            wait_for("the DIMM is online", lambda: "0 Movable" in zones(vm), 120)
+            driver.settle(180)
+            low = zones(vm)["0 DMA32"]
+            pin(vm, 512)
+            with HintedBlocks(vm) as hinted:
+                vm.check("rm /pinned/file")
+                wait_for("all is hinted", lambda: vm.figure("free_pending_bytes") < LEFT)
+            took = sum(len(block) for block in hinted.blocks if block[0] in low)
+            self.assertGreater(took * PAGE, 500 * MIB)
+            self.assertEqual(vm.flush(compact=True)["result"], "done")
+            self.assertLess(vm.figure("free_pending_bytes"), LEFT)
             self.assertEqual(driver.violations(), 0)
 
 
