@@ -172,10 +172,16 @@ static void vfh_tell_status(struct vfh *fh, u32 status)
 		fh->port->write_status(fh, status);
 }
 
-/* In an interrupt. */
+/*
+ * In an interrupt. The period begins here: where a process has the CPU, the thread may get
+ * to run only when that has freed all of its memory.
+ */
 static void vfh_freed(void *data)
 {
-	vfh_wake(data, VFH_EVENT_FREED);
+	struct vfh *fh = data;
+
+	WRITE_ONCE(fh->freed_at, jiffies);
+	vfh_wake(fh, VFH_EVENT_FREED);
 }
 
 static void vfh_start(struct vfh *fh)
@@ -268,7 +274,7 @@ static void vfh_end_period(struct vfh *fh)
 
 	if (test_and_clear_bit(VFH_EVENT_FREED, &fh->events) && !fh->period_runs) {
 		fh->period_runs = true;
-		fh->period_end = fh->now +
+		fh->period_end = READ_ONCE(fh->freed_at) +
 			max(msecs_to_jiffies(fh->pace.age_ms) / VFH_FIRST_PERIOD, 1UL);
 	}
 	if (test_and_clear_bit(VFH_EVENT_LOOK, &fh->events) && !fh->period_runs &&

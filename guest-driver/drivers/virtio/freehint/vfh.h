@@ -326,6 +326,7 @@ struct vfh_flush {
  * @flight: hints that the device has, oldest first
  * @in_flight: pages in these
  * @next_look: jiffies; answers are looked for then
+ * @freed_at: jiffies, when VFH_EVENT_FREED last happened
  * @period_runs: a period is under way
  * @period_end: jiffies
  * @round: a round is under way: what is due is being hinted
@@ -388,6 +389,7 @@ struct vfh {
 	struct list_head flight;
 	unsigned long in_flight;
 	unsigned long next_look;
+	unsigned long freed_at;
 	bool period_runs;
 	unsigned long period_end;
 	bool round;

@@ -29,6 +29,7 @@
  * @young: granules that were freed
  * @due: granules that are due
  * @started: the source is
+ * @freed: tells that memory was freed
  * @rehints: how often it was told
  * @ages: the same
  * @flags: of the last collection
@@ -59,6 +60,7 @@ struct fake {
 	unsigned long young;
 	unsigned long due;
 	bool started;
+	void (*freed)(void *data);
 	unsigned int rehints;
 	unsigned int ages;
 	unsigned int flags;
@@ -94,6 +96,7 @@ static inline int fake_start(unsigned int order, void (*wake)(void *data), void 
 {
 	if (!fake->start_error)
 		fake->started = true;
+	fake->freed = wake;
 	return fake->start_error;
 }
 
@@ -273,7 +276,8 @@ static inline void config_changes(void)
 static inline void free_granules(unsigned long nr)
 {
 	fake->young += nr;
-	set_bit(VFH_EVENT_FREED, &fake->fh.events);
+	fake->freed(&fake->fh);
+	fake->fh.freed_at = fake->now;
 	pass(0);
 }
 
@@ -337,8 +341,6 @@ static inline int fake_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, fake);
 	device_initialize(&fake->vdev.dev);
 	dev_set_name(&fake->vdev.dev, "freehint-test");
-	/* Times are compared with INITIAL_JIFFIES and later. */
-	fake->now = jiffies;
 	fake->config = (struct vfh_config) {
 		.state = VIRTIO_FREEHINT_STATE_ACTIVE,
 		.epoch = 5,
@@ -354,6 +356,7 @@ static inline int fake_init(struct kunit *test)
 	fh->max_ranges = 4;
 	fh->nr_hints = 3;
 	vfh_init(fh);
+	fake->now = fh->now;
 	KUNIT_ASSERT_EQ(test, vfh_alloc_msgs(fh), 0);
 	for (i = 0; i < 2; i++)
 		pass(0);

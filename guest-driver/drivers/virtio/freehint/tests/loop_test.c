@@ -23,6 +23,19 @@ static void test_a_hint(struct kunit *test)
 			7 * G << PAGE_SHIFT);
 }
 
+/* The thread gets to run late: the period has begun before. */
+static void test_late_for_what_was_freed(struct kunit *test)
+{
+	fake->young = 7;
+	fake->freed(&fake->fh);
+	fake->fh.freed_at = fake->now;
+	pass(AGE / 4 - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 1));
+	pass(1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
+}
+
 static void test_idle_is_not_woken(struct kunit *test)
 {
 	unsigned int ages;
@@ -555,6 +568,7 @@ static void test_look(struct kunit *test)
 
 static struct kunit_case loop_cases[] = {
 	KUNIT_CASE(test_a_hint),
+	KUNIT_CASE(test_late_for_what_was_freed),
 	KUNIT_CASE(test_idle_is_not_woken),
 	KUNIT_CASE(test_statuses),
 	KUNIT_CASE(test_short_answers),
