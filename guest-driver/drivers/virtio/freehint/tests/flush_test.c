@@ -54,6 +54,22 @@ static void test_flush(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, flush_answer());
 }
 
+/* What was hinted before is not of the flush, whenever it is answered. */
+static void test_flush_counts_its_own(struct kunit *test)
+{
+	free_granules(4);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	fake->young = 6;
+	ask_flush(3, 10000);
+	gathered();
+	KUNIT_ASSERT_EQ(test, hints_sent(), 2);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(0);
+	KUNIT_ASSERT_NOT_NULL(test, flush_answer());
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(flush_answer()->hinted), 6 * G << PAGE_SHIFT);
+}
+
 /* After an OOM mm gives nothing for a while: the flush waits, as long as there is time. */
 static void test_flush_is_held_up(struct kunit *test)
 {
@@ -131,6 +147,7 @@ static void test_flush_of_a_busy_guest(struct kunit *test)
 
 static struct kunit_case flush_cases[] = {
 	KUNIT_CASE(test_flush),
+	KUNIT_CASE(test_flush_counts_its_own),
 	KUNIT_CASE(test_flush_is_held_up),
 	KUNIT_CASE(test_flush_times_out),
 	KUNIT_CASE(test_flush_refused),

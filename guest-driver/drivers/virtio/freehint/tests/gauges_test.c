@@ -51,9 +51,51 @@ static void test_unsupported_gauges(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->nr_sent, hints_sent());
 }
 
+/* Each figure is where the device looks for it. */
+static void test_gauges_say_what_is(struct kunit *test)
+{
+	fake->stats = (struct freehint_stats) {
+		.free = 11, .pending = 12, .discarded = 13, .out = 14, .stuck = 15,
+		.reused = 16,
+	};
+	free_granules(1);
+	pass(AGE);
+	KUNIT_ASSERT_NOT_NULL(test, gauges_told());
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->free), 11 << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->pending), 12 << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->hinted), 13 << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->in_flight), 14 << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->stuck), 15 << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->reused), 16 << PAGE_SHIFT);
+}
+
+/* A device that was reset while it had some is told again. */
+static void test_gauges_after_a_reset(struct kunit *test)
+{
+	free_granules(1);
+	pass(AGE);
+	KUNIT_ASSERT_NOT_NULL(test, gauges_told());
+	fake->broken = true;
+	pass(0);
+	fake->broken = false;
+	fake->nr_sent = 0;
+	fake->fh.is_reset = true;
+	pass(0);
+	pass(fake->fh.revive_at - fake->now);
+	fake->fh.is_revived = true;
+	pass(0);
+	KUNIT_ASSERT_EQ(test, fake->fh.phase, VFH_UP);
+
+	free_granules(1);
+	pass(2 * AGE);
+	KUNIT_EXPECT_NOT_NULL(test, gauges_told());
+}
+
 static struct kunit_case gauges_cases[] = {
 	KUNIT_CASE(test_gauges_go_along),
 	KUNIT_CASE(test_unsupported_gauges),
+	KUNIT_CASE(test_gauges_say_what_is),
+	KUNIT_CASE(test_gauges_after_a_reset),
 	{ }
 };
 

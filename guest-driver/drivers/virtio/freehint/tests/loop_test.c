@@ -2,6 +2,9 @@
 /*
  * Virtio free memory hint driver: unit tests of the loop, pass by pass.
  */
+#include <linux/pci.h>
+#include <linux/virtio_config.h>
+
 #include "fake.h"
 
 /* Freed, at rest for more than the age, sent, answered, and back. */
@@ -357,6 +360,34 @@ static void test_gone(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->fh.in_flight, 0);
 }
 
+static u8 all_ones(struct virtio_device *vdev)
+{
+	return 0xff;
+}
+
+/* A real device on PCI that is there, though all that it says is ones, is not gone. */
+static void test_gone_is_looked_at(struct kunit *test)
+{
+	static const struct virtio_config_ops config = { .get_status = all_ones };
+	struct pci_dev *pdev = pci_get_device(PCI_ANY_ID, PCI_ANY_ID, NULL);
+	pci_channel_state_t state;
+
+	fake->vdev.config = &config;
+	/* Nor is one on another bus, of which nobody can tell. */
+	fake->vdev.dev.parent = &fake->vdev.dev;
+	KUNIT_EXPECT_FALSE(test, vfh_virtio_port.is_gone(&fake->fh));
+	if (!pdev)
+		kunit_skip(test, "there is no device on PCI");
+	fake->vdev.dev.parent = &pdev->dev;
+	KUNIT_EXPECT_FALSE(test, vfh_virtio_port.is_gone(&fake->fh));
+	state = pdev->error_state;
+	pdev->error_state = pci_channel_io_perm_failure;
+	KUNIT_EXPECT_TRUE(test, vfh_virtio_port.is_gone(&fake->fh));
+	pdev->error_state = state;
+	pci_dev_put(pdev);
+	fake->vdev.dev.parent = NULL;
+}
+
 static void test_broken_queue(struct kunit *test)
 {
 	fake->broken = true;
@@ -427,6 +458,20 @@ static void test_throttled(struct kunit *test)
 	pass(msecs_to_jiffies(500));
 	KUNIT_EXPECT_GT(test, hints_sent(), 0);
 	KUNIT_EXPECT_LE(test, fake->fh.in_flight, most / 2);
+}
+
+/* What it wants to be asked for again some time later is not offered before. */
+static void test_retry_is_obeyed(struct kunit *test)
+{
+	free_granules(1);
+	pass(AGE);
+	answer_nth(first_hint(), VIRTIO_FREEHINT_S_THROTTLED, 5, 500);
+	pass(0);
+	fake->due = 1;
+	pass(msecs_to_jiffies(500) - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
 }
 
 /* The device may not keep the guest waiting for longer than a minute. */
@@ -531,9 +576,9 @@ static void test_statuses_of_the_driver(struct kunit *test)
 static void test_asleep(struct kunit *test)
 {
 	fake->fh.asleep = true;
+	fake->status = 77;
 	pass(0);
 	KUNIT_EXPECT_FALSE(test, fake->started);
-	fake->status = 77;
 	fake->needs_reset = true;
 	config_changes();
 	pass(HZ);
@@ -583,11 +628,13 @@ static struct kunit_case loop_cases[] = {
 	KUNIT_CASE(test_late_answer),
 	KUNIT_CASE(test_late_reset),
 	KUNIT_CASE(test_gone),
+	KUNIT_CASE(test_gone_is_looked_at),
 	KUNIT_CASE(test_broken_queue),
 	KUNIT_CASE(test_needs_reset),
 	KUNIT_CASE(test_unsupported),
 	KUNIT_CASE(test_unsent),
 	KUNIT_CASE(test_throttled),
+	KUNIT_CASE(test_retry_is_obeyed),
 	KUNIT_CASE(test_retry_is_bounded),
 	KUNIT_CASE(test_delay),
 	KUNIT_CASE(test_lower_age),

@@ -172,6 +172,8 @@ static void test_pace_holds(struct kunit *test)
 	vfh_pace_limits(&pace, 100, 5000);
 	vfh_pace_judge(&pace, &spared, WINDOW);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
+	vfh_pace_judge(&pace, &spared, 2 * WINDOW);
+	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
 }
 
 static struct kunit_case pace_cases[] = {
