@@ -13,10 +13,9 @@ import unittest
 
 from freehint_vm import MIB, Finished, FreehintVM
 from guest_driver import GuestDriver, wait_for
-from test_stress import CMA, CMA_GUEST
+from test_stress import AREAS, CMA, CMA_GUEST
 from test_zones import GRANULE_PAGES, HintedBlocks, zones
 
-AREAS = "/sys/kernel/debug/cma"
 BLOCKS = "/sys/devices/system/memory"
 BLOCK_PAGES = 128 * MIB // 4096
 MOVABLE_MIB = 256

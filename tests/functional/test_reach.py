@@ -6,11 +6,11 @@ import unittest
 
 from freehint_vm import MIB, FreehintVM
 from guest_driver import KEPT, GuestDriver, wait_for
-from test_stress import CMA, CMA_GUEST
+from test_stress import AREAS, CMA, CMA_GUEST
 from test_zones import GRANULE_PAGES, HintedBlocks, zones
 
 PAGE = 4096
-AREA = "/sys/kernel/debug/cma/*"
+AREA = f"{AREAS}/*"
 # A file system whose pages cannot be moved: none of them is in a CMA area.
 PINNED = "mkdir -p /pinned && mount -t ramfs ramfs /pinned"
 # One that is large beside the boot memory. Nobody touches what is not used.
