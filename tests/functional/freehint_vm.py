@@ -51,10 +51,12 @@ SPLAT = re.compile(
     r"general protection|Oops|bad page|list_(add|del) corruption"
 )
 
-# What reports free memory: nothing, our device, or the balloon.
+# What reports free memory: nothing, our device, the one that can be made slow or wrong,
+# or the balloon.
 REPORTERS: dict[str, list[str]] = {
     "none": [],
     "freehint": ["-device", f"virtio-freehint-pci,id={DEVICE_ID}"],
+    "testdev": ["-device", f"virtio-freehint-testdev-pci,id={DEVICE_ID}"],
     "balloon": ["-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"],
 }
 

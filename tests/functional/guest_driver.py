@@ -43,7 +43,7 @@ class GuestDriver:
     def set_faults(self, **faults: int) -> None:
         """What the device does wrong from now on, instead of what it did so far.
 
-        See qemu-device/hw/virtio/virtio-freehint-faults.c; "_" is for "-".
+        See qemu-device/hw/virtio/virtio-freehint-testdev.c; "_" is for "-".
         """
         value = {name.replace("_", "-"): number for name, number in faults.items()}
         self._vm.machine.cmd(

@@ -54,6 +54,7 @@ class AllocatorTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         vm = FreehintVM(
+            "testdev",
             memory_mib=2048,
             cpus=2,
             extra_args=(*CMA, *DIMM),

@@ -36,7 +36,7 @@ class AnswersTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.trace = HintTrace()
         cls.addClassCleanup(cls.trace.close)
-        vm = FreehintVM(memory_mib=512, cpus=2, extra_args=cls.trace.args)
+        vm = FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=cls.trace.args)
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.granule = int(cls.driver.attribute("granule"))

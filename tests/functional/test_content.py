@@ -38,9 +38,10 @@ class ContentTest(unittest.TestCase):
         """
         trace = HintTrace()
         self.addCleanup(trace.close)
-        slow = ("-global", "virtio-freehint-device.x-slice-start-delay-ms=300")
+        slow = ("-global", "virtio-freehint-testdev.x-slice-start-delay-ms=300")
         args = (*slow, *trace.args)
-        with FreehintVM(cpus=2, extra_args=args, append="virtio_freehint.adapt=0") as vm:
+        adapt = "virtio_freehint.adapt=0"
+        with FreehintVM("testdev", cpus=2, extra_args=args, append=adapt) as vm:
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]

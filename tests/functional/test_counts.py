@@ -26,7 +26,7 @@ RANGES_A_RUN = 1.5
 SPLITS = 8
 
 # A device that takes some time for each slice of up to 64 MiB, but is not slow.
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=5")
+SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=5")
 MOST_A_HINT = 128 * MIB // PAGE
 
 # Of the clock "uptime", in seconds: it says no fractions, and one may be missing.
@@ -85,7 +85,7 @@ class CountsTest(unittest.TestCase):
 
     def test_hints_follow_before_the_answer_to_the_last(self) -> None:
         """An eighth of what is free may be in flight: here, two full hints."""
-        with FreehintVM(memory_mib=3072, extra_args=SLOW) as vm:
+        with FreehintVM("testdev", memory_mib=3072, extra_args=SLOW) as vm:
             vm.settle()
             vm.trace("virtio_freehint/freehint_submit", "virtio_freehint/freehint_complete")
             vm.check("memhog 2g", timeout=240)
@@ -104,7 +104,7 @@ class CountsTest(unittest.TestCase):
             events = ("virtio_freehint_done", "virtio_notify")
             logged = (word for event in events for word in ("-trace", event))
             with FreehintVM(
-                memory_mib=3072, extra_args=(*logged, "-D", str(log))
+                "testdev", memory_mib=3072, extra_args=(*logged, "-D", str(log))
             ) as vm:
                 driver = GuestDriver(vm)
                 driver.settle()

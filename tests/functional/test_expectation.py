@@ -55,6 +55,7 @@ class ExpectationTest(unittest.TestCase):
 
     def boot(self, append: str) -> FreehintVM:
         return FreehintVM(
+            "testdev",
             memory_mib=512,
             append=f"{append} virtio_freehint.timeout_ms=60000",
             extra_args=self.trace.args,

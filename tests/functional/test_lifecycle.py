@@ -11,7 +11,7 @@ from freehint_vm import DEVICE_ID, HOTPLUG_PORT, PORT, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
+SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=100")
 CHURN = "churn -m 64 -p 60 -n"
 ROUNDS = 4
 
@@ -29,7 +29,11 @@ class RebindTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         vm = FreehintVM(
-            memory_mib=512, cpus=2, extra_args=SLOW, append="virtio_freehint.adapt=0"
+            "testdev",
+            memory_mib=512,
+            cpus=2,
+            extra_args=SLOW,
+            append="virtio_freehint.adapt=0",
         )
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
@@ -85,7 +89,7 @@ class UnplugTest(unittest.TestCase):
         cls.driver = GuestDriver(cls.vm)
 
     def plug(self) -> None:
-        device = {"driver": "virtio-freehint-pci", "bus": PORT, "id": DEVICE_ID}
+        device = {"driver": "virtio-freehint-testdev-pci", "bus": PORT, "id": DEVICE_ID}
         self.vm.machine.cmd("device_add", {**device, "min-age-ms": 20})
         wait_for("the driver is bound", self.driver.is_bound, 60)
 
@@ -140,7 +144,7 @@ class RestartTest(unittest.TestCase):
         trace = HintTrace()
         self.addCleanup(trace.close)
         args = (*SLOW, *trace.args, "-action", "reboot=shutdown")
-        with FreehintVM(memory_mib=512, cpus=2, extra_args=args) as vm:
+        with FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=args) as vm:
             vm.check("memhog 128m")
             GuestDriver(vm).wait_in_flight()
             mark = trace.mark()

@@ -28,7 +28,7 @@ class LimitsTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.trace = HintTrace()
         cls.addClassCleanup(cls.trace.close)
-        vm = FreehintVM(memory_mib=512, extra_args=cls.trace.args)
+        vm = FreehintVM("testdev", memory_mib=512, extra_args=cls.trace.args)
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.driver.settle()

@@ -10,7 +10,7 @@ import unittest
 from freehint_vm import DEVICE_ID, MIB, MODULE, FreehintVM
 from guest_driver import GuestDriver
 
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=100")
+SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=100")
 ROUNDS = 5
 
 
@@ -20,7 +20,7 @@ class ModuleTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        vm = FreehintVM(memory_mib=512, cpus=2, extra_args=SLOW)
+        vm = FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=SLOW)
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)

@@ -52,7 +52,7 @@ APPEND = (
 # least as long.
 DEVICE = (
     *("-global", "virtio-freehint-device.min-age-ms=20"),
-    *("-global", "virtio-freehint-device.x-slice-delay-ms=20"),
+    *("-global", "virtio-freehint-testdev.x-slice-delay-ms=20"),
     *("-global", "virtio-freehint-device.enabled={0}"),
 )
 
@@ -132,6 +132,7 @@ class Run:
     def __init__(self, hints: bool, seed: int) -> None:
         device = tuple(word.format("on" if hints else "off") for word in DEVICE)
         with FreehintVM(
+            "testdev",
             accel="tcg,thread=single",
             cpus=2,
             memory_mib=MEMORY_MIB,

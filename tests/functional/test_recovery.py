@@ -35,7 +35,7 @@ class RecoveryTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.vm = cls.enterClassContext(FreehintVM(memory_mib=512, cpus=2))
+        cls.vm = cls.enterClassContext(FreehintVM("testdev", memory_mib=512, cpus=2))
         cls.driver = GuestDriver(cls.vm)
         cls.driver.set_timeout(TIMEOUT_MS)
 
@@ -211,7 +211,7 @@ class StarvedGuestTest(unittest.TestCase):
     """A guest whose clock jumps is not to blame its device, which did not run either."""
 
     def test_a_host_that_runs_neither_for_a_while_does_not_end_hints(self) -> None:
-        with FreehintVM(memory_mib=512, cpus=2) as vm:
+        with FreehintVM("testdev", memory_mib=512, cpus=2) as vm:
             driver = GuestDriver(vm)
             driver.settle()
             driver.set_timeout(5 * TIMEOUT_MS)
@@ -232,7 +232,7 @@ class UnconfirmedResetTest(unittest.TestCase):
 
     def test_memory_of_an_unconfirmed_reset_is_never_used(self) -> None:
         """And is again, when the reset is confirmed late."""
-        with FreehintVM(memory_mib=384, cpus=2) as vm:
+        with FreehintVM("testdev", memory_mib=384, cpus=2) as vm:
             driver = GuestDriver(vm)
             driver.settle()
             driver.set_timeout(TIMEOUT_MS)

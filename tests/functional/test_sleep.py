@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from freehint_vm import BUILD, MIB, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 
-SLOW = ("-global", "virtio-freehint-device.x-slice-delay-ms=50")
+SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=50")
 MEMORY_MIB = 768
 
 
@@ -43,7 +43,7 @@ class SleepTest(unittest.TestCase):
         self.assertIn("violations 0", vm.check("cat /sys/kernel/debug/freehint/check"))
 
     def test_devices_that_sleep_and_wake_lose_nothing(self) -> None:
-        with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=SLOW) as vm:
+        with self.start(*SLOW) as vm:
             self.start_stress(vm, 25)
             vm.check("echo devices >/sys/power/pm_test")
             for _ in range(2):
@@ -66,8 +66,12 @@ class SleepTest(unittest.TestCase):
         vm.start("echo shutdown >/sys/power/disk; echo disk >/sys/power/state")
         vm.machine.wait(timeout=180)
 
+    def start(self, *args: str) -> FreehintVM:
+        return FreehintVM("testdev", cpus=2, memory_mib=MEMORY_MIB, extra_args=args)
+
     def wake(self, origin: FreehintVM, *args: str) -> FreehintVM:
         return FreehintVM(
+            "testdev",
             cpus=2,
             memory_mib=MEMORY_MIB,
             extra_args=args,
@@ -83,7 +87,7 @@ class SleepTest(unittest.TestCase):
     def test_hibernation_loses_nothing_and_all_is_hinted_again(self) -> None:
         with self.swap_disk() as disk:
             args = (*SLOW, *disk)
-            with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=args) as awake:
+            with self.start(*args) as awake:
                 self.prepare(awake)
                 self.assertEqual(awake.flush()["flush-id"], 1)
                 self.start_stress(awake, 15)
@@ -103,7 +107,7 @@ class SleepTest(unittest.TestCase):
         """Its granule is not the one that the guest's memory is tracked by."""
         other = ("-global", "virtio-freehint-device.x-granule=1M")
         with self.swap_disk() as disk:
-            with FreehintVM(cpus=2, memory_mib=MEMORY_MIB, extra_args=disk) as awake:
+            with self.start(*disk) as awake:
                 self.prepare(awake)
                 self.hibernate(awake)
             with self.wake(awake, *disk, *other) as vm:

@@ -138,7 +138,7 @@ class VFIOTest(unittest.TestCase):
         with NestedVM() as vm:
             host = vm.bind_vfio()
             vm.launch(
-                *("-device", f"virtio-freehint-pci,id=fh0,x-slice-delay-ms={SLOW_MS}"),
+                *("-device", f"virtio-freehint-testdev-pci,id=fh0,x-slice-delay-ms={SLOW_MS}"),
                 *TRACE_ARGS,
             )
             churn = vm.agent.start("churn -m 128 -n 100000 -p 50")

@@ -61,10 +61,11 @@ class VFIOUserTest(unittest.TestCase):
         }
 
     def start_vm(self) -> FreehintVM:
-        slow = f"virtio-freehint-device.x-slice-delay-ms={SLOW_MS}"
+        slow = f"virtio-freehint-testdev.x-slice-delay-ms={SLOW_MS}"
         traced = (arg for name in TRACED for arg in ("-trace", name))
         log = ("-D", str(self.folder / "events"))
         vm = FreehintVM(
+            "testdev",
             memory_mib=MEMORY_MIB,
             extra_args=(*MACHINE, "-global", slow, *traced, *log),
             qemu=QEMU,

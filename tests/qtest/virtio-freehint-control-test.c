@@ -367,7 +367,7 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
     static const char *const names[] = {
         "enabled", "delay-ms", "min-age-ms", "rate-limit", "discard", "flush",
         "discard-file-backed", "discard-reserved", "assume-vhost-user-safe",
-        "x-granule", "x-slice-delay-ms", "x-slice-start-delay-ms",
+        "x-granule",
     };
     static const char *const values[] = {
         "'property': 'enabled', 'value': true",
@@ -617,10 +617,11 @@ static void register_virtio_freehint_control_test(void)
     qos_add_test("rdma", "virtio-freehint", test_rdma, &veto);
     qos_add_test("rate", "virtio-freehint", test_rate, NULL);
     qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
-    qos_add_test("times", "virtio-freehint", test_times, &slow_own);
-    qos_add_test("in-order", "virtio-freehint", test_in_order, &in_order);
+    qos_add_test("times", "virtio-freehint-testdev", test_times, &slow_own);
+    qos_add_test("in-order", "virtio-freehint-testdev",
+                 test_in_order, &in_order);
     qos_add_test("properties", "virtio-freehint", test_properties, NULL);
-    qos_add_test("hotplug", "virtio-freehint", test_hotplug, &slow);
+    qos_add_test("hotplug", "virtio-freehint-testdev", test_hotplug, &slow);
     qos_add_test("turns", "virtio-freehint", test_turns, &trace);
 }
 

@@ -807,40 +807,45 @@ static void register_virtio_freehint_drain_test(void)
         .before = setup_dma,
     };
 
-    qos_add_test("drain/disable", "virtio-freehint", test_drain_disable,
-                 &slow);
-    qos_add_test("drain/stop", "virtio-freehint", test_drain_stop, &slow);
-    qos_add_test("drain/reset", "virtio-freehint", test_drain_reset, &slow);
-    qos_add_test("drain/queue-reset", "virtio-freehint",
+    qos_add_test("drain/disable", "virtio-freehint-testdev",
+                 test_drain_disable, &slow);
+    qos_add_test("drain/stop", "virtio-freehint-testdev",
+                 test_drain_stop, &slow);
+    qos_add_test("drain/reset", "virtio-freehint-testdev",
+                 test_drain_reset, &slow);
+    qos_add_test("drain/queue-reset", "virtio-freehint-testdev",
                  test_drain_queue_reset, &slow);
-    qos_add_test("drain/driver-ok", "virtio-freehint", test_drain_driver_ok,
-                 &slow);
-    qos_add_test("drain/queued", "virtio-freehint", test_drain_queued,
-                 &long_queued);
-    qos_add_test("drain/broken-ring", "virtio-freehint",
+    qos_add_test("drain/driver-ok", "virtio-freehint-testdev",
+                 test_drain_driver_ok, &slow);
+    qos_add_test("drain/queued", "virtio-freehint-testdev",
+                 test_drain_queued, &long_queued);
+    qos_add_test("drain/broken-ring", "virtio-freehint-testdev",
                  test_drain_broken_ring, &slow);
-    qos_add_test("drain/bus-master", "virtio-freehint", test_drain_bus_master,
-                 &slow);
-    qos_add_test("drain/unplug", "virtio-freehint", test_drain_unplug, &slow);
-    qos_add_test("drain/veto", "virtio-freehint", test_drain_veto, &slow_veto);
-    qos_add_test("drain/veto-before-start", "virtio-freehint",
+    qos_add_test("drain/bus-master", "virtio-freehint-testdev",
+                 test_drain_bus_master, &slow);
+    qos_add_test("drain/unplug", "virtio-freehint-testdev",
+                 test_drain_unplug, &slow);
+    qos_add_test("drain/veto", "virtio-freehint-testdev",
+                 test_drain_veto, &slow_veto);
+    qos_add_test("drain/veto-before-start", "virtio-freehint-testdev",
                  test_veto_before_start, &slow_start);
-    qos_add_test("veto-blink", "virtio-freehint", test_veto_blink,
-                 &slow_start);
+    qos_add_test("veto-blink", "virtio-freehint-testdev",
+                 test_veto_blink, &slow_start);
     qos_add_test("veto-pulse", "virtio-freehint", test_veto_pulse, &veto);
-    qos_add_test("bound", "virtio-freehint", test_bound, &bound);
+    qos_add_test("bound", "virtio-freehint-testdev", test_bound, &bound);
     qos_add_test("bound/pool", "virtio-freehint", test_bound_pool,
                  &one_worker);
-    qos_add_test("bound/queued", "virtio-freehint", test_bound_queued,
-                 &long_queued);
-    qos_add_test("bound/running", "virtio-freehint", test_bound_running,
-                 &long_running);
-    qos_add_test("bound/bql", "virtio-freehint", test_bound_bql, &late);
-    qos_add_test("drain/rounds", "virtio-freehint", test_drain_rounds,
-                 &one_worker_slow);
-    qos_add_test("drain/snapshot", "virtio-freehint", test_snapshot,
-                 &slow_log);
-    qos_add_test("migrate/state", "virtio-freehint", test_migrate, &slow);
+    qos_add_test("bound/queued", "virtio-freehint-testdev",
+                 test_bound_queued, &long_queued);
+    qos_add_test("bound/running", "virtio-freehint-testdev",
+                 test_bound_running, &long_running);
+    qos_add_test("bound/bql", "virtio-freehint-testdev", test_bound_bql, &late);
+    qos_add_test("drain/rounds", "virtio-freehint-testdev",
+                 test_drain_rounds, &one_worker_slow);
+    qos_add_test("drain/snapshot", "virtio-freehint-testdev",
+                 test_snapshot, &slow_log);
+    qos_add_test("migrate/state", "virtio-freehint-testdev",
+                 test_migrate, &slow);
 }
 
 libqos_init(register_virtio_freehint_drain_test);

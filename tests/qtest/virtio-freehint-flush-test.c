@@ -862,8 +862,8 @@ static void register_virtio_freehint_flush_test(void)
     qos_add_test("flush/wrap", "virtio-freehint", test_wrap, NULL);
     qos_add_test("flush/loadvm", "virtio-freehint", test_loadvm, NULL);
     qos_add_test("gauges/shown", "virtio-freehint", test_gauges, NULL);
-    qos_add_test("gauges/along", "virtio-freehint", test_gauges_along,
-                 &slow);
+    qos_add_test("gauges/along", "virtio-freehint-testdev",
+                 test_gauges_along, &slow);
 }
 
 libqos_init(register_virtio_freehint_flush_test);

@@ -32,6 +32,8 @@
 #define TIMEOUT_US (10 * 1000 * 1000)
 
 #define DEVICE "virtio-freehint-pci,addr=04.0,id=fh0"
+/* It can be slow, or misbehave, on purpose. */
+#define TESTDEV "virtio-freehint-testdev-pci,addr=04.0,id=fh0"
 
 typedef struct VM {
     QOSState *qs;
@@ -295,14 +297,15 @@ static void assert_lazy(VM *vm, bool lazy, const char *causes)
                      lazy ? len : 0);
 }
 
-#define LAZY_VM "-M q35,memory-backend=mem0 -nodefaults" \
-                " -object memory-backend-ram,id=mem0,size=128M%s" \
-                " -device " DEVICE ",discard=lazy%s"
+#define LAZY_RAM "-M q35,memory-backend=mem0 -nodefaults" \
+                 " -object memory-backend-ram,id=mem0,size=128M"
+#define LAZY_VM LAZY_RAM "%s -device " DEVICE ",discard=lazy%s"
 
 /* A host whose kernel has one of the faults that were mended in 2026. */
 static void test_lazy_unreliable(void)
 {
-    VM *vm = vm_start(LAZY_VM, "", ",x-distrust-lazy=on");
+    VM *vm = vm_start(LAZY_RAM " -device " TESTDEV
+                      ",discard=lazy,x-distrust-lazy=on");
     QDict *device = qfreehint_query();
 
     g_assert_cmpstr(qdict_get_str(device, "lazy-probe"), ==, "unreliable");
@@ -812,7 +815,7 @@ static void test_dimm_drained(void)
     };
     QFreehintHint slow;
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
-                      " -device " DEVICE ",x-slice-delay-ms=3000");
+                      " -device " TESTDEV ",x-slice-delay-ms=3000");
 
     plug_dimm(addr, false);
     slow = qfreehint_prepare(&vm->fh, &vm->qs->alloc, &hdr, &range, 1);

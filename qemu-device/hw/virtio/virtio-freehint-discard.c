@@ -7,8 +7,8 @@
  * demands it.
  *
  * The worker gets memory that was validated before and touches nothing else:
- * not the device, not the queue. It never takes the BQL, because whoever waits
- * for it may hold it.
+ * of the device only its class, not the queue. It never takes the BQL, because
+ * whoever waits for it may hold it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -53,13 +53,11 @@ struct VirtIOFreehintSlice {
     SlicePhase phase;
     /* Whom it is for; NULL unless it is queued, running, or has ended. BQL. */
     VirtIOFreehintHint *hint;
-    /* Scheduled when the worker is done. */
-    QEMUBH *bh;
+    /* Its bottom half is scheduled when the worker is done. */
+    VirtIOFreehint *fh;
 
     /* Written before the phase is QUEUED. */
     VirtIOFreehintPart part;
-    uint32_t start_delay_ms;
-    uint32_t delay_ms;
     bool lazy;
     /* What precopy is to skip, instead of discarding the part; else NULL. */
     GArray *skips;
@@ -73,13 +71,6 @@ struct VirtIOFreehintSlice {
     bool freed_lazily;
     uint64_t skipped_bytes;
 };
-
-static void delay(uint32_t ms)
-{
-    if (ms) {
-        g_usleep(ms * 1000ull);
-    }
-}
 
 /*
  * The host takes the pages when it runs short; one that the guest has written
@@ -109,11 +100,11 @@ static int drop(const VirtIOFreehintPart *part)
 }
 
 /* What cannot be freed lazily is dropped. */
-static void discard_memory(VirtIOFreehintSlice *slice)
+void virtio_freehint_slice_discard(VirtIOFreehint *fh,
+                                   VirtIOFreehintSlice *slice)
 {
     const VirtIOFreehintPart *part = &slice->part;
 
-    delay(slice->delay_ms);
     slice->freed_lazily = slice->lazy && free_lazily(part);
     if (!slice->freed_lazily) {
         slice->ret = drop(part);
@@ -124,6 +115,7 @@ static void slice_discard(VirtIOFreehintSlice *slice)
 {
     const VirtIOFreehintPart *part = &slice->part;
     const char *name = qemu_ram_get_idstr(part->rb);
+    VirtIOFreehint *fh = slice->fh;
     int64_t start;
 
     if (!ram_block_discard_begin()) {
@@ -132,7 +124,7 @@ static void slice_discard(VirtIOFreehintSlice *slice)
     }
     trace_virtio_freehint_slice_begin(name, part->offset, part->len);
     start = get_clock();
-    discard_memory(slice);
+    VIRTIO_FREEHINT_GET_CLASS(fh)->discard_slice(fh, slice);
     slice->ns = get_clock() - start;
     trace_virtio_freehint_slice_end(name, part->offset, part->len,
                                     slice->ret, slice->ns);
@@ -142,8 +134,11 @@ static void slice_discard(VirtIOFreehintSlice *slice)
 static int slice_worker(void *opaque)
 {
     VirtIOFreehintSlice *slice = opaque;
+    const VirtIOFreehintClass *fc = VIRTIO_FREEHINT_GET_CLASS(slice->fh);
 
-    delay(slice->start_delay_ms);
+    if (fc->begin_slice) {
+        fc->begin_slice(slice->fh);
+    }
     if (qatomic_cmpxchg(&slice->phase, SLICE_QUEUED, SLICE_RUNNING) ==
         SLICE_QUEUED) {
         if (slice->skips) {
@@ -156,7 +151,7 @@ static int slice_worker(void *opaque)
     } else {
         qatomic_store_release(&slice->phase, SLICE_IDLE);
     }
-    qemu_bh_schedule(slice->bh);
+    qemu_bh_schedule(slice->fh->bh);
     return 0;
 }
 
@@ -245,7 +240,6 @@ void virtio_freehint_slice_init(VirtIOFreehint *fh)
     fh->pool = thread_pool_new();
     thread_pool_set_max_threads(fh->pool, 1);
     fh->slice = g_new0(VirtIOFreehintSlice, 1);
-    fh->slice->bh = fh->bh;
     virtio_freehint_slice_shorten(fh);
 }
 
@@ -275,10 +269,8 @@ void virtio_freehint_slice_start(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     *slice = (VirtIOFreehintSlice) {
         .phase = SLICE_QUEUED,
         .hint = hint,
-        .bh = fh->bh,
+        .fh = fh,
         .part = *part,
-        .start_delay_ms = fh->slice_start_delay_ms,
-        .delay_ms = fh->slice_delay_ms,
         .lazy = may_be_lazy(fh, part),
     };
     slice->part.len = MIN(part->len, MAX(fh->slice_size,
@@ -294,7 +286,7 @@ void virtio_freehint_slice_skip(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
     *slice = (VirtIOFreehintSlice) {
         .phase = SLICE_QUEUED,
         .hint = hint,
-        .bh = fh->bh,
+        .fh = fh,
         .skips = g_steal_pointer(&hint->skips),
     };
     thread_pool_submit(fh->pool, slice_worker, slice, NULL);

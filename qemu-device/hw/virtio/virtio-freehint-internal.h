@@ -175,6 +175,10 @@ void virtio_freehint_settle(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
 void virtio_freehint_count_over_rate(VirtIOFreehint *fh,
                                      const VirtIOFreehintHint *hint);
 
+/* Write an answer of @len bytes into the used ring. */
+void virtio_freehint_use(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                         size_t len);
+
 /* Give a hint back to the driver: all its ranges are settled. */
 void virtio_freehint_push(VirtIOFreehint *fh, VirtIOFreehintHint *hint);
 
@@ -317,6 +321,10 @@ void virtio_freehint_slice_cleanup(VirtIOFreehint *fh);
 
 /* Begin with short slices, and find out anew how long they may be. */
 void virtio_freehint_slice_shorten(VirtIOFreehint *fh);
+
+/* Discard what a slice covers; called from the worker. */
+void virtio_freehint_slice_discard(VirtIOFreehint *fh,
+                                   VirtIOFreehintSlice *slice);
 
 /* Whether none can be started now. */
 bool virtio_freehint_slice_busy(const VirtIOFreehint *fh);

@@ -197,9 +197,6 @@ static void virtio_freehint_probe_host(VirtIOFreehint *fh)
 void virtio_freehint_lazy_init(VirtIOFreehint *fh)
 {
     virtio_freehint_probe_host(fh);
-    if (fh->distrust_lazy) {
-        fh->lazy_probe = FREEHINT_LAZY_PROBE_UNRELIABLE;
-    }
     /* Kept open, for QEMU may lose its root directory and its rights. */
     fh->ksm_run_fd = qemu_open_old("/sys/kernel/mm/ksm/run", O_RDONLY);
     fh->ksm_shared_fd = qemu_open_old("/sys/kernel/mm/ksm/pages_shared",

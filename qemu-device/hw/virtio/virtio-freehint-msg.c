@@ -13,7 +13,6 @@
 #include "qemu/timer.h"
 #include "hw/boards.h"
 #include "trace.h"
-#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 QEMU_BUILD_BUG_ON(VIRTIO_FREEHINT_NUM_DECLINE_REASONS !=
@@ -115,17 +114,18 @@ static size_t write_ack(const VirtIOFreehintHint *hint, uint16_t result)
     return len;
 }
 
+void virtio_freehint_use(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
+                         size_t len)
+{
+    virtqueue_push(fh->hintq, &hint->elem, len);
+}
+
 static void push_quietly(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
                          uint16_t result)
 {
-    size_t len = write_ack(hint, result);
+    const size_t len = write_ack(hint, result);
 
-    if (hint->nranges) {
-        len = virtio_freehint_fault_answer(fh, hint, len);
-    } else {
-        virtio_freehint_fault_used_id(fh, &hint->elem);
-    }
-    virtqueue_push(fh->hintq, &hint->elem, len);
+    VIRTIO_FREEHINT_GET_CLASS(fh)->use(fh, hint, len);
     free_hint(hint);
 }
 
@@ -139,10 +139,6 @@ static void push_answer(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
 void virtio_freehint_push(VirtIOFreehint *fh, VirtIOFreehintHint *hint)
 {
     assert(hint->next == hint->nranges);
-    if (virtio_freehint_fault_loses(fh)) {
-        virtio_freehint_forget(fh, hint);
-        return;
-    }
     trace_virtio_freehint_done(hint->cookie, hint->epoch);
     QTAILQ_REMOVE(&fh->hints, hint, entry);
     push_answer(fh, hint, VIRTIO_FREEHINT_R_DONE);

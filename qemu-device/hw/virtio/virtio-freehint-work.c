@@ -15,7 +15,6 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "trace.h"
-#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 /*
@@ -235,12 +234,19 @@ static bool take_messages(VirtIOFreehint *fh, Budget *takes)
     return true;
 }
 
+static bool may_advance(VirtIOFreehint *fh)
+{
+    const VirtIOFreehintClass *fc = VIRTIO_FREEHINT_GET_CLASS(fh);
+
+    return !fc->may_advance || fc->may_advance(fh);
+}
+
 /* Returns whether there is more to do that no slice in progress will start. */
 static bool advance_hints(VirtIOFreehint *fh, Budget *steps)
 {
     VirtIOFreehintHint *hint;
 
-    while (!virtio_freehint_fault_holds(fh) && (hint = next_hint(fh))) {
+    while (may_advance(fh) && (hint = next_hint(fh))) {
         if (is_spent(steps)) {
             return true;
         }

@@ -24,7 +24,6 @@
 #include "system/qtest.h"
 #include "system/tcg.h"
 #include "trace.h"
-#include "virtio-freehint-faults.h"
 #include "virtio-freehint-internal.h"
 
 #define VIRTIO_FREEHINT_QUEUE_SIZE 128
@@ -94,7 +93,6 @@ static void virtio_freehint_get_config(VirtIODevice *vdev, uint8_t *data)
         .flush_timeout_ms = cpu_to_le32(fh->flush.timeout_ms),
     };
 
-    virtio_freehint_fault_config(fh, &config);
     memcpy(data, &config, vdev->config_len);
 }
 
@@ -257,7 +255,6 @@ static void virtio_freehint_device_unrealize(DeviceState *dev)
     virtio_freehint_drain(fh, false);
     timer_free(fh->answer_timer);
     virtio_freehint_flush_cleanup(fh);
-    virtio_freehint_faults_cleanup(fh);
     virtio_freehint_blocks_cleanup(fh);
     /* Until here, memory that is removed asks for the slice in progress. */
     virtio_freehint_slice_cleanup(fh);
@@ -436,12 +433,6 @@ static const struct {
     { "assume-vhost-user-safe",
       "discard in spite of vhost-user devices: none of them pins memory" },
     { "x-granule", "unit of hints, in bytes; 0: chosen by the device" },
-    { "x-distrust-lazy", "take the host for one that loses what is written to"
-      " memory after it was freed lazily" },
-    { "x-slice-start-delay-ms",
-      "time to wait before a slice is begun, in ms" },
-    { "x-slice-delay-ms",
-      "time to wait before a slice that was begun is discarded, in ms" },
 };
 
 static void add_descriptions(ObjectClass *klass)
@@ -488,12 +479,6 @@ static const Property virtio_freehint_properties[] = {
     DEFINE_PROP_BOOL("discard-reserved", VirtIOFreehint, discard_reserved,
                      false),
     DEFINE_PROP_SIZE("x-granule", VirtIOFreehint, granule_prop, 0),
-    /* For tests: a host that has not been fixed. */
-    DEFINE_PROP_BOOL("x-distrust-lazy", VirtIOFreehint, distrust_lazy, false),
-    /* For tests: make it likely that a slice is about to begin, or has. */
-    DEFINE_PROP_UINT32("x-slice-start-delay-ms", VirtIOFreehint,
-                       slice_start_delay_ms, 0),
-    DEFINE_PROP_UINT32("x-slice-delay-ms", VirtIOFreehint, slice_delay_ms, 0),
 };
 
 static void virtio_freehint_class_init(ObjectClass *klass,
@@ -501,6 +486,7 @@ static void virtio_freehint_class_init(ObjectClass *klass,
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
+    VirtIOFreehintClass *fc = VIRTIO_FREEHINT_CLASS(klass);
 
     device_class_set_props(dc, virtio_freehint_properties);
     dc->desc = "virtio free memory hints";
@@ -516,6 +502,8 @@ static void virtio_freehint_class_init(ObjectClass *klass,
     vdc->set_status = virtio_freehint_set_status;
     vdc->queue_reset = virtio_freehint_queue_reset;
     vdc->vmsd = &vmstate_virtio_freehint_device;
+    fc->use = virtio_freehint_use;
+    fc->discard_slice = virtio_freehint_slice_discard;
 
     object_class_property_add_bool(klass, VIRTIO_FREEHINT_ENABLED_PROP,
                                    virtio_freehint_get_enabled,
@@ -548,7 +536,6 @@ static void virtio_freehint_class_init(ObjectClass *klass,
                               "FreehintStats", virtio_freehint_get_stats,
                               NULL, NULL, NULL);
     add_descriptions(klass);
-    virtio_freehint_faults_class_init(klass);
 }
 
 static const TypeInfo virtio_freehint_info = {
@@ -557,6 +544,7 @@ static const TypeInfo virtio_freehint_info = {
     .instance_size = sizeof(VirtIOFreehint),
     .instance_init = virtio_freehint_instance_init,
     .instance_finalize = virtio_freehint_instance_finalize,
+    .class_size = sizeof(VirtIOFreehintClass),
     .class_init = virtio_freehint_class_init,
 };
 

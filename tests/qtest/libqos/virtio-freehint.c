@@ -444,7 +444,7 @@ static void *qvirtio_freehint_pci_get_driver(void *object,
     if (!g_strcmp0(interface, "pci-device")) {
         return fh_pci->pci_vdev.pdev;
     }
-    if (!g_strcmp0(interface, "virtio-freehint")) {
+    if (g_str_has_prefix(interface, "virtio-freehint")) {
         return &fh_pci->freehint;
     }
     if (!g_strcmp0(interface, "virtio")) {
@@ -509,6 +509,13 @@ static void virtio_freehint_register_nodes(void)
     qos_node_produces("virtio-freehint-pci", "pci-device");
     qos_node_produces("virtio-freehint-pci", "virtio");
     qos_node_produces("virtio-freehint-pci", "virtio-freehint");
+
+    /* Slow, or wrong, on purpose; else the same. */
+    qos_node_create_driver("virtio-freehint-testdev-pci",
+                           virtio_freehint_pci_create);
+    qos_node_consumes("virtio-freehint-testdev-pci", "pci-bus", &opts);
+    qos_node_produces("virtio-freehint-testdev-pci",
+                      "virtio-freehint-testdev");
 }
 
 libqos_init(virtio_freehint_register_nodes);

@@ -10,8 +10,8 @@ CONFIG_VIRTIO_FREEHINT=y
 CONFIG_VIRTIO_BLK=y
 CONFIG_VIRTIO_RNG=y
 
-# It can misbehave on purpose; not for production
-CONFIG_VIRTIO_FREEHINT_FAULTS=y
+# It can be slow, or misbehave, on purpose; not for production
+CONFIG_VIRTIO_FREEHINT_TESTDEV=y
 
 # Vetoes
 CONFIG_TEST_DEVICES=y

@@ -14,8 +14,8 @@ CONFIG_VIRTIO_SERIAL=y
 CONFIG_VIRTIO_RNG=y
 CONFIG_ISA_DEBUG=y
 
-# The device can misbehave on purpose; not for production
-CONFIG_VIRTIO_FREEHINT_FAULTS=y
+# It can be slow, or misbehave, on purpose; not for production
+CONFIG_VIRTIO_FREEHINT_TESTDEV=y
 
 # A slot that the device can be taken out of
 CONFIG_PCIE_PORT=y

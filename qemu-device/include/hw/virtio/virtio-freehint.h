@@ -23,7 +23,7 @@
 #include "qom/object.h"
 
 #define TYPE_VIRTIO_FREEHINT "virtio-freehint-device"
-OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
+OBJECT_DECLARE_TYPE(VirtIOFreehint, VirtIOFreehintClass, VIRTIO_FREEHINT)
 
 /* Properties that can be set at any time. */
 #define VIRTIO_FREEHINT_ENABLED_PROP "enabled"
@@ -40,7 +40,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOFreehint, VIRTIO_FREEHINT)
 
 typedef struct VirtIOFreehintHint VirtIOFreehintHint;
 typedef struct VirtIOFreehintSlice VirtIOFreehintSlice;
-typedef struct VirtIOFreehintFaults VirtIOFreehintFaults;
 
 /* How much of something there was. Never decreases, except for "in flight". */
 typedef struct VirtIOFreehintCount {
@@ -166,9 +165,6 @@ struct VirtIOFreehint {
     bool discard_reserved;
     bool assume_vhost_user_safe;
     uint64_t granule_prop;
-    bool distrust_lazy;
-    uint32_t slice_start_delay_ms;
-    uint32_t slice_delay_ms;
 
     /* Shown to the driver in config space. */
     uint64_t granule;
@@ -208,9 +204,20 @@ struct VirtIOFreehint {
     VirtIOFreehintStats stats;
     /* QEMU_CLOCK_REALTIME, in ms; -1 before the first hint. */
     int64_t last_hint_ms;
+};
 
-    /* For tests of drivers, see virtio-freehint-faults.c; else NULL. */
-    VirtIOFreehintFaults *faults;
+/* What a device for tests does otherwise. */
+struct VirtIOFreehintClass {
+    VirtioDeviceClass parent_class;
+
+    /* Whether to go on with hints that were taken; always, if it is NULL. */
+    bool (*may_advance)(VirtIOFreehint *fh);
+    /* Give a message back, with an answer of so many bytes. */
+    void (*use)(VirtIOFreehint *fh, VirtIOFreehintHint *hint, size_t len);
+    /* In the worker: a slice may still be called off; NULL does nothing. */
+    void (*begin_slice)(VirtIOFreehint *fh);
+    /* In the worker: it may not. */
+    void (*discard_slice)(VirtIOFreehint *fh, VirtIOFreehintSlice *slice);
 };
 
 #endif
