@@ -38,7 +38,7 @@ class ContentTest(unittest.TestCase):
         """
         trace = HintTrace()
         self.addCleanup(trace.close)
-        slow = ("-global", "virtio-freehint-testdev.x-slice-start-delay-ms=300")
+        slow = ("-global", "virtio-freehint-testdev.x-job-start-delay-ms=300")
         args = (*slow, *trace.args)
         adapt = "virtio_freehint.adapt=0"
         with FreehintVM("testdev", cpus=2, extra_args=args, append=adapt) as vm:

@@ -26,7 +26,7 @@ RANGES_A_RUN = 1.5
 SPLITS = 8
 
 # A device that takes some time for each slice of up to 64 MiB, but is not slow.
-SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=5")
+SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=5")
 MOST_A_HINT = 128 * MIB // PAGE
 
 # Of the clock "uptime", in seconds: it says no fractions, and one may be missing.

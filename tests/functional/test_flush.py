@@ -92,7 +92,7 @@ class FlushTest(unittest.TestCase):
             self.assert_done(vm.flush())
 
     def test_a_slow_host_is_told_how_far_it_got(self) -> None:
-        slow = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=100")
+        slow = ("-global", "virtio-freehint-testdev.x-job-delay-ms=100")
         with FreehintVM("testdev", memory_mib=768, extra_args=slow) as vm:
             let_rest(vm)
             vm.check("memhog 384m")

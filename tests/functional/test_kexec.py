@@ -11,7 +11,7 @@ from freehint_vm import INITRAMFS, KERNEL, SYSFS, FreehintVM
 COMMAND_LINE = "console=ttyS0 quiet panic=-1"
 # Discards that are under way for seconds, though not for as long as the driver
 # waits before it resets the device.
-SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=200")
+SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=200")
 # The next kernel has no driver, so whatever is discarded is on the old one's word.
 NO_DRIVER = "initcall_blacklist=virtio_freehint_driver_init"
 

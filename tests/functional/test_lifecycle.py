@@ -11,7 +11,7 @@ from freehint_vm import DEVICE_ID, HOTPLUG_PORT, PORT, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
-SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=100")
+SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=100")
 CHURN = "churn -m 64 -p 60 -n"
 ROUNDS = 4
 

@@ -10,7 +10,7 @@ import unittest
 from freehint_vm import DEVICE_ID, MIB, MODULE, FreehintVM
 from guest_driver import GuestDriver
 
-SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=100")
+SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=100")
 ROUNDS = 5
 
 

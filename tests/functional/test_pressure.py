@@ -52,7 +52,7 @@ APPEND = (
 # least as long.
 DEVICE = (
     *("-global", "virtio-freehint-device.min-age-ms=20"),
-    *("-global", "virtio-freehint-testdev.x-slice-delay-ms=20"),
+    *("-global", "virtio-freehint-testdev.x-job-delay-ms=20"),
     *("-global", "virtio-freehint-device.enabled={0}"),
 )
 

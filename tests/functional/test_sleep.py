@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from freehint_vm import BUILD, MIB, SYSFS, FreehintVM
 from guest_driver import GuestDriver, wait_for
 
-SLOW = ("-global", "virtio-freehint-testdev.x-slice-delay-ms=50")
+SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=50")
 MEMORY_MIB = 768
 
 

@@ -230,7 +230,7 @@ class StressTest(unittest.TestCase):
 
     def test_what_is_in_flight_is_seen_to_be_away(self) -> None:
         """The control: the census would notice a granule that does not return."""
-        slow = ("-global", "virtio-freehint-testdev.x-slice-start-delay-ms=1500")
+        slow = ("-global", "virtio-freehint-testdev.x-job-start-delay-ms=1500")
         with FreehintVM("testdev", cpus=2, extra_args=(*EAGER, *slow)) as vm:
             seen = [self.away(vm) for _ in range(5)]
             vm.machine.cmd("freehint-set", id=DEVICE_ID, enabled=False)

@@ -24,7 +24,7 @@
 #define FREE_LEN (64 * MiB)
 
 /* Long enough to do something meanwhile, even on a busy machine. */
-#define SLOW_OPTS "x-slice-delay-ms=1200"
+#define SLOW_OPTS "x-job-delay-ms=1200"
 
 /*
  * From the hint on: when the discard is in progress, until when that can still
@@ -224,7 +224,7 @@ static void test_veto_pulse(void *obj, void *data, QGuestAllocator *alloc)
         g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
         g_usleep(1000);
     }
-    qfreehint_assert_state("active", "none");
+    qfreehint_assert_state("active", NULL);
 }
 
 static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
@@ -553,7 +553,7 @@ static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
                              hold_ms);
     g_assert_cmpint(wait_for_all(fh, hints, ARRAY_SIZE(hints)), <,
                     1000 * 1000);
-    qfreehint_assert_state("active", "none");
+    qfreehint_assert_state("active", NULL);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
     qfreehint_assert_identity();
@@ -638,7 +638,7 @@ static void *setup_slice_log(GString *cmd_line, void *arg)
 {
     g_autofree char *path = slice_log();
 
-    g_string_append_printf(cmd_line, " -trace virtio_freehint_slice_* -D %s",
+    g_string_append_printf(cmd_line, " -trace virtio_freehint_job_* -D %s",
                            path);
     return arg;
 }
@@ -661,9 +661,9 @@ static void assert_no_slice_in_progress(void)
     g_autofree char *text = NULL;
 
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    g_assert_cmpint(count_lines_with(text, "slice_begin"), >, 0);
-    g_assert_cmpint(count_lines_with(text, "slice_begin"), ==,
-                    count_lines_with(text, "slice_end"));
+    g_assert_cmpint(count_lines_with(text, "job_begin"), >, 0);
+    g_assert_cmpint(count_lines_with(text, "job_begin"), ==,
+                    count_lines_with(text, "job_end"));
 }
 
 static void remove_slice_log(void *unused)
@@ -707,8 +707,8 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
     assert_answered(fh, &hint);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, reason), ==,
                      VIRTIO_FREEHINT_REASON_MIGRATION);
-    qfreehint_assert_state("vetoed", "migration");
-    qfreehint_assert_causes("driver-not-ready background-snapshot ");
+    qfreehint_assert_state("vetoed", "background-snapshot");
+    qfreehint_assert_obstacles("driver-not-ready background-snapshot ");
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 32 * MiB,
                                        GRANULE), ==,
                     VIRTIO_FREEHINT_S_DECLINED);
@@ -772,7 +772,7 @@ static void register_virtio_freehint_drain_test(void)
     QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
     /* Messages have to be answered in a second. */
     QOSGraphTestOptions bound = {
-        .edge.extra_device_opts = "x-slice-delay-ms=200",
+        .edge.extra_device_opts = "x-job-delay-ms=200",
     };
     QOSGraphTestOptions slow_veto = {
         .edge.extra_device_opts = SLOW_OPTS,
@@ -786,24 +786,24 @@ static void register_virtio_freehint_drain_test(void)
     QOSGraphTestOptions one_worker = { .before = setup_one_worker };
     /* Longer than a message may take, and not running, or running. */
     QOSGraphTestOptions long_queued = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms="
+        .edge.extra_device_opts = "x-job-start-delay-ms="
                                   stringify(LONG_DELAY_MS),
     };
     QOSGraphTestOptions long_running = {
-        .edge.extra_device_opts = "x-slice-delay-ms="
+        .edge.extra_device_opts = "x-job-delay-ms="
                                   stringify(LONG_DELAY_MS),
     };
     QOSGraphTestOptions late = {
-        .edge.extra_device_opts = "x-slice-delay-ms=200",
+        .edge.extra_device_opts = "x-job-delay-ms=200",
         .before = qfreehint_setup_veto,
     };
     /* One that is not given back is there for good. */
     QOSGraphTestOptions one_worker_slow = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms=20",
+        .edge.extra_device_opts = "x-job-start-delay-ms=20",
         .before = setup_one_worker,
     };
     QOSGraphTestOptions slow_start = {
-        .edge.extra_device_opts = "x-slice-start-delay-ms=1200",
+        .edge.extra_device_opts = "x-job-start-delay-ms=1200",
         .before = setup_dma,
     };
 

@@ -376,9 +376,9 @@ static void test_skip_unthrottled(void *obj, void *data,
 }
 
 /* One slice takes long enough to end after the migration. */
-#define SLOW_OPTS "x-slice-delay-ms=1200"
+#define SLOW_OPTS "x-job-delay-ms=1200"
 /* One that ends before its hint has to be answered without more ado. */
-#define SHORT_OPTS "x-slice-delay-ms=400"
+#define SHORT_OPTS "x-job-delay-ms=400"
 #define BEGIN_US (150 * 1000)
 
 /* The first of both is decided at once, the other one takes a while. */

@@ -4,15 +4,15 @@
  * For tests only: no production build has it. It is the device, except for
  * what it is told to do otherwise by these properties:
  *
- * x-slice-start-delay-ms, x-slice-delay-ms: how long discards take to begin, and
- * to do anything once they have.
+ * x-job-start-delay-ms, x-job-delay-ms: how long a job takes to begin, and to
+ * discard anything once it has.
  *
  * x-distrust-lazy: this host loses what is written to memory that was freed
  * lazily, whatever was found out about it.
  *
  * x-faults: a driver has to survive devices that break the rules. This is a
- * structure that can be set as a whole at any time: each member that is there is
- * a fault, each one that isn't is none. What the device does to memory, and
+ * structure that can be set as a whole at any time: each member that is there
+ * is a fault, each one that isn't is none. What the device does to memory, and
  * counts, is what it always does; only what it tells the driver, or when, is
  * wrong.
  *
@@ -26,11 +26,11 @@
 #include "qemu/timer.h"
 #include "exec/memop.h"
 #include "hw/qdev-properties.h"
+#include "hw/virtio/virtio-freehint.h"
 #include "hw/virtio/virtio-pci.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "standard-headers/linux/virtio_pci.h"
-#include "virtio-freehint-internal.h"
 
 #define TYPE_FREEHINT_TESTDEV "virtio-freehint-testdev"
 OBJECT_DECLARE_SIMPLE_TYPE(FreehintTestdev, FREEHINT_TESTDEV)
@@ -147,7 +147,7 @@ static bool testdev_may_advance(VirtIOFreehint *fh)
     if (has_fault(dev, FAULT_NEEDS_RESET) && !QTAILQ_EMPTY(&fh->hints)) {
         virtio_error(VIRTIO_DEVICE(fh), "virtio-freehint: broken as x-faults"
                      " wants it");
-        virtio_freehint_drain(fh, false);
+        freehint_drain(fh, false);
         return false;
     }
     return !has_fault(dev, FAULT_HANG);
@@ -177,7 +177,7 @@ static void spoil_ack(const FreehintTestdev *dev,
 }
 
 static void spoil_answer(const FreehintTestdev *dev,
-                         const VirtIOFreehintHint *hint)
+                         const FreehintHint *hint)
 {
     const VirtQueueElement *elem = &hint->elem;
     struct virtio_freehint_ack ack;
@@ -192,8 +192,7 @@ static void spoil_answer(const FreehintTestdev *dev,
 }
 
 /* Only a hint has ranges. */
-static void testdev_use(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
-                        size_t len)
+static void testdev_use(VirtIOFreehint *fh, FreehintHint *hint, size_t len)
 {
     FreehintTestdev *dev = FREEHINT_TESTDEV(fh);
 
@@ -209,7 +208,7 @@ static void testdev_use(VirtIOFreehint *fh, VirtIOFreehintHint *hint,
     production_class()->use(fh, hint, len);
 }
 
-/* Slices that take their time, both in the worker */
+/* Jobs that take their time, both in the worker */
 
 static void delay(uint32_t ms)
 {
@@ -218,16 +217,15 @@ static void delay(uint32_t ms)
     }
 }
 
-static void testdev_begin_slice(VirtIOFreehint *fh)
+static void testdev_begin_job(FreehintJob *job)
 {
-    delay(FREEHINT_TESTDEV(fh)->start_delay_ms);
+    delay(FREEHINT_TESTDEV(job->fh)->start_delay_ms);
 }
 
-static void testdev_discard_slice(VirtIOFreehint *fh,
-                                  VirtIOFreehintSlice *slice)
+static void testdev_discard(FreehintJob *job)
 {
-    delay(FREEHINT_TESTDEV(fh)->delay_ms);
-    production_class()->discard_slice(fh, slice);
+    delay(FREEHINT_TESTDEV(job->fh)->delay_ms);
+    production_class()->discard(job);
 }
 
 /* The device status that nobody can write */
@@ -343,7 +341,7 @@ static bool visit_faults(Visitor *v, const char *name, FaultValue *faults,
 static void forgive_lateness(VirtIOFreehint *fh)
 {
     const int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-    VirtIOFreehintHint *hint;
+    FreehintHint *hint;
 
     QTAILQ_FOREACH(hint, &fh->hints, entry) {
         hint->arrival_ms = now;
@@ -371,7 +369,7 @@ static void set_faults(Object *obj, Visitor *v, const char *name,
         old_features ^ faulty(dev, FAULT_FEATURES, 0);
     set_status_stuck(dev, has_fault(dev, FAULT_STUCK_STATUS));
     forgive_lateness(fh);
-    virtio_freehint_notify_config(fh);
+    freehint_notify_config(fh);
     qemu_bh_schedule(fh->bh);
 }
 
@@ -394,9 +392,9 @@ static void testdev_unrealize(DeviceState *dev)
 }
 
 static const Property testdev_properties[] = {
-    DEFINE_PROP_UINT32("x-slice-start-delay-ms", FreehintTestdev,
-                       start_delay_ms, 0),
-    DEFINE_PROP_UINT32("x-slice-delay-ms", FreehintTestdev, delay_ms, 0),
+    DEFINE_PROP_UINT32("x-job-start-delay-ms", FreehintTestdev, start_delay_ms,
+                       0),
+    DEFINE_PROP_UINT32("x-job-delay-ms", FreehintTestdev, delay_ms, 0),
     DEFINE_PROP_BOOL("x-distrust-lazy", FreehintTestdev, distrust_lazy, false),
 };
 
@@ -412,8 +410,8 @@ static void testdev_class_init(ObjectClass *klass,
     vdc->get_config = testdev_get_config;
     fc->may_advance = testdev_may_advance;
     fc->use = testdev_use;
-    fc->begin_slice = testdev_begin_slice;
-    fc->discard_slice = testdev_discard_slice;
+    fc->begin_job = testdev_begin_job;
+    fc->discard = testdev_discard;
     object_class_property_add(klass, "x-faults", "struct", get_faults,
                               set_faults, NULL, NULL);
 }

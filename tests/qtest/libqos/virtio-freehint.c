@@ -274,7 +274,7 @@ void qfreehint_assert_state(const char *state, const char *reason)
     QDict *device = qfreehint_query();
 
     g_assert_cmpstr(qdict_get_str(device, "state"), ==, state);
-    g_assert_cmpstr(qdict_get_str(device, "reason"), ==, reason);
+    g_assert_cmpstr(qdict_get_try_str(device, "reason"), ==, reason);
     qobject_unref(device);
 }
 
@@ -327,9 +327,9 @@ uint64_t qfreehint_count_rejected(const char *kind)
     return ranges;
 }
 
-void qfreehint_assert_causes(const char *expected)
+void qfreehint_assert_obstacles(const char *expected)
 {
-    g_autoptr(GString) causes = g_string_new("");
+    g_autoptr(GString) reasons = g_string_new("");
     QDict *device = qfreehint_query();
     const QListEntry *entry;
 
@@ -337,11 +337,11 @@ void qfreehint_assert_causes(const char *expected)
         QDict *obstacle = qobject_to(QDict, qlist_entry_obj(entry));
 
         g_assert_cmpstr(qdict_get_str(obstacle, "detail"), !=, "");
-        g_string_append_printf(causes, "%s ",
-                               qdict_get_str(obstacle, "cause"));
+        g_string_append_printf(reasons, "%s ",
+                               qdict_get_str(obstacle, "reason"));
     }
     qobject_unref(device);
-    g_assert_cmpstr(causes->str, ==, expected);
+    g_assert_cmpstr(reasons->str, ==, expected);
 }
 
 void qfreehint_assert_identity(void)

@@ -110,6 +110,7 @@ bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 
 /* The device's entry in the answer to query-freehint: the caller's. */
 QDict *qfreehint_query(void);
+/* An active device has no reason: NULL. */
 void qfreehint_assert_state(const char *state, const char *reason);
 
 /*
@@ -124,8 +125,8 @@ uint64_t qfreehint_stat(const char *name);
 /* The ranges that were rejected in one of the ways of "rejected". */
 uint64_t qfreehint_count_rejected(const char *kind);
 
-/* The causes of all obstacles as they are listed, each followed by a blank. */
-void qfreehint_assert_causes(const char *expected);
+/* The reasons of all obstacles as listed, each followed by a blank. */
+void qfreehint_assert_obstacles(const char *expected);
 
 /* What became of all ranges adds up, in both units. */
 void qfreehint_assert_identity(void);

@@ -5,6 +5,9 @@
  * so range by range. The protocol is in
  * standard-headers/linux/virtio_freehint.h.
  *
+ * Unless a comment says otherwise, functions are called with the BQL held,
+ * which protects everything here.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -12,102 +15,174 @@
 #define HW_VIRTIO_FREEHINT_H
 
 #include "block/thread-pool.h"
+#include "exec/cpu-common.h"
 #include "exec/ramlist.h"
+#include "hw/virtio/virtio-freehint-compat.h"
+#include "hw/virtio/virtio.h"
+#include "qapi/qapi-types-freehint.h"
 #include "qemu/notify.h"
 #include "qemu/queue.h"
 #include "qemu/ratelimit.h"
 #include "qemu/timer.h"
-#include "hw/virtio/virtio-freehint-compat.h"
-#include "hw/virtio/virtio.h"
-#include "qapi/qapi-types-freehint.h"
 #include "qom/object.h"
+#include "standard-headers/linux/virtio_freehint.h"
 
 #define TYPE_VIRTIO_FREEHINT "virtio-freehint-device"
 OBJECT_DECLARE_TYPE(VirtIOFreehint, VirtIOFreehintClass, VIRTIO_FREEHINT)
 
-/* Properties that can be set at any time. */
-#define VIRTIO_FREEHINT_ENABLED_PROP "enabled"
-#define VIRTIO_FREEHINT_DELAY_PROP "delay-ms"
-#define VIRTIO_FREEHINT_MIN_AGE_PROP "min-age-ms"
-#define VIRTIO_FREEHINT_RATE_LIMIT_PROP "rate-limit"
-#define VIRTIO_FREEHINT_DISCARD_PROP "discard"
+/* Most ranges in a hint: bounds what is copied before it is checked. */
+#define FREEHINT_MAX_RANGES 1024
 
-/* What can be read of it. */
-#define VIRTIO_FREEHINT_STATE_PROP "state"
-#define VIRTIO_FREEHINT_REASON_PROP "reason"
-#define VIRTIO_FREEHINT_OBSTACLES_PROP "obstacles"
-#define VIRTIO_FREEHINT_STATS_PROP "stats"
+/* Upper bound for the pacing that is asked of the guest. */
+#define FREEHINT_MAX_PACING_MS 60000
 
-typedef struct VirtIOFreehintHint VirtIOFreehintHint;
-typedef struct VirtIOFreehintSlice VirtIOFreehintSlice;
+/* Upper bound for the time that a driver is given to answer a flush. */
+#define FREEHINT_MAX_FLUSH_MS 3600000
 
-/* How much of something there was. Never decreases, except for "in flight". */
-typedef struct VirtIOFreehintCount {
-    uint64_t ranges;
-    uint64_t bytes;
-} VirtIOFreehintCount;
+/* Nothing is in the way. */
+#define FREEHINT_NO_REASON FREEHINT_REASON__MAX
+
+/* For each veto of the protocol, and for what a stop or a reset cut short. */
+#define FREEHINT_NUM_DECLINED 6
+
+/* For each status of the protocol from VIRTIO_FREEHINT_S_NEVER on. */
+#define FREEHINT_NUM_REJECTED 8
+
+/* Memory that the guest says it does not use: guest-physical, in bytes. */
+typedef struct FreehintRange {
+    uint64_t addr;
+    uint64_t len;
+} FreehintRange;
+
+/* A piece of a range that lies in one memory region. */
+typedef struct FreehintPart {
+    /* A reference of its own. */
+    MemoryRegion *mr;
+    uint64_t offset;
+    uint64_t len;
+    /* What madvise() is told; 0 if ram_block_discard_range() is to do it. */
+    int advice;
+    /* The range ends with it. */
+    bool ends_range;
+} FreehintPart;
 
 /*
- * Why ranges were declined, as an index: one for each veto reason of the
- * protocol, and reason "none" for the ones that a VM stop or a reset cut short.
+ * A message that was taken off the queue and not yet given back. Header and
+ * ranges are the device's own copy: the guest may go on writing to its own.
  */
-#define VIRTIO_FREEHINT_NUM_DECLINE_REASONS 6
+typedef struct FreehintHint {
+    /* Has to be first: virtqueue_pop() allocates the whole. */
+    VirtQueueElement elem;
 
-/* One for each status of the protocol from VIRTIO_FREEHINT_S_NEVER on. */
-#define VIRTIO_FREEHINT_NUM_REJECTS 8
+    uint16_t flags;
+    uint64_t cookie;
+    uint32_t nranges;
+    FreehintRange *ranges;
+    uint8_t *status;
+
+    /* The first range without a status, and how far discarding it got. */
+    uint32_t next;
+    uint64_t done;
+
+    /* FreehintPart: discarded, so that precopy need not send it; or NULL. */
+    GArray *skips;
+
+    /* QEMU_CLOCK_REALTIME, in ms, when it was taken off the queue. */
+    int64_t arrival_ms;
+    /* When its first range got a status. */
+    uint32_t epoch;
+    /* For its ranges that got VIRTIO_FREEHINT_S_THROTTLED, if not 0. */
+    uint32_t retry_ms;
+
+    QTAILQ_ENTRY(FreehintHint) entry;
+} FreehintHint;
+
+/*
+ * Atomic. The worker alone goes on from RUNNING and CANCELLED, the main loop
+ * from IDLE and ENDED, and which of them is the first from QUEUED.
+ */
+typedef enum FreehintPhase {
+    FREEHINT_IDLE,
+    FREEHINT_QUEUED,
+    FREEHINT_CANCELLED,
+    FREEHINT_RUNNING,
+    FREEHINT_ENDED,
+} FreehintPhase;
+
+/*
+ * What the worker does for a hint: it discards as much memory as takes the host
+ * a moment, or has precopy skip what was discarded. There is one for each
+ * device, and never more than one piece of work for the pool: a drain that
+ * calls it off leaves nothing behind.
+ */
+typedef struct FreehintJob {
+    VirtIOFreehint *fh;
+    FreehintPhase phase;
+    /* Whom it is for; NULL unless it is queued, running, or has ended. */
+    FreehintHint *hint;
+    /* FreehintPart, of one range or several, in order. */
+    GArray *parts;
+    /* What is left of the memory that it may have. */
+    uint64_t room;
+    /* They were discarded: precopy is to skip them. */
+    bool skips;
+    /* Somebody drains. Atomic. */
+    bool hurry;
+
+    /* Written by the worker before the phase is ENDED. */
+
+    /* So many of the parts were discarded. */
+    unsigned int ndone;
+    /* What kept the next one from being, or 0. */
+    int ret;
+    int64_t ns;
+    uint64_t calls;
+    uint64_t pieces;
+    uint64_t lazy_calls;
+    uint64_t lazy_bytes;
+    uint64_t skipped_bytes;
+} FreehintJob;
+
+/* The outcome of a job that a veto kept from starting. */
+#define FREEHINT_VETOED (-ECANCELED)
 
 /*
  * What became of the ranges that the guest named since the device was created:
- * hinted = discarded + declined + throttled + rejected + failed + in flight,
- * in ranges and in bytes. Memory that is hinted twice counts twice.
+ * hinted = discarded + declined + throttled + rejected + failed + in flight, in
+ * ranges and in bytes. Memory that is hinted twice counts twice. The rest is as
+ * FreehintStats has it.
  */
-typedef struct VirtIOFreehintStats {
-    VirtIOFreehintCount hinted;
-    VirtIOFreehintCount discarded;
-    VirtIOFreehintCount declined[VIRTIO_FREEHINT_NUM_DECLINE_REASONS];
-    VirtIOFreehintCount throttled;
-    /* The part of "throttled" that was over the operator's limit. */
-    VirtIOFreehintCount over_rate;
-    VirtIOFreehintCount rejected[VIRTIO_FREEHINT_NUM_REJECTS];
-    VirtIOFreehintCount failed;
-    VirtIOFreehintCount in_flight;
-    /* Messages: well-formed hints, unsupported ones, malformed ones. */
+typedef struct FreehintCounters {
+    FreehintCount hinted;
+    FreehintCount discarded;
+    FreehintCount declined[FREEHINT_NUM_DECLINED];
+    FreehintCount throttled;
+    FreehintCount over_rate;
+    FreehintCount rejected[FREEHINT_NUM_REJECTED];
+    FreehintCount failed;
+    FreehintCount in_flight;
     uint64_t hints;
     uint64_t unsupported;
     uint64_t malformed;
-    /* Slices given to the host, what they covered, how long they took. */
     uint64_t discard_calls;
+    uint64_t discard_pieces;
     uint64_t discard_bytes;
     uint64_t discard_ns;
-    /* The part of them that left it to the host when to take the memory. */
     uint64_t lazy_calls;
     uint64_t lazy_bytes;
     uint64_t lazy_ns;
-    /* What outgoing migrations did not send, because it was discarded. */
     uint64_t skipped_bytes;
-} VirtIOFreehintStats;
+} FreehintCounters;
 
 /* What an outgoing migration does with memory that is discarded meanwhile. */
-typedef enum VirtIOFreehintPrecopy {
-    VIRTIO_FREEHINT_PRECOPY_NONE,
-    VIRTIO_FREEHINT_PRECOPY_SKIPS,
-    VIRTIO_FREEHINT_PRECOPY_SENDS_ALL,
-} VirtIOFreehintPrecopy;
-
-/* What the driver says of the guest's memory, in bytes: unchecked. */
-typedef struct VirtIOFreehintGauges {
-    uint64_t free;
-    uint64_t pending;
-    uint64_t hinted;
-    uint64_t in_flight;
-    uint64_t stuck;
-    uint64_t reused;
-    /* QEMU_CLOCK_REALTIME, in ms, when it said so; -1 if it has not. */
-    int64_t arrival_ms;
-} VirtIOFreehintGauges;
+typedef enum FreehintPrecopy {
+    FREEHINT_PRECOPY_NONE,
+    FREEHINT_PRECOPY_SKIPS,
+    FREEHINT_PRECOPY_SENDS_ALL,
+} FreehintPrecopy;
 
 /* The last flush that was asked for. */
-typedef struct VirtIOFreehintFlush {
+typedef struct FreehintFlushState {
     /* Shown to the driver in config space; id is 0 before the first. */
     uint32_t id;
     uint32_t flags;
@@ -124,9 +199,8 @@ typedef struct VirtIOFreehintFlush {
     QEMUTimer *timer;
     /* How the last one ended; NULL before the first has. */
     FreehintFlushCompleted *last;
-} VirtIOFreehintFlush;
+} FreehintFlushState;
 
-/* Everything here is protected by the BQL; see also VirtIOFreehintSlice. */
 struct VirtIOFreehint {
     VirtIODevice parent_obj;
 
@@ -136,14 +210,14 @@ struct VirtIOFreehint {
     /* The VM runs, and the driver said DRIVER_OK. */
     bool running;
     /* Taken off the queue and not given back, in order of arrival. */
-    QTAILQ_HEAD(, VirtIOFreehintHint) hints;
+    QTAILQ_HEAD(, FreehintHint) hints;
     /* Runs out when one of them has to be answered without more ado. */
     QEMUTimer *answer_timer;
-    /* A thread for discards, for others may be busy with whatever else. */
+    /* A thread for jobs, for others may be busy with whatever else. */
     ThreadPool *pool;
-    /* The discard in progress, and how long one may be, in bytes. */
-    VirtIOFreehintSlice *slice;
-    uint64_t slice_size;
+    FreehintJob job;
+    /* How much memory a job may have, in bytes. */
+    uint64_t job_size;
 
     /* The operator's settings. */
     uint64_t host_features;
@@ -151,13 +225,6 @@ struct VirtIOFreehint {
     uint32_t delay_ms;
     uint32_t min_age_ms;
     FreehintDiscardMode discard_mode;
-    /* Whether the host keeps what is written after MADV_FREE. */
-    FreehintLazyProbe lazy_probe;
-    /* KSM's "run" and "pages_shared"; -1 if they cannot be read. */
-    int ksm_run_fd;
-    int ksm_shared_fd;
-    /* The host's kernel has no KSM. */
-    bool ksm_absent;
     /* Bytes a second, 0 for no limit, and what was used of it. */
     uint64_t rate_limit;
     RateLimit rate;
@@ -170,21 +237,20 @@ struct VirtIOFreehint {
     uint64_t granule;
     uint32_t max_ranges;
     uint32_t state;
-    uint32_t reason;
     uint32_t rehint_epoch;
     /* Written by the driver: unchecked. */
     uint32_t driver_status;
-
+    /* Why it is not active; config space has the protocol's word for it. */
+    FreehintReason reason;
     /*
      * An answer that was given since the epoch moved may no longer hold: it has
      * to move once more when the device is active. Atomic.
      */
     bool epoch_owed;
-    VirtIOFreehintPrecopy precopy;
     /* Config space has changed, and the driver does not know yet. */
     bool config_changed;
 
-    /* MemoryRegion => VirtIOFreehintBlock: what may be discarded. */
+    /* MemoryRegion => FreehintBlock: what may be discarded. */
     GHashTable *blocks;
     bool blocks_stale;
     /* Runs out when what the host failed to discard is worth another try. */
@@ -192,16 +258,26 @@ struct VirtIOFreehint {
     MemoryListener memory_listener;
     RAMBlockNotifier ram_notifier;
 
+    /* Whether the host keeps what is written after MADV_FREE. */
+    FreehintLazyProbe lazy_probe;
+    /* KSM's "run" and "pages_shared"; -1 if they cannot be read. */
+    int ksm_run_fd;
+    int ksm_shared_fd;
+    /* The host's kernel has no KSM. */
+    bool ksm_absent;
+
     Notifier discard_notifier;
     NotifierWithReturn migration_notifier;
     NotifierWithReturn precopy_notifier;
+    FreehintPrecopy precopy;
     /* For the vetoes that end without telling anyone. */
     QEMUTimer *veto_timer;
 
-    VirtIOFreehintFlush flush;
-    VirtIOFreehintGauges gauges;
-
-    VirtIOFreehintStats stats;
+    FreehintFlushState flush;
+    /* What the driver says of the guest's memory, unchecked, and when. */
+    FreehintGauges gauges;
+    int64_t gauges_ms;
+    FreehintCounters counters;
     /* QEMU_CLOCK_REALTIME, in ms; -1 before the first hint. */
     int64_t last_hint_ms;
 };
@@ -213,11 +289,224 @@ struct VirtIOFreehintClass {
     /* Whether to go on with hints that were taken; always, if it is NULL. */
     bool (*may_advance)(VirtIOFreehint *fh);
     /* Give a message back, with an answer of so many bytes. */
-    void (*use)(VirtIOFreehint *fh, VirtIOFreehintHint *hint, size_t len);
-    /* In the worker: a slice may still be called off; NULL does nothing. */
-    void (*begin_slice)(VirtIOFreehint *fh);
+    void (*use)(VirtIOFreehint *fh, FreehintHint *hint, size_t len);
+    /* In the worker: a job may still be called off; NULL does nothing. */
+    void (*begin_job)(FreehintJob *job);
     /* In the worker: it may not. */
-    void (*discard_slice)(VirtIOFreehint *fh, VirtIOFreehintSlice *slice);
+    void (*discard)(FreehintJob *job);
 };
+
+/* virtio-freehint.c: device and config space */
+
+/* Tell the driver, now or as soon as it runs, that config space has changed. */
+void freehint_notify_config(VirtIOFreehint *fh);
+
+/* The device as the user knows it: where "id" is, e.g., the PCI function. */
+DeviceState *freehint_proxy(VirtIOFreehint *fh);
+
+/* Milliseconds since a time of QEMU_CLOCK_REALTIME. */
+uint64_t freehint_age_ms(int64_t since_ms);
+
+/* Whether new settings can be set; what is absent can. */
+bool freehint_check_settings(const FreehintSettings *new, Error **errp);
+
+
+/* virtio-freehint-queue.c: take, parse, discard in turns, answer, drain */
+
+/* One turn of work on the queue: whatever there may be to do, schedule it. */
+void freehint_bh(void *opaque);
+
+/* The driver has notified the device. */
+void freehint_handle_hintq(VirtIODevice *vdev, VirtQueue *vq);
+
+/* Write an answer of @len bytes into the used ring. */
+void freehint_use(VirtIOFreehint *fh, FreehintHint *hint, size_t len);
+
+/**
+ * freehint_drain: end all work on behalf of the guest
+ *
+ * @fh: the device
+ * @answer: whether the driver still waits for an answer
+ *
+ * When this returns no job is in progress, and none starts for any message that
+ * was taken off the queue. Those are given back with what was not reached
+ * declined or, without @answer, forgotten. Waits for one job at most.
+ *
+ * Section "Drain rule".
+ */
+void freehint_drain(VirtIOFreehint *fh, bool answer);
+
+/**
+ * freehint_job_ended: take in what became of a job's parts
+ *
+ * The job was to discard them, and its hint is still there.
+ */
+void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job);
+
+/* virtio-freehint-ram.c: what may be discarded, and the worker that does it */
+
+/**
+ * freehint_collect: find out whether a range may be discarded
+ *
+ * @fh: the device
+ * @range: lies inside the 64-bit address space, is not empty
+ * @flags: the hint's VIRTIO_FREEHINT_HINT_F_* flags
+ * @job: as much of the range as there is room for becomes parts of it; NULL if
+ *       the range is only to be checked
+ *
+ * Returns: VIRTIO_FREEHINT_S_DISCARDED if all of it may be discarded, else the
+ * status that says why not: the greatest one of its pieces, none of which are
+ * in the job then.
+ *
+ * Section "Range status".
+ */
+uint8_t freehint_collect(VirtIOFreehint *fh, const FreehintRange *range,
+                         uint16_t flags, FreehintJob *job);
+
+/* Bring up to date which memory may be discarded. */
+void freehint_refresh_blocks(VirtIOFreehint *fh);
+
+/**
+ * freehint_block_tried: take in whether the host has discarded memory
+ *
+ * @fh: the device
+ * @mr: what it is part of
+ * @ret: 0 or a negative errno
+ *
+ * After a failure the memory is left alone for a while, longer each time, and
+ * then the epoch moves. Warns once until it works again.
+ */
+void freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret);
+
+/* Try again at once what the host failed to discard. */
+void freehint_forgive_blocks(VirtIOFreehint *fh);
+
+/* The memory that is not discarded, or not lazily, for that reason. */
+FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
+                                         FreehintReason reason);
+
+/* The granule, in bytes, that suits the machine's boot memory. */
+uint64_t freehint_default_granule(VirtIOFreehint *fh);
+
+/* Whether no job can be started now. */
+bool freehint_job_busy(const VirtIOFreehint *fh);
+
+/* Empty the job, and give it room for so much memory. */
+void freehint_job_prepare(VirtIOFreehint *fh, uint64_t room);
+
+/**
+ * freehint_job_start: have the job done for a hint
+ *
+ * Returns at once. When it has ended there is a turn of the device's bottom
+ * half, which calls freehint_job_reap().
+ */
+void freehint_job_start(VirtIOFreehint *fh, FreehintHint *hint);
+
+/* Have precopy not send what a hint has discarded: another kind of job. */
+void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint);
+
+/* Take in how the job has ended, if it has. */
+void freehint_job_reap(VirtIOFreehint *fh);
+
+/*
+ * Call off the job that is queued, if any. Returns whether it has not begun,
+ * and never will. Until the worker has found that out, no other can be started.
+ */
+bool freehint_job_cancel(VirtIOFreehint *fh);
+
+/*
+ * Wait for the job in progress, if any. One that has not started never will.
+ * One that has is waited for, and freehint_job_reap() called.
+ */
+void freehint_job_drain(VirtIOFreehint *fh);
+
+/* Begin with short jobs, and find out anew how long they may be. */
+void freehint_job_shorten(VirtIOFreehint *fh);
+
+/* Discard a job's parts. In the worker. */
+void freehint_discard(FreehintJob *job);
+
+void freehint_ram_init(VirtIOFreehint *fh);
+void freehint_ram_cleanup(VirtIOFreehint *fh);
+
+/* virtio-freehint-policy.c: vetoes and reasons, precopy, the rate limit */
+
+/**
+ * freehint_refresh_state: act on what has changed outside the device
+ *
+ * Brings state, reason and epoch up to date, drains if the device has to stop,
+ * and tells driver and management. When this returns and the state is not
+ * active, nothing is being discarded.
+ *
+ * Section "Effective state".
+ */
+void freehint_refresh_state(VirtIOFreehint *fh);
+
+/* What the driver is told: enum virtio_freehint_reason. */
+uint32_t freehint_guest_reason(const VirtIOFreehint *fh);
+
+/* All that keeps the VM from shrinking, in order of precedence. */
+FreehintObstacleList *freehint_obstacles(VirtIOFreehint *fh);
+
+/* What a reason is, for people. */
+const char *freehint_reason_detail(FreehintReason reason);
+
+/**
+ * freehint_owe_epoch: have the guest hint all its free memory again
+ *
+ * @fh: the device
+ *
+ * For whoever knows that an answer of the device may no longer hold: memory was
+ * declined that can be discarded now, or was discarded and may be populated.
+ * Any thread may call this; the epoch moves in the next turn of the bottom half
+ * in which the device is active.
+ */
+void freehint_owe_epoch(VirtIOFreehint *fh);
+
+void freehint_policy_init(VirtIOFreehint *fh);
+void freehint_policy_cleanup(VirtIOFreehint *fh);
+
+/* Bytes a second, 0 for no limit. */
+void freehint_set_rate_limit(VirtIOFreehint *fh, uint64_t limit);
+
+/* How long, in ms, the device is over the limit; 0 if it is not. */
+uint32_t freehint_rate_wait_ms(VirtIOFreehint *fh);
+
+/* A part was discarded for a hint: note it if precopy need not send it. */
+void freehint_precopy_note(VirtIOFreehint *fh, FreehintHint *hint,
+                           const FreehintPart *part);
+
+/**
+ * freehint_precopy_skip: have precopy not send what was discarded
+ *
+ * @parts: were noted for a message that is not back with the driver
+ * @hurry: set, atomically, when somebody waits for the caller
+ *
+ * Called from the worker, without the BQL, between the begin of precopy and its
+ * end. Waits for 100 ms at most.
+ *
+ * Returns: how much that is, in bytes; 0 if it is sent all the same, because
+ * the migration thread was too busy.
+ */
+uint64_t freehint_precopy_skip(const GArray *parts, const bool *hurry);
+
+/* FreehintPart, each of which lets go of its memory region. */
+GArray *freehint_parts_new(void);
+
+/* virtio-freehint-monitor.c: flush, gauges, QMP and HMP */
+
+/* The driver says how much of the guest's memory is in which state. */
+void freehint_set_gauges(VirtIOFreehint *fh,
+                         const struct virtio_freehint_gauges *gauges);
+
+/* The driver has answered a flush, not necessarily the one in progress. */
+void freehint_flush_answered(VirtIOFreehint *fh,
+                             const struct virtio_freehint_flush_done *done);
+
+/* End the flush in progress, if any, without an answer. */
+void freehint_flush_end(VirtIOFreehint *fh, FreehintFlushResult result);
+
+void freehint_monitor_init(VirtIOFreehint *fh);
+void freehint_monitor_cleanup(VirtIOFreehint *fh);
 
 #endif

@@ -1,0 +1,1061 @@
+/*
+ * Virtio free memory hint device: guest RAM
+ *
+ * A range comes from the guest and may name anything. What may be discarded is
+ * a positive list: the machine's own RAM, NUMA memory backends, DIMMs and the
+ * plugged parts of virtio-mem, as the device's DMA address space maps them.
+ * Whether it is RAM says too little: so are ROM images, video memory, shared
+ * memory of other machines, persistent memory.
+ *
+ * It is discarded job by job, in a worker thread, so that neither the main loop
+ * nor a vCPU waits for the host's memory management. A job is short enough to
+ * be waited for where the drain rule demands it. The worker gets memory that
+ * was validated before, and of the device touches nothing but the job and the
+ * class. It never takes the BQL, because whoever waits for it may hold it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include "qemu/atomic.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "hw/boards.h"
+#include "hw/mem/nvdimm.h"
+#include "hw/mem/pc-dimm.h"
+#include "hw/virtio/vhost.h"
+#include "hw/virtio/virtio-freehint.h"
+#include "hw/virtio/virtio-mem.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "system/hostmem.h"
+#include "system/numa.h"
+#include "trace.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+/* Of Linux 6.4: whether all memory of the process may be merged. */
+#ifndef PR_GET_MEMORY_MERGE
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
+/*
+ * A huge page of most hosts. Smaller granules would cost more calls, and leave
+ * the host with fragments that it cannot use as huge pages.
+ */
+#define FREEHINT_MIN_GRANULE (2 * MiB)
+
+/*
+ * The largest block that any Linux guest keeps on its free lists (arm64 with
+ * 64 KiB pages). Memory with larger pages does not raise the granule, which
+ * would make the device useless for the rest of memory; of that, only ranges of
+ * whole pages are discarded.
+ */
+#define FREEHINT_MAX_GRANULE (512 * MiB)
+
+/* When to try again what the host failed to discard: doubles each time. */
+#define FREEHINT_MIN_BACKOFF_MS 1000
+#define FREEHINT_MAX_BACKOFF_MS 60000
+
+/*
+ * mmap_lock is held for all of a job, which makes the guest's page faults wait
+ * as well, and so does whoever drains: a job should take 2 ms at most. The
+ * smallest one takes about that for 4 KiB pages. Huge pages are a hundred times
+ * faster; the largest one takes 6 ms if they give way to small ones.
+ */
+#define FREEHINT_MIN_JOB (16 * MiB)
+#define FREEHINT_MAX_JOB (64 * MiB)
+#define FREEHINT_MAX_JOB_NS (2 * SCALE_MS)
+
+/* Who else may want the content of the file that memory is mapped from. */
+typedef enum FreehintFile {
+    /* There is no file, or QEMU alone has it. */
+    FREEHINT_FILE_NONE,
+    /* Others may, but discarding leaves it alone. */
+    FREEHINT_FILE_PRIVATE,
+    /* Others may, and discarding punches holes into it. */
+    FREEHINT_FILE_SHARED,
+} FreehintFile;
+
+/* What the positive list knows of a memory region. */
+typedef struct FreehintBlock {
+    /* Where QEMU has it mapped: tells when it is gone. */
+    const void *host;
+    /* The memory device's own setting, which does not change. */
+    bool dev_prealloc;
+    FreehintFile file;
+    /* Why it is not discarded, or FREEHINT_NO_REASON. */
+    FreehintReason refusal;
+    /* The log says so. */
+    bool refusal_told;
+    /* How often in a row the host has failed, and with which errno. */
+    unsigned int failures;
+    int error;
+    /* Left alone until then: QEMU_CLOCK_REALTIME, in ms. */
+    int64_t retry_ms;
+} FreehintBlock;
+
+/* The positive list */
+
+/* Called with the memory device that @mr belongs to, NULL for boot memory. */
+typedef void (*FreehintBlockFn)(MemoryRegion *mr, Object *dev, void *opaque);
+
+typedef struct FreehintVisit {
+    FreehintBlockFn fn;
+    void *opaque;
+} FreehintVisit;
+
+static int freehint_visit_memory_device(Object *obj, void *opaque)
+{
+    const FreehintVisit *visit = opaque;
+    Object *memdev;
+
+    /* Nvdimms are DIMMs, too, but their content outlives the guest. */
+    if ((!object_dynamic_cast(obj, TYPE_PC_DIMM) &&
+         !object_dynamic_cast(obj, TYPE_VIRTIO_MEM)) ||
+        object_dynamic_cast(obj, TYPE_NVDIMM)) {
+        return 0;
+    }
+    memdev = object_property_get_link(obj, PC_DIMM_MEMDEV_PROP, NULL);
+    if (memdev && host_memory_backend_mr_inited(MEMORY_BACKEND(memdev))) {
+        visit->fn(&MEMORY_BACKEND(memdev)->mr, obj, visit->opaque);
+    }
+    return 0;
+}
+
+/* Memory that the machine started with. */
+static void freehint_foreach_boot_block(FreehintBlockFn fn, void *opaque)
+{
+    MachineState *ms = current_machine;
+    int i;
+
+    if (ms->ram) {
+        fn(ms->ram, NULL, opaque);
+    }
+    for (i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
+        HostMemoryBackend *memdev = ms->numa_state->nodes[i].node_memdev;
+
+        if (memdev) {
+            fn(&memdev->mr, NULL, opaque);
+        }
+    }
+}
+
+static void freehint_foreach_block(FreehintBlockFn fn, void *opaque)
+{
+    FreehintVisit visit = { .fn = fn, .opaque = opaque };
+
+    freehint_foreach_boot_block(fn, opaque);
+    object_child_foreach_recursive(OBJECT(current_machine),
+                                   freehint_visit_memory_device, &visit);
+}
+
+/* A setting of the memory backend, or of virtio-mem. */
+static bool freehint_has_set(Object *obj, const char *prop)
+{
+    return obj && object_property_find(obj, prop) &&
+           object_property_get_bool(obj, prop, &error_abort);
+}
+
+/*
+ * A file without a name was created by QEMU and is not to be found by anybody
+ * else. But one that is mapped privately may have been handed to several VMs,
+ * each of which has its own copies of what it has written to.
+ */
+static FreehintFile freehint_file(RAMBlock *rb)
+{
+    struct stat st;
+
+    if (!rb || !qemu_ram_is_named_file(rb)) {
+        return FREEHINT_FILE_NONE;
+    }
+    if (!qemu_ram_is_shared(rb)) {
+        return FREEHINT_FILE_PRIVATE;
+    }
+    return !fstat(rb->fd, &st) && !st.st_nlink ? FREEHINT_FILE_NONE :
+                                                 FREEHINT_FILE_SHARED;
+}
+
+/*
+ * Together with freehint_is_aligned(), covers all that
+ * ram_block_discard_range() would complain about, one message for each call: a
+ * guest must not fill the log.
+ */
+static FreehintReason freehint_refusal(const VirtIOFreehint *fh,
+                                       const MemoryRegion *mr,
+                                       bool dev_prealloc, FreehintFile file)
+{
+    const RAMBlock *rb = mr->ram_block;
+
+    if (!rb || rb->flags & (RAM_PREALLOC | RAM_PMEM | RAM_READONLY |
+                            RAM_GUEST_MEMFD)) {
+        return FREEHINT_REASON_FIXED_MEMORY;
+    }
+    if (file == FREEHINT_FILE_SHARED && !fh->discard_file_backed &&
+        !freehint_has_set(mr->owner, "discard-data")) {
+        return FREEHINT_REASON_FILE_MEMORY;
+    }
+    /* The reservation goes with the pages, a later access may be fatal. */
+    if (!fh->discard_reserved &&
+        (rb->page_size != qemu_real_host_page_size() || dev_prealloc ||
+         freehint_has_set(mr->owner, "prealloc"))) {
+        return FREEHINT_REASON_RESERVED_MEMORY;
+    }
+    return FREEHINT_NO_REASON;
+}
+
+/* All that may be different from one turn to the next. */
+static void freehint_update_refusal(VirtIOFreehint *fh, const MemoryRegion *mr,
+                                    FreehintBlock *block)
+{
+    const FreehintReason old = block->refusal;
+
+    block->file = freehint_file(mr->ram_block);
+    block->refusal = freehint_refusal(fh, mr, block->dev_prealloc,
+                                      block->file);
+    if (old != FREEHINT_NO_REASON && block->refusal == FREEHINT_NO_REASON) {
+        block->refusal_told = false;
+        freehint_owe_epoch(fh);
+    }
+}
+
+typedef struct FreehintUpdate {
+    VirtIOFreehint *fh;
+    GHashTable *old;
+    GHashTable *new;
+    bool grown;
+} FreehintUpdate;
+
+static void freehint_update_block(MemoryRegion *mr, Object *dev, void *opaque)
+{
+    FreehintUpdate *update = opaque;
+    FreehintBlock *block = g_new0(FreehintBlock, 1);
+    const FreehintBlock *old = g_hash_table_lookup(update->old, mr);
+
+    if (old) {
+        *block = *old;
+    } else {
+        block->host = mr->ram_block ? mr->ram_block->host : NULL;
+        block->dev_prealloc = freehint_has_set(dev, "prealloc");
+        block->refusal = FREEHINT_NO_REASON;
+        update->grown = true;
+    }
+    freehint_update_refusal(update->fh, mr, block);
+    g_hash_table_insert(update->new, mr, block);
+}
+
+/*
+ * The list is put together when it is needed and memory has come or gone since
+ * it was: the guest can remap memory at will, e.g. through PCI BARs.
+ */
+static void freehint_update_blocks(VirtIOFreehint *fh)
+{
+    FreehintUpdate update = { .fh = fh, .old = fh->blocks };
+
+    if (!fh->blocks_stale) {
+        return;
+    }
+    fh->blocks_stale = false;
+    update.new = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    freehint_foreach_block(freehint_update_block, &update);
+    /* Earlier refusals may be for memory that is on the list by now. */
+    if (update.grown && g_hash_table_size(update.old)) {
+        freehint_owe_epoch(fh);
+    }
+    fh->blocks = update.new;
+    g_hash_table_destroy(update.old);
+}
+
+void freehint_refresh_blocks(VirtIOFreehint *fh)
+{
+    FreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    freehint_update_blocks(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        freehint_update_refusal(fh, mr, block);
+    }
+}
+
+/* Whoever removes memory may do with it what it likes after that. */
+static void freehint_region_del(MemoryListener *listener,
+                                MemoryRegionSection *section)
+{
+    VirtIOFreehint *fh = container_of(listener, VirtIOFreehint,
+                                      memory_listener);
+    guint i;
+
+    if (!memory_region_is_ram(section->mr)) {
+        return;
+    }
+    fh->blocks_stale = true;
+    for (i = 0; fh->job.hint && !fh->job.skips && i < fh->job.parts->len; i++) {
+        if (g_array_index(fh->job.parts, FreehintPart, i).mr == section->mr) {
+            freehint_job_drain(fh);
+            return;
+        }
+    }
+}
+
+static void freehint_region_add(MemoryListener *listener,
+                                MemoryRegionSection *section)
+{
+    VirtIOFreehint *fh = container_of(listener, VirtIOFreehint,
+                                      memory_listener);
+
+    fh->blocks_stale |= memory_region_is_ram(section->mr);
+}
+
+static gboolean freehint_is_at(gpointer mr, gpointer block, gpointer host)
+{
+    return ((const FreehintBlock *)block)->host == host;
+}
+
+/*
+ * Memory that comes later may get a region at the same address: what is known
+ * of this one must not be held against it.
+ */
+static void freehint_ram_removed(RAMBlockNotifier *notifier, void *host,
+                                 size_t size, size_t max_size)
+{
+    VirtIOFreehint *fh = container_of(notifier, VirtIOFreehint, ram_notifier);
+
+    g_hash_table_foreach_remove(fh->blocks, freehint_is_at, host);
+}
+
+static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
+{
+    const RAMBlock *rb = mr->ram_block;
+    VirtIOFreehint *fh = opaque;
+
+    if (rb && rb->page_size <= FREEHINT_MAX_GRANULE &&
+        freehint_refusal(fh, mr, false, freehint_file(mr->ram_block)) ==
+        FREEHINT_NO_REASON) {
+        fh->granule = MAX(fh->granule, rb->page_size);
+    }
+}
+
+uint64_t freehint_default_granule(VirtIOFreehint *fh)
+{
+    fh->granule = FREEHINT_MIN_GRANULE;
+    freehint_foreach_boot_block(freehint_raise_granule, fh);
+    return fh->granule;
+}
+
+/* Memory that the host fails to discard */
+
+static bool freehint_in_backoff(const FreehintBlock *block)
+{
+    return block->failures &&
+           qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < block->retry_ms;
+}
+
+/* The guest is told by the epoch when to try again. */
+static void freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
+                                  FreehintBlock *block, int error)
+{
+    const int64_t backoff_ms = MIN(FREEHINT_MIN_BACKOFF_MS <<
+                                   MIN(block->failures, 10),
+                                   FREEHINT_MAX_BACKOFF_MS);
+
+    block->failures++;
+    block->error = error;
+    block->retry_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + backoff_ms;
+    timer_mod_anticipate(fh->retry_timer, block->retry_ms);
+    if (block->failures == 1) {
+        warn_report("virtio-freehint: discarding from memory '%s' failed: %s;"
+                    " it will be tried again", memory_region_name(mr),
+                    strerror(error));
+    }
+}
+
+void freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret)
+{
+    FreehintBlock *block = g_hash_table_lookup(fh->blocks, mr);
+
+    if (block && ret) {
+        freehint_block_failed(fh, mr, block, -ret);
+    } else if (block) {
+        block->failures = 0;
+    }
+}
+
+void freehint_forgive_blocks(VirtIOFreehint *fh)
+{
+    FreehintBlock *block;
+    GHashTableIter iter;
+
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&block)) {
+        block->failures = 0;
+    }
+}
+
+/* One of several blocks at a time: the others go on waiting for their turn. */
+static void freehint_retry(void *opaque)
+{
+    VirtIOFreehint *fh = opaque;
+    FreehintBlock *block;
+    GHashTableIter iter;
+
+    freehint_owe_epoch(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&block)) {
+        if (freehint_in_backoff(block)) {
+            timer_mod_anticipate(fh->retry_timer, block->retry_ms);
+        }
+    }
+}
+
+/*
+ * Lazy discards
+ *
+ * MADV_FREE leaves memory where it is, clean, until the host runs short. A page
+ * that is written to after that is dirty, and stays. Data is lost where a page
+ * is written to and not marked dirty, and that is not the guest's data alone: a
+ * page that KSM has merged belongs to others, too.
+ */
+
+/* The probe: as much as the largest page that MADV_FREE leaves whole. */
+#define FREEHINT_PROBE_SIZE (2 * MiB)
+
+/* A host that is busy may not do at once what it is asked to. */
+#define FREEHINT_PROBE_TRIES 5
+
+static bool freehint_is_filled(const uint8_t *mem, uint8_t byte)
+{
+    return mem[0] == byte && !memcmp(mem, mem + 1, FREEHINT_PROBE_SIZE - 1);
+}
+
+/*
+ * Free memory lazily, and have the host take what is clean. In between write to
+ * it, if told to, and have its page tables changed, which has many reasons.
+ */
+static bool freehint_probe_once(uint8_t *mem, bool rewrite)
+{
+    memset(mem, 0xa5, FREEHINT_PROBE_SIZE);
+    if (madvise(mem, FREEHINT_PROBE_SIZE, MADV_FREE)) {
+        return false;
+    }
+    if (rewrite) {
+        memset(mem, 0x5a, FREEHINT_PROBE_SIZE);
+    }
+    return !mprotect(mem, FREEHINT_PROBE_SIZE, PROT_READ) &&
+           !mprotect(mem, FREEHINT_PROBE_SIZE, PROT_READ | PROT_WRITE) &&
+           !madvise(mem, FREEHINT_PROBE_SIZE, MADV_PAGEOUT);
+}
+
+/* A page that another processor has just got is on no list yet, and stays. */
+static bool freehint_most_is_taken(const uint8_t *mem)
+{
+    const size_t page = qemu_real_host_page_size();
+    size_t offset, taken = 0;
+
+    for (offset = 0; offset < FREEHINT_PROBE_SIZE; offset += page) {
+        taken += mem[offset] ? 0 : page;
+    }
+    return taken > FREEHINT_PROBE_SIZE / 2;
+}
+
+/* Only a host that takes what was not written to has been put to the test. */
+static FreehintLazyProbe freehint_probe_pages(uint8_t *mem, int advice)
+{
+    int tries = 0;
+
+    /* Without huge pages in the kernel there is nothing to be advised. */
+    madvise(mem, FREEHINT_PROBE_SIZE, advice);
+    while (!freehint_probe_once(mem, false) || !freehint_most_is_taken(mem)) {
+        if (++tries == FREEHINT_PROBE_TRIES) {
+            return FREEHINT_LAZY_PROBE_UNTESTED;
+        }
+    }
+    if (!freehint_probe_once(mem, true)) {
+        return FREEHINT_LAZY_PROBE_UNTESTED;
+    }
+    return freehint_is_filled(mem, 0x5a) ? FREEHINT_LAZY_PROBE_RELIABLE :
+                                           FREEHINT_LAZY_PROBE_UNRELIABLE;
+}
+
+static FreehintLazyProbe freehint_probe(uint8_t *mem)
+{
+    static const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
+    FreehintLazyProbe worst = FREEHINT_LAZY_PROBE_RELIABLE;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(advices); i++) {
+        worst = MAX(worst, freehint_probe_pages(mem, advices[i]));
+        /* Pages of another size come with new memory. */
+        madvise(mem, FREEHINT_PROBE_SIZE, MADV_DONTNEED);
+    }
+    return worst;
+}
+
+/* In a mapping of its own, for what is advised must not stick to the heap. */
+static void freehint_probe_host(VirtIOFreehint *fh)
+{
+    const size_t size = 2 * FREEHINT_PROBE_SIZE;
+    uint8_t *mapping = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *mem = QEMU_ALIGN_PTR_UP(mapping, FREEHINT_PROBE_SIZE);
+
+    fh->lazy_probe = FREEHINT_LAZY_PROBE_UNTESTED;
+    fh->ksm_absent = false;
+    if (mapping != MAP_FAILED) {
+        fh->lazy_probe = freehint_probe(mem);
+        /* A kernel without KSM does not know the advice. */
+        fh->ksm_absent = madvise(mem, FREEHINT_PROBE_SIZE, MADV_MERGEABLE) &&
+                         errno == EINVAL;
+        munmap(mapping, size);
+    }
+    /* Kept open, for QEMU may lose its root directory and its rights. */
+    fh->ksm_run_fd = qemu_open_old("/sys/kernel/mm/ksm/run", O_RDONLY);
+    fh->ksm_shared_fd = qemu_open_old("/sys/kernel/mm/ksm/pages_shared",
+                                      O_RDONLY);
+    trace_virtio_freehint_lazy_probe(FreehintLazyProbe_str(fh->lazy_probe),
+                                     fh->ksm_absent);
+}
+
+static bool freehint_read_number(int fd, uint64_t *value)
+{
+    char text[32] = "";
+
+    return fd >= 0 && pread(fd, text, sizeof(text) - 1, 0) > 0 &&
+           !parse_uint(g_strchomp(text), NULL, 10, value);
+}
+
+/* What cannot be read is a reason to be careful. */
+static bool freehint_ksm_active(const VirtIOFreehint *fh)
+{
+    uint64_t run, shared;
+
+    return !fh->ksm_absent &&
+           (!freehint_read_number(fh->ksm_run_fd, &run) || run == 1 ||
+            !freehint_read_number(fh->ksm_shared_fd, &shared) || shared);
+}
+
+/* By the memory backend's setting, or by the service manager's. */
+static bool freehint_is_mergeable(const MemoryRegion *mr)
+{
+    return !object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND) ||
+           object_property_get_bool(mr->owner, "merge", &error_abort) ||
+           prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1;
+}
+
+/* Shared memory, files and large pages cannot be freed lazily at all. */
+static bool freehint_can_be_lazy(const MemoryRegion *mr)
+{
+    const RAMBlock *rb = mr->ram_block;
+
+    return rb && rb->fd < 0 && !qemu_ram_is_shared(mr->ram_block) &&
+           rb->page_size == qemu_real_host_page_size();
+}
+
+/* Why memory that can be freed lazily has to be dropped, if it has to. */
+static FreehintReason freehint_lazy_refusal(const VirtIOFreehint *fh,
+                                            const MemoryRegion *mr)
+{
+    if (fh->lazy_probe != FREEHINT_LAZY_PROBE_RELIABLE) {
+        return FREEHINT_REASON_LAZY_UNRELIABLE;
+    }
+    if (vhost_forbids_lazy_discards()) {
+        return FREEHINT_REASON_LAZY_FORBIDDEN;
+    }
+    if (freehint_is_mergeable(mr) && freehint_ksm_active(fh)) {
+        return FREEHINT_REASON_LAZY_MERGING;
+    }
+    return FREEHINT_NO_REASON;
+}
+
+/* Which memory is not discarded, or not lazily, and why */
+
+static bool freehint_block_has(VirtIOFreehint *fh, const MemoryRegion *mr,
+                               const FreehintBlock *block,
+                               FreehintReason reason)
+{
+    if (reason >= FREEHINT_REASON_LAZY_UNRELIABLE) {
+        return fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY &&
+               freehint_can_be_lazy(mr) &&
+               freehint_lazy_refusal(fh, mr) == reason;
+    }
+    if (block->refusal != FREEHINT_NO_REASON) {
+        return block->refusal == reason;
+    }
+    return block->failures && reason == FREEHINT_REASON_HOST_FAILURE;
+}
+
+FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
+                                         FreehintReason reason)
+{
+    FreehintMemoryList *list = NULL, **tail = &list;
+    FreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    freehint_refresh_blocks(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        FreehintMemory *memory;
+
+        if (!freehint_block_has(fh, mr, block, reason)) {
+            continue;
+        }
+        memory = g_new0(FreehintMemory, 1);
+        memory->region = g_strdup(memory_region_name(mr));
+        memory->bytes = memory_region_size(mr);
+        memory->has_host_errno = memory->has_failures =
+            reason == FREEHINT_REASON_HOST_FAILURE;
+        memory->host_errno = block->error;
+        memory->failures = block->failures;
+        QAPI_LIST_APPEND(tail, memory);
+    }
+    return list;
+}
+
+/* Ranges */
+
+/* An operator wonders why the VM does not shrink, but needs no reminders. */
+static void freehint_tell_refusal(FreehintBlock *block, MemoryRegion *mr)
+{
+    if (!block->refusal_told) {
+        block->refusal_told = true;
+        warn_report("virtio-freehint: memory '%s' is not discarded: %s",
+                    memory_region_name(mr),
+                    freehint_reason_detail(block->refusal));
+    }
+}
+
+static uint8_t freehint_check_block(FreehintBlock *block, MemoryRegion *mr,
+                                    uint16_t flags)
+{
+    if (block->refusal != FREEHINT_NO_REASON) {
+        freehint_tell_refusal(block, mr);
+        return VIRTIO_FREEHINT_S_BACKING;
+    }
+    /* What others write to a file shows where the guest relies on zeros. */
+    if (block->file != FREEHINT_FILE_NONE &&
+        flags & VIRTIO_FREEHINT_HINT_F_ZERO) {
+        return VIRTIO_FREEHINT_S_BACKING;
+    }
+    return freehint_in_backoff(block) ? VIRTIO_FREEHINT_S_FAILED :
+                                        VIRTIO_FREEHINT_S_DISCARDED;
+}
+
+/* Large pages may exceed the granule, and DIMMs need not start on one. */
+static bool freehint_is_aligned(const MemoryRegionSection *section)
+{
+    const RAMBlock *rb = section->mr->ram_block;
+    const uint64_t offset = section->offset_within_region;
+
+    return QEMU_IS_ALIGNED(offset | int128_get64(section->size),
+                           rb->page_size) &&
+           QEMU_PTR_IS_ALIGNED(rb->host + offset, rb->page_size);
+}
+
+static bool freehint_is_populated(const MemoryRegionSection *section)
+{
+    RamDiscardManager *rdm =
+        memory_region_get_ram_discard_manager(section->mr);
+
+    return !rdm || ram_discard_manager_is_populated(rdm, section);
+}
+
+static uint8_t freehint_check_section(VirtIOFreehint *fh,
+                                      const MemoryRegionSection *section,
+                                      uint16_t flags)
+{
+    MemoryRegion *mr = section->mr;
+    FreehintBlock *block;
+    uint8_t status;
+
+    if (section->readonly || mr->rom_device) {
+        return VIRTIO_FREEHINT_S_READ_ONLY;
+    }
+    if (!memory_region_is_ram(mr) || memory_region_is_ram_device(mr)) {
+        return VIRTIO_FREEHINT_S_NOT_RAM;
+    }
+    block = g_hash_table_lookup(fh->blocks, mr);
+    if (!block || !freehint_is_populated(section)) {
+        return VIRTIO_FREEHINT_S_EXCLUDED;
+    }
+    if (section->offset_within_region + int128_get64(section->size) >
+        mr->ram_block->used_length) {
+        return VIRTIO_FREEHINT_S_EXCLUDED;
+    }
+    status = freehint_check_block(block, mr, flags);
+    if (status == VIRTIO_FREEHINT_S_BACKING || freehint_is_aligned(section)) {
+        return status;
+    }
+    return VIRTIO_FREEHINT_S_MISALIGNED;
+}
+
+/*
+ * Of a private mapping only QEMU's own copies go: others may have the same
+ * file, into which ram_block_discard_range() would punch a hole.
+ */
+static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr)
+{
+    if (fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY &&
+        freehint_can_be_lazy(mr) &&
+        freehint_lazy_refusal(fh, mr) == FREEHINT_NO_REASON) {
+        return MADV_FREE;
+    }
+    return qemu_ram_is_named_file(mr->ram_block) &&
+           !qemu_ram_is_shared(mr->ram_block) ? MADV_DONTNEED : 0;
+}
+
+/* Returns whether there was room for all of it. */
+static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
+                              const MemoryRegionSection *section)
+{
+    const uint64_t page_size = section->mr->ram_block->page_size;
+    const uint64_t len = int128_get64(section->size);
+    FreehintPart part = {
+        .mr = section->mr,
+        .offset = section->offset_within_region,
+        .len = MIN(len, QEMU_ALIGN_DOWN(job->room, page_size)),
+    };
+
+    if (!part.len && job->room && !job->parts->len) {
+        part.len = page_size;
+    }
+    if (part.len) {
+        part.advice = freehint_advice(fh, part.mr);
+        memory_region_ref(part.mr);
+        g_array_append_val(job->parts, part);
+    }
+    job->room -= MIN(job->room, part.len);
+    if (part.len < len) {
+        job->room = 0;
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Look at the piece at the start of a range that has one answer, and go past
+ * it. Returns the answer; @section has a region only if that is that it may be
+ * discarded, and a reference to it then.
+ */
+static uint8_t freehint_find_piece(VirtIOFreehint *fh, FreehintRange *range,
+                                   uint16_t flags, MemoryRegionSection *section)
+{
+    uint8_t status = VIRTIO_FREEHINT_S_UNMAPPED;
+    uint64_t len = range->len;
+    hwaddr start;
+
+    *section = memory_region_find(VIRTIO_DEVICE(fh)->dma_as->root, range->addr,
+                                  range->len);
+    if (section->mr) {
+        start = section->offset_within_address_space;
+        if (start != range->addr) {
+            len = start - range->addr;
+        } else {
+            len = int128_get64(section->size);
+            status = freehint_check_section(fh, section, flags);
+            trace_virtio_freehint_section(memory_region_name(section->mr),
+                                          section->offset_within_region, len,
+                                          status);
+        }
+        if (status != VIRTIO_FREEHINT_S_DISCARDED) {
+            memory_region_unref(section->mr);
+        }
+    }
+    range->addr += len;
+    range->len -= len;
+    return status;
+}
+
+uint8_t freehint_collect(VirtIOFreehint *fh, const FreehintRange *range,
+                         uint16_t flags, FreehintJob *job)
+{
+    const guint had = job ? job->parts->len : 0;
+    const uint64_t room = job ? job->room : 0;
+    uint8_t worst = VIRTIO_FREEHINT_S_DISCARDED;
+    FreehintRange rest = *range;
+    bool complete = job;
+
+    freehint_update_blocks(fh);
+    while (rest.len) {
+        MemoryRegionSection section;
+        uint8_t status = freehint_find_piece(fh, &rest, flags, &section);
+
+        worst = MAX(worst, status);
+        if (status == VIRTIO_FREEHINT_S_DISCARDED) {
+            complete = complete && freehint_add_part(fh, job, &section);
+            memory_region_unref(section.mr);
+        }
+    }
+    if (job && worst != VIRTIO_FREEHINT_S_DISCARDED) {
+        g_array_set_size(job->parts, had);
+        job->room = room;
+    } else if (complete) {
+        g_array_index(job->parts, FreehintPart,
+                      job->parts->len - 1).ends_range = true;
+    }
+    return worst;
+}
+
+/* The worker */
+
+static void *freehint_part_host(const FreehintPart *part)
+{
+    return part->mr->ram_block->host + part->offset;
+}
+
+/*
+ * With MADV_FREE the host takes the pages when it runs short; one that the
+ * guest has written to by then stays, and has cost it nothing. Until it is
+ * written to, such a page has its old content or zeros: right for a hint
+ * without expectation, and the same for one that expects zeros, which the
+ * memory holds already. What cannot be freed lazily is dropped.
+ */
+static int freehint_discard_part(FreehintJob *job, const FreehintPart *part)
+{
+    job->pieces++;
+    if (part->advice == MADV_FREE) {
+        if (!madvise(freehint_part_host(part), part->len, MADV_FREE)) {
+            job->calls++;
+            job->lazy_calls++;
+            job->lazy_bytes += part->len;
+            return 0;
+        }
+    }
+    job->calls++;
+    if (part->advice == MADV_DONTNEED) {
+        return madvise(freehint_part_host(part), part->len, MADV_DONTNEED) ?
+               -errno : 0;
+    }
+    return ram_block_discard_range(part->mr->ram_block, part->offset,
+                                   part->len);
+}
+
+void freehint_discard(FreehintJob *job)
+{
+    while (!job->ret && job->ndone < job->parts->len) {
+        job->ret = freehint_discard_part(job, &g_array_index(job->parts,
+                                                             FreehintPart,
+                                                             job->ndone));
+        job->ndone += !job->ret;
+    }
+}
+
+static uint64_t freehint_parts_bytes(const GArray *parts)
+{
+    uint64_t bytes = 0;
+    guint i;
+
+    for (i = 0; i < parts->len; i++) {
+        bytes += g_array_index(parts, FreehintPart, i).len;
+    }
+    return bytes;
+}
+
+static void freehint_work_discard(FreehintJob *job)
+{
+    int64_t start;
+
+    if (!ram_block_discard_begin()) {
+        job->ret = FREEHINT_VETOED;
+        return;
+    }
+    trace_virtio_freehint_job_begin(job->parts->len,
+                                    freehint_parts_bytes(job->parts));
+    start = get_clock();
+    VIRTIO_FREEHINT_GET_CLASS(job->fh)->discard(job);
+    job->ns = get_clock() - start;
+    trace_virtio_freehint_job_end(job->ndone, job->ret, job->ns);
+    ram_block_discard_end();
+}
+
+static int freehint_work(void *opaque)
+{
+    FreehintJob *job = opaque;
+    /* The job may be another one as soon as this one has ended. */
+    VirtIOFreehint *fh = job->fh;
+    const VirtIOFreehintClass *fc = VIRTIO_FREEHINT_GET_CLASS(fh);
+
+    if (fc->begin_job) {
+        fc->begin_job(job);
+    }
+    if (qatomic_cmpxchg(&job->phase, FREEHINT_QUEUED, FREEHINT_RUNNING) !=
+        FREEHINT_QUEUED) {
+        qatomic_store_release(&job->phase, FREEHINT_IDLE);
+    } else {
+        if (job->skips) {
+            job->skipped_bytes = freehint_precopy_skip(job->parts, &job->hurry);
+        } else {
+            freehint_work_discard(job);
+        }
+        qatomic_store_release(&job->phase, FREEHINT_ENDED);
+    }
+    qemu_bh_schedule(fh->bh);
+    return 0;
+}
+
+/* Jobs, as the main loop sees them */
+
+static void freehint_part_unref(gpointer part)
+{
+    memory_region_unref(((FreehintPart *)part)->mr);
+}
+
+GArray *freehint_parts_new(void)
+{
+    GArray *parts = g_array_new(false, false, sizeof(FreehintPart));
+
+    g_array_set_clear_func(parts, freehint_part_unref);
+    return parts;
+}
+
+bool freehint_job_busy(const VirtIOFreehint *fh)
+{
+    return qatomic_read(&fh->job.phase) != FREEHINT_IDLE;
+}
+
+void freehint_job_shorten(VirtIOFreehint *fh)
+{
+    fh->job_size = FREEHINT_MIN_JOB;
+}
+
+void freehint_job_prepare(VirtIOFreehint *fh, uint64_t room)
+{
+    GArray *parts = fh->job.parts;
+
+    assert(!freehint_job_busy(fh));
+    g_array_set_size(parts, 0);
+    fh->job = (FreehintJob) { .fh = fh, .parts = parts, .room = room };
+}
+
+void freehint_job_start(VirtIOFreehint *fh, FreehintHint *hint)
+{
+    fh->job.hint = hint;
+    qatomic_set(&fh->job.phase, FREEHINT_QUEUED);
+    thread_pool_submit(fh->pool, freehint_work, &fh->job, NULL);
+}
+
+void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint)
+{
+    freehint_job_prepare(fh, 0);
+    g_array_unref(fh->job.parts);
+    fh->job.parts = g_steal_pointer(&hint->skips);
+    fh->job.skips = true;
+    freehint_job_start(fh, hint);
+}
+
+/* One that was shorter anyway, or failed, says nothing about longer ones. */
+static void freehint_adapt_job_size(VirtIOFreehint *fh, const FreehintJob *job)
+{
+    if (job->ret) {
+        return;
+    }
+    if (job->ns > FREEHINT_MAX_JOB_NS) {
+        fh->job_size = MAX(fh->job_size / 2, FREEHINT_MIN_JOB);
+    } else if (!job->room && job->ns < FREEHINT_MAX_JOB_NS / 4) {
+        fh->job_size = MIN(fh->job_size * 2, FREEHINT_MAX_JOB);
+    }
+}
+
+static void freehint_job_count(VirtIOFreehint *fh, const FreehintJob *job)
+{
+    FreehintCounters *counters = &fh->counters;
+
+    counters->discard_calls += job->calls;
+    counters->discard_pieces += job->pieces;
+    counters->discard_ns += job->ns;
+    counters->lazy_calls += job->lazy_calls;
+    counters->lazy_bytes += job->lazy_bytes;
+    counters->lazy_ns += job->lazy_calls ? job->ns : 0;
+    counters->skipped_bytes += job->skipped_bytes;
+}
+
+/* From here on another one can be started. */
+void freehint_job_reap(VirtIOFreehint *fh)
+{
+    FreehintJob *job = &fh->job;
+
+    if (qatomic_load_acquire(&job->phase) != FREEHINT_ENDED) {
+        return;
+    }
+    qatomic_set(&job->phase, FREEHINT_IDLE);
+    freehint_job_count(fh, job);
+    if (!job->skips) {
+        freehint_adapt_job_size(fh, job);
+        freehint_job_ended(fh, job);
+    }
+    job->hint = NULL;
+    g_array_set_size(job->parts, 0);
+}
+
+bool freehint_job_cancel(VirtIOFreehint *fh)
+{
+    if (qatomic_cmpxchg(&fh->job.phase, FREEHINT_QUEUED, FREEHINT_CANCELLED) !=
+        FREEHINT_QUEUED) {
+        return false;
+    }
+    fh->job.hint = NULL;
+    g_array_set_size(fh->job.parts, 0);
+    return true;
+}
+
+/*
+ * The worker has the pool to itself, so it is done as soon as the job is.
+ * Waiting in aio_poll() would run other parts of QEMU in the middle of, e.g., a
+ * device reset.
+ */
+void freehint_job_drain(VirtIOFreehint *fh)
+{
+    if (fh->job.hint && !freehint_job_cancel(fh)) {
+        qatomic_set(&fh->job.hurry, true);
+        thread_pool_wait(fh->pool);
+        freehint_job_reap(fh);
+    }
+}
+
+void freehint_ram_init(VirtIOFreehint *fh)
+{
+    fh->pool = thread_pool_new();
+    thread_pool_set_max_threads(fh->pool, 1);
+    fh->job = (FreehintJob) { .fh = fh, .parts = freehint_parts_new() };
+    freehint_job_shorten(fh);
+    freehint_probe_host(fh);
+    fh->blocks = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    fh->blocks_stale = true;
+    fh->retry_timer = timer_new_ms(QEMU_CLOCK_REALTIME, freehint_retry, fh);
+    fh->memory_listener = (MemoryListener) {
+        .name = "virtio-freehint",
+        .region_add = freehint_region_add,
+        .region_del = freehint_region_del,
+    };
+    /* Which is the DMA address space as well; that one is not known yet. */
+    memory_listener_register(&fh->memory_listener, &address_space_memory);
+    fh->ram_notifier.ram_block_removed = freehint_ram_removed;
+    ram_block_notifier_add(&fh->ram_notifier);
+}
+
+/* The worker may be about to find out that its job was called off. */
+void freehint_ram_cleanup(VirtIOFreehint *fh)
+{
+    ram_block_notifier_remove(&fh->ram_notifier);
+    /* Until then, memory that is removed asks for the job in progress. */
+    memory_listener_unregister(&fh->memory_listener);
+    thread_pool_free(fh->pool);
+    g_array_unref(fh->job.parts);
+    timer_free(fh->retry_timer);
+    g_hash_table_destroy(fh->blocks);
+    fh->blocks = NULL;
+    if (fh->ksm_run_fd >= 0) {
+        qemu_close(fh->ksm_run_fd);
+    }
+    if (fh->ksm_shared_fd >= 0) {
+        qemu_close(fh->ksm_shared_fd);
+    }
+}
