@@ -23,6 +23,10 @@
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
 #define FREE_LEN (64 * MiB)
 
+/* As much as the device discards at once where that takes long, and some more. */
+#define JOB_LEN (16 * MiB)
+#define SLOW_LEN (JOB_LEN + GRANULE)
+
 /* Long enough to do something meanwhile, even on a busy machine. */
 #define SLOW_OPTS "x-job-delay-ms=1200"
 
@@ -42,8 +46,8 @@ static QFreehintHint submit_slow_hint(QVirtioFreehint *fh,
                                       QGuestAllocator *alloc)
 {
     const QFreehintRange ranges[] = {
-        { FREE_START, GRANULE },
-        { FREE_START + GRANULE, GRANULE },
+        { FREE_START, JOB_LEN },
+        { FREE_START + JOB_LEN, GRANULE },
     };
     const struct virtio_freehint_hdr hdr = {
         .type = VIRTIO_FREEHINT_T_HINT,
@@ -52,13 +56,13 @@ static QFreehintHint submit_slow_hint(QVirtioFreehint *fh,
     QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, ranges,
                                            ARRAY_SIZE(ranges));
 
-    qfreehint_fill(FREE_START, 2 * GRANULE, 0xa5);
+    qfreehint_fill(FREE_START, SLOW_LEN, 0xa5);
     qfreehint_submit(fh, &hint);
     return hint;
 }
 
 /*
- * Send a hint for two granules, and return while the first one is being
+ * Send a hint for two ranges, and return while the first one is being
  * discarded. All tests of the drain rule go on like this: do what has to drain,
  * use the memory, and see that it is not discarded later. If the machine was so
  * busy that there may be no time left for that, the hint is sent again.
@@ -82,9 +86,9 @@ static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
 
 static void assert_drained(void)
 {
-    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+    qfreehint_fill(FREE_START, SLOW_LEN, 0x5a);
     g_usleep(END_US);
-    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0x5a));
     g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
     qfreehint_assert_identity();
 }
@@ -177,7 +181,7 @@ static void test_veto_before_start(void *obj, void *data,
                         VIRTIO_FREEHINT_S_DECLINED);
         g_assert_true(qfreehint_is_filled(FREE_START, DMA_ADDR - FREE_START,
                                           0xa5));
-        g_assert_true(qfreehint_is_filled(FREE_START + GRANULE, GRANULE,
+        g_assert_true(qfreehint_is_filled(FREE_START + JOB_LEN, GRANULE,
                                           0xa5));
         g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls);
         qfreehint_set_prop("veto0", disable_props[i], false);
@@ -331,14 +335,14 @@ static void test_drain_queued(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpint(g_get_monotonic_time() - start, <, LONG_DELAY_MS * 1000);
     g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
     assert_forgotten(&hint);
-    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+    qfreehint_fill(FREE_START, SLOW_LEN, 0x5a);
 
     qfreehint_restart(fh, alloc);
-    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + 2 * GRANULE,
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START + SLOW_LEN,
                                        GRANULE), ==,
                     VIRTIO_FREEHINT_S_THROTTLED);
     g_usleep(LONG_DELAY_MS * 1000);
-    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0x5a));
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, calls);
     qfreehint_assert_identity();
 }
@@ -401,10 +405,10 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
                              " 'arguments': { 'id': 'fh0' } }");
     /* The guest ejects slot 4. */
     qtest_outl(qts, 0xae08, 1 << 4);
-    qfreehint_fill(FREE_START, 2 * GRANULE, 0x5a);
+    qfreehint_fill(FREE_START, SLOW_LEN, 0x5a);
     qtest_qmp_eventwait(qts, "DEVICE_DELETED");
     g_usleep(END_US);
-    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0x5a));
+    g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0x5a));
     rsp = qmp("{ 'execute': 'query-freehint' }");
     g_assert_true(qlist_empty(qdict_get_qlist(rsp, "return")));
     qobject_unref(rsp);
@@ -504,7 +508,7 @@ static void test_bound_queued(void *obj, void *data, QGuestAllocator *alloc)
     }
     /* It never begins. */
     g_usleep(LONG_DELAY_MS * 1000);
-    g_assert_true(qfreehint_is_filled(FREE_START, 2 * GRANULE, 0xa5));
+    g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0xa5));
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
     qfreehint_assert_identity();
 }

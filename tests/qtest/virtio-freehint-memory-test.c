@@ -8,6 +8,8 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include "qemu/bswap.h"
 #include "qemu/memfd.h"
 #include "qemu/units.h"
@@ -205,6 +207,22 @@ static uint64_t resident(void)
 static void assert_fell(uint64_t before, uint64_t len)
 {
     g_assert_cmpint((int64_t)(before - resident()), >=, len - GRANULE);
+}
+
+/* Whether the host takes advice on several pieces of our own memory at once. */
+static bool has_process_madvise(void)
+{
+    const size_t size = qemu_real_host_page_size();
+    int pidfd = syscall(SYS_pidfd_open, getpid(), 0);
+    struct iovec piece = { .iov_len = size };
+    ssize_t ret;
+
+    piece.iov_base = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ret = syscall(SYS_process_madvise, pidfd, &piece, 1, MADV_DONTNEED, 0);
+    munmap(piece.iov_base, size);
+    close(pidfd);
+    return ret == size;
 }
 
 static const char *const good_backings[] = {
@@ -596,8 +614,12 @@ static void test_prealloc_later(void)
  */
 static void test_host_failure(void)
 {
+    const QFreehintRange ranges[] = {
+        { FREE_START, GRANULE }, { FREE_START + 2 * GRANULE, GRANULE },
+    };
     g_autofree char *path = NULL, *log = log_path();
     int fd = memfd_create("qtest-freehint", MFD_ALLOW_SEALING);
+    uint8_t status[ARRAY_SIZE(ranges)];
     uint32_t epoch;
     VM *vm;
 
@@ -628,9 +650,17 @@ static void test_host_failure(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 4);
     g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 4);
+    /* Of many, one is tried. */
+    qfreehint_set_enabled(false);
+    qfreehint_set_enabled(true);
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, ARRAY_SIZE(ranges),
+                   status);
+    g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_FAILED);
+    g_assert_cmphex(status[1], ==, VIRTIO_FREEHINT_S_FAILED);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 5);
     vm_stop(vm);
     /* Once for each time that the operator wants it tried. */
-    assert_warned("discarding from memory", 2);
+    assert_warned("discarding from memory", 3);
     assert_warned("is not discarded", 0);
     remove_log();
     close(fd);
@@ -673,6 +703,136 @@ static void test_host_recovers(void)
     vm_stop(vm);
     remove_log();
     file_remove(&file);
+}
+
+/* Scattered granules: many ranges of one hint */
+
+#define SCATTERED 512
+#define SMALL_GRANULE (64 * KiB)
+
+/* Every second granule, or all of them. */
+static void hint_many(VM *vm, uint32_t nranges, uint64_t step)
+{
+    g_autofree QFreehintRange *ranges = g_new(QFreehintRange, nranges);
+    g_autofree uint8_t *status = g_new0(uint8_t, nranges);
+    uint32_t i;
+
+    for (i = 0; i < nranges; i++) {
+        ranges[i].addr = FREE_START + i * step;
+        ranges[i].len = SMALL_GRANULE;
+    }
+    qfreehint_fill(FREE_START, nranges * step, 0xa5);
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, nranges, status);
+    for (i = 0; i < nranges; i++) {
+        g_assert_cmphex(status[i], ==, VIRTIO_FREEHINT_S_DISCARDED);
+        g_assert_true(qfreehint_is_filled(ranges[i].addr, SMALL_GRANULE, 0));
+    }
+    if (step > SMALL_GRANULE) {
+        g_assert_true(qfreehint_is_filled(FREE_START + SMALL_GRANULE,
+                                          step - SMALL_GRANULE, 0xa5));
+    }
+}
+
+/* In as few calls as there are jobs, where the host can. */
+static void test_scattered(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                      ",x-granule=64K");
+
+    hint_many(vm, SCATTERED, 2 * SMALL_GRANULE);
+    g_test_message("%d granules: %" PRIu64 " calls", SCATTERED,
+                   qfreehint_stat("discard-calls"));
+    if (has_process_madvise()) {
+        g_assert_cmpuint(qfreehint_stat("discard-calls"), <=, SCATTERED / 16);
+    }
+    g_assert_cmpuint(qfreehint_stat("discard-pieces"), ==, SCATTERED);
+    vm_stop(vm);
+}
+
+/* Ranges that touch are one piece. */
+static void test_touching(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                      ",x-granule=64K");
+
+    hint_many(vm, 4, SMALL_GRANULE);
+    if (has_process_madvise()) {
+        g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 1);
+        g_assert_cmpuint(qfreehint_stat("discard-pieces"), ==, 1);
+    }
+    vm_stop(vm);
+}
+
+/* A host that takes one at a time; the same comes of it. */
+static void test_scattered_one_by_one(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " TESTDEV
+                      ",x-granule=64K,x-single-pieces=on");
+
+    hint_many(vm, SCATTERED, 2 * SMALL_GRANULE);
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, SCATTERED);
+    g_assert_cmpuint(qfreehint_stat("discard-pieces"), ==, SCATTERED);
+    vm_stop(vm);
+}
+
+/* What is left to the host to take goes in one call as well. */
+static void test_scattered_lazily(void)
+{
+    VM *vm = vm_start(LAZY_VM, "", ",x-granule=64K");
+    g_autofree QFreehintRange *ranges = g_new(QFreehintRange, SCATTERED);
+    g_autofree uint8_t *status = g_new0(uint8_t, SCATTERED);
+    uint32_t i;
+
+    for (i = 0; i < SCATTERED; i++) {
+        ranges[i].addr = FREE_START + 2 * i * SMALL_GRANULE;
+        ranges[i].len = SMALL_GRANULE;
+    }
+    qfreehint_fill(FREE_START, 2 * SCATTERED * SMALL_GRANULE, 0xa5);
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, SCATTERED, status);
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==,
+                     SCATTERED * SMALL_GRANULE);
+    if (has_process_madvise()) {
+        g_assert_cmpuint(qfreehint_stat("lazy-calls"), <=, SCATTERED / 16);
+    }
+    vm_stop(vm);
+}
+
+/* What is wrong keeps its neighbours from nothing, and its place. */
+static void test_scattered_and_wrong(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                      ",x-granule=64K");
+    const QFreehintRange ranges[] = {
+        { FREE_START, SMALL_GRANULE },
+        { FREE_START + 2 * SMALL_GRANULE, SMALL_GRANULE },
+        { FREE_START + 4 * SMALL_GRANULE, SMALL_GRANULE + 1 },
+        { FREE_START + 6 * SMALL_GRANULE, SMALL_GRANULE },
+        { RAM_SIZE - SMALL_GRANULE, 2 * SMALL_GRANULE },
+        { FREE_START + 8 * SMALL_GRANULE, SMALL_GRANULE },
+    };
+    static const uint8_t expected[] = {
+        VIRTIO_FREEHINT_S_DISCARDED,
+        VIRTIO_FREEHINT_S_DISCARDED,
+        VIRTIO_FREEHINT_S_MISALIGNED,
+        VIRTIO_FREEHINT_S_DISCARDED,
+        VIRTIO_FREEHINT_S_UNMAPPED,
+        VIRTIO_FREEHINT_S_DISCARDED,
+    };
+    uint8_t status[ARRAY_SIZE(ranges)];
+    int i;
+
+    qfreehint_fill(FREE_START, 10 * SMALL_GRANULE, 0xa5);
+    qfreehint_fill(RAM_SIZE - SMALL_GRANULE, SMALL_GRANULE, 0xa5);
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, ARRAY_SIZE(ranges),
+                   status);
+    for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+        g_assert_cmphex(status[i], ==, expected[i]);
+        g_assert_true(qfreehint_is_filled(ranges[i].addr, SMALL_GRANULE,
+                                          expected[i] ==
+                                          VIRTIO_FREEHINT_S_DISCARDED ? 0 :
+                                                                        0xa5));
+    }
+    vm_stop(vm);
 }
 
 /* A range over two nodes is discarded, unless one of them is not to be. */
@@ -1339,6 +1499,13 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
     qtest_add_func("virtio-freehint/backing/host-recovers",
                    test_host_recovers);
+    qtest_add_func("virtio-freehint/scattered", test_scattered);
+    qtest_add_func("virtio-freehint/scattered/touching", test_touching);
+    qtest_add_func("virtio-freehint/scattered/one-by-one",
+                   test_scattered_one_by_one);
+    qtest_add_func("virtio-freehint/scattered/lazily", test_scattered_lazily);
+    qtest_add_func("virtio-freehint/scattered/and-wrong",
+                   test_scattered_and_wrong);
     qtest_add_func("virtio-freehint/backing/numa", test_numa);
 }
 

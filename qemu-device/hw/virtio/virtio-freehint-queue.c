@@ -507,11 +507,30 @@ static uint8_t freehint_collect_range(VirtIOFreehint *fh, FreehintHint *hint,
 }
 
 /*
+ * The ranges that come next go into the same job, as far as there is room, and
+ * this turn has time. One that may not be discarded ends it, for they get their
+ * status in order; and with a limit each waits for what the last one has used.
+ */
+static void freehint_collect_more(VirtIOFreehint *fh, FreehintHint *hint,
+                                  const FreehintBudget *steps)
+{
+    uint32_t i = hint->next + 1;
+
+    while (fh->job.room && !fh->rate_limit && i < hint->nranges &&
+           get_clock() < steps->end_ns &&
+           freehint_collect_range(fh, hint, i, 0, &fh->job) ==
+           VIRTIO_FREEHINT_S_DISCARDED) {
+        i++;
+    }
+}
+
+/*
  * A range is checked as a whole first: a wrong one loses nothing. By the time
  * that another part of it is looked up, part of it may be gone, and it is too
  * late to refuse it for good.
  */
-static void freehint_advance_range(VirtIOFreehint *fh, FreehintHint *hint)
+static void freehint_advance_range(VirtIOFreehint *fh, FreehintHint *hint,
+                                   const FreehintBudget *steps)
 {
     const uint32_t wait_ms = hint->done ? 0 : freehint_rate_wait_ms(fh);
     const bool active = fh->state == VIRTIO_FREEHINT_STATE_ACTIVE;
@@ -534,14 +553,16 @@ static void freehint_advance_range(VirtIOFreehint *fh, FreehintHint *hint)
         freehint_count(&fh->counters.over_rate, &hint->ranges[hint->next]);
         freehint_throttle(fh, hint, wait_ms);
     } else {
+        freehint_collect_more(fh, hint, steps);
         freehint_job_start(fh, hint);
     }
 }
 
-static void freehint_advance(VirtIOFreehint *fh, FreehintHint *hint)
+static void freehint_advance(VirtIOFreehint *fh, FreehintHint *hint,
+                             const FreehintBudget *steps)
 {
     if (hint->next < hint->nranges) {
-        freehint_advance_range(fh, hint);
+        freehint_advance_range(fh, hint, steps);
     } else if (hint->skips && !freehint_is_late(hint) &&
                fh->precopy == FREEHINT_PRECOPY_SKIPS) {
         freehint_job_start_skip(fh, hint);
@@ -621,7 +642,7 @@ static bool freehint_advance_some(VirtIOFreehint *fh, FreehintBudget *steps)
         if (freehint_is_spent(steps)) {
             return true;
         }
-        freehint_advance(fh, hint);
+        freehint_advance(fh, hint, steps);
         steps->used++;
     }
     return false;

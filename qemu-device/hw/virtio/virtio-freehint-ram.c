@@ -19,6 +19,8 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include "qemu/atomic.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -68,11 +70,14 @@
  * mmap_lock is held for all of a job, which makes the guest's page faults wait
  * as well, and so does whoever drains: a job should take 2 ms at most. The
  * smallest one takes about that for 4 KiB pages. Huge pages are a hundred times
- * faster; the largest one takes 6 ms if they give way to small ones.
+ * faster; the largest one takes 25 ms, once, if they give way to small ones.
  */
 #define FREEHINT_MIN_JOB (16 * MiB)
-#define FREEHINT_MAX_JOB (64 * MiB)
+#define FREEHINT_MAX_JOB (256 * MiB)
 #define FREEHINT_MAX_JOB_NS (2 * SCALE_MS)
+
+/* Most pieces of memory that the host takes in one call: UIO_MAXIOV. */
+#define FREEHINT_MAX_PIECES 1024
 
 /* Who else may want the content of the file that memory is mapped from. */
 typedef enum FreehintFile {
@@ -499,6 +504,35 @@ static FreehintLazyProbe freehint_probe(uint8_t *mem)
     return worst;
 }
 
+static ssize_t freehint_process_madvise(int pidfd, const struct iovec *pieces,
+                                        size_t num, int advice)
+{
+#ifdef SYS_process_madvise
+    return syscall(SYS_process_madvise, pidfd, pieces, num, advice, 0);
+#else
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+/* Linux has taken such advice of a process for itself since 6.13. */
+static int freehint_open_self(uint8_t *mem)
+{
+    struct iovec piece = { .iov_base = mem, .iov_len = FREEHINT_PROBE_SIZE };
+    int pidfd = -1;
+
+#ifdef SYS_pidfd_open
+    pidfd = syscall(SYS_pidfd_open, getpid(), 0);
+#endif
+    if (pidfd >= 0 &&
+        freehint_process_madvise(pidfd, &piece, 1, MADV_DONTNEED) !=
+        FREEHINT_PROBE_SIZE) {
+        close(pidfd);
+        return -1;
+    }
+    return pidfd;
+}
+
 /* In a mapping of its own, for what is advised must not stick to the heap. */
 static void freehint_probe_host(VirtIOFreehint *fh)
 {
@@ -509,11 +543,13 @@ static void freehint_probe_host(VirtIOFreehint *fh)
 
     fh->lazy_probe = FREEHINT_LAZY_PROBE_UNTESTED;
     fh->ksm_absent = false;
+    fh->pidfd = -1;
     if (mapping != MAP_FAILED) {
         fh->lazy_probe = freehint_probe(mem);
         /* A kernel without KSM does not know the advice. */
         fh->ksm_absent = madvise(mem, FREEHINT_PROBE_SIZE, MADV_MERGEABLE) &&
                          errno == EINVAL;
+        fh->pidfd = freehint_open_self(mem);
         munmap(mapping, size);
     }
     /* Kept open, for QEMU may lose its root directory and its rights. */
@@ -698,8 +734,8 @@ static uint8_t freehint_check_section(VirtIOFreehint *fh,
 }
 
 /*
- * Of a private mapping only QEMU's own copies go: others may have the same
- * file, into which ram_block_discard_range() would punch a hole.
+ * Of a private mapping of a named file only QEMU's own copies go: others may
+ * have the same file, into which ram_block_discard_range() would punch a hole.
  */
 static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr)
 {
@@ -708,8 +744,9 @@ static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr)
         freehint_lazy_refusal(fh, mr) == FREEHINT_NO_REASON) {
         return MADV_FREE;
     }
-    return qemu_ram_is_named_file(mr->ram_block) &&
-           !qemu_ram_is_shared(mr->ram_block) ? MADV_DONTNEED : 0;
+    return freehint_can_be_lazy(mr) ||
+           (qemu_ram_is_named_file(mr->ram_block) &&
+            !qemu_ram_is_shared(mr->ram_block)) ? MADV_DONTNEED : 0;
 }
 
 /* Returns whether there was room for all of it. */
@@ -811,6 +848,17 @@ static void *freehint_part_host(const FreehintPart *part)
     return part->mr->ram_block->host + part->offset;
 }
 
+static void freehint_count_call(FreehintJob *job, int advice,
+                                unsigned int pieces, uint64_t bytes)
+{
+    job->calls++;
+    job->pieces += pieces;
+    if (advice == MADV_FREE) {
+        job->lazy_calls++;
+        job->lazy_bytes += bytes;
+    }
+}
+
 /*
  * With MADV_FREE the host takes the pages when it runs short; one that the
  * guest has written to by then stays, and has cost it nothing. Until it is
@@ -820,31 +868,75 @@ static void *freehint_part_host(const FreehintPart *part)
  */
 static int freehint_discard_part(FreehintJob *job, const FreehintPart *part)
 {
-    job->pieces++;
-    if (part->advice == MADV_FREE) {
-        if (!madvise(freehint_part_host(part), part->len, MADV_FREE)) {
-            job->calls++;
-            job->lazy_calls++;
-            job->lazy_bytes += part->len;
-            return 0;
+    int advice = part->advice, ret;
+
+    if (advice == MADV_FREE &&
+        madvise(freehint_part_host(part), part->len, MADV_FREE)) {
+        advice = MADV_DONTNEED;
+    }
+    if (advice == MADV_FREE) {
+        ret = 0;
+    } else if (advice == MADV_DONTNEED) {
+        ret = madvise(freehint_part_host(part), part->len, MADV_DONTNEED) ?
+              -errno : 0;
+    } else {
+        ret = ram_block_discard_range(part->mr->ram_block, part->offset,
+                                      part->len);
+    }
+    freehint_count_call(job, advice, 1, part->len);
+    return ret;
+}
+
+/*
+ * One call for all parts that come next and get the same advice. Returns how
+ * many they are; 0 if it takes a call for each, or to find out what is wrong.
+ */
+static unsigned int freehint_discard_many(FreehintJob *job)
+{
+    const FreehintPart *parts = &g_array_index(job->parts, FreehintPart,
+                                               job->ndone);
+    const unsigned int left = job->parts->len - job->ndone;
+    const unsigned int max = MIN(left, FREEHINT_MAX_PIECES);
+    g_autofree struct iovec *pieces = NULL;
+    const int advice = parts->advice;
+    unsigned int i, npieces = 0;
+    ssize_t bytes = 0;
+
+    if (job->fh->pidfd < 0 || !advice || max < 2) {
+        return 0;
+    }
+    pieces = g_new(struct iovec, max);
+    for (i = 0; i < max && parts[i].advice == advice; i++) {
+        struct iovec *last = npieces ? &pieces[npieces - 1] : NULL;
+        void *host = freehint_part_host(&parts[i]);
+
+        if (last && last->iov_base + last->iov_len == host) {
+            last->iov_len += parts[i].len;
+        } else {
+            pieces[npieces++] = (struct iovec) { host, parts[i].len };
         }
+        bytes += parts[i].len;
     }
-    job->calls++;
-    if (part->advice == MADV_DONTNEED) {
-        return madvise(freehint_part_host(part), part->len, MADV_DONTNEED) ?
-               -errno : 0;
+    if (freehint_process_madvise(job->fh->pidfd, pieces, npieces, advice) !=
+        bytes) {
+        return 0;
     }
-    return ram_block_discard_range(part->mr->ram_block, part->offset,
-                                   part->len);
+    freehint_count_call(job, advice, npieces, bytes);
+    return i;
 }
 
 void freehint_discard(FreehintJob *job)
 {
     while (!job->ret && job->ndone < job->parts->len) {
-        job->ret = freehint_discard_part(job, &g_array_index(job->parts,
-                                                             FreehintPart,
-                                                             job->ndone));
-        job->ndone += !job->ret;
+        const unsigned int many = freehint_discard_many(job);
+
+        job->ndone += many;
+        if (!many) {
+            job->ret = freehint_discard_part(job, &g_array_index(job->parts,
+                                                                 FreehintPart,
+                                                                 job->ndone));
+            job->ndone += !job->ret;
+        }
     }
 }
 
@@ -958,7 +1050,9 @@ static void freehint_adapt_job_size(VirtIOFreehint *fh, const FreehintJob *job)
         return;
     }
     if (job->ns > FREEHINT_MAX_JOB_NS) {
-        fh->job_size = MAX(fh->job_size / 2, FREEHINT_MIN_JOB);
+        fh->job_size = fh->job_size * FREEHINT_MAX_JOB_NS / job->ns;
+        fh->job_size = MAX(QEMU_ALIGN_DOWN(fh->job_size, FREEHINT_MIN_GRANULE),
+                           FREEHINT_MIN_JOB);
     } else if (!job->room && job->ns < FREEHINT_MAX_JOB_NS / 4) {
         fh->job_size = MIN(fh->job_size * 2, FREEHINT_MAX_JOB);
     }
@@ -1052,6 +1146,9 @@ void freehint_ram_cleanup(VirtIOFreehint *fh)
     timer_free(fh->retry_timer);
     g_hash_table_destroy(fh->blocks);
     fh->blocks = NULL;
+    if (fh->pidfd >= 0) {
+        close(fh->pidfd);
+    }
     if (fh->ksm_run_fd >= 0) {
         qemu_close(fh->ksm_run_fd);
     }

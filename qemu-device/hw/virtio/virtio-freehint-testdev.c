@@ -10,6 +10,8 @@
  * x-distrust-lazy: this host loses what is written to memory that was freed
  * lazily, whatever was found out about it.
  *
+ * x-single-pieces: this host takes one piece of memory in a call.
+ *
  * x-faults: a driver has to survive devices that break the rules. This is a
  * structure that can be set as a whole at any time: each member that is there
  * is a fault, each one that isn't is none. What the device does to memory, and
@@ -100,6 +102,7 @@ struct FreehintTestdev {
     uint32_t start_delay_ms;
     uint32_t delay_ms;
     bool distrust_lazy;
+    bool single_pieces;
     FaultValue faults[FAULT__MAX];
 
     /* Lies over the function's device status while that is stuck. */
@@ -375,11 +378,19 @@ static void set_faults(Object *obj, Visitor *v, const char *name,
 
 static void testdev_realize(DeviceState *dev, Error **errp)
 {
+    VirtIOFreehint *fh = VIRTIO_FREEHINT(dev);
     ERRP_GUARD();
 
     VIRTIO_DEVICE_CLASS(production_class())->realize(dev, errp);
-    if (!*errp && FREEHINT_TESTDEV(dev)->distrust_lazy) {
-        VIRTIO_FREEHINT(dev)->lazy_probe = FREEHINT_LAZY_PROBE_UNRELIABLE;
+    if (*errp) {
+        return;
+    }
+    if (FREEHINT_TESTDEV(dev)->distrust_lazy) {
+        fh->lazy_probe = FREEHINT_LAZY_PROBE_UNRELIABLE;
+    }
+    if (FREEHINT_TESTDEV(dev)->single_pieces && fh->pidfd >= 0) {
+        close(fh->pidfd);
+        fh->pidfd = -1;
     }
 }
 
@@ -396,6 +407,7 @@ static const Property testdev_properties[] = {
                        0),
     DEFINE_PROP_UINT32("x-job-delay-ms", FreehintTestdev, delay_ms, 0),
     DEFINE_PROP_BOOL("x-distrust-lazy", FreehintTestdev, distrust_lazy, false),
+    DEFINE_PROP_BOOL("x-single-pieces", FreehintTestdev, single_pieces, false),
 };
 
 static void testdev_class_init(ObjectClass *klass,

@@ -265,6 +265,8 @@ struct VirtIOFreehint {
     int ksm_shared_fd;
     /* The host's kernel has no KSM. */
     bool ksm_absent;
+    /* QEMU, for process_madvise(); -1 if it takes a call for each piece. */
+    int pidfd;
 
     Notifier discard_notifier;
     NotifierWithReturn migration_notifier;
