@@ -25,6 +25,7 @@
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_mem.h"
 
+#include "standard-headers/linux/virtio_ring.h"
 #define GRANULE (2 * MiB)
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
@@ -1543,3 +1544,70 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }
+/* The transport that the device was plugged into: the last one comes first. */
+#define MMIO_BASE (0xfeb00000 + 23 * 512)
+
+/* A driver that wants its queue back writes zero to QueueReady. */
+static void test_mmio_queue_ready(void)
+{
+    QTestState *qts = qtest_init("-M microvm -nodefaults -m 128M"
+                                 " -device virtio-freehint-testdev,id=fh0,"
+                                 "x-job-delay-ms=1200"
+                                 " -global virtio-mmio.force-legacy=off");
+    const struct {
+        struct virtio_freehint_hdr hdr;
+        struct virtio_freehint_range range;
+    } QEMU_PACKED msg = {
+        .hdr.type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT),
+        .hdr.nranges = cpu_to_le32(1),
+        .range = { cpu_to_le64(FREE_START), cpu_to_le64(GRANULE) },
+    };
+    /* Where in memory the ring and the message are. */
+    const uint64_t desc = 16 * MiB, avail = desc + 4096, used = avail + 4096;
+    const uint64_t out = used + 4096, in = out + 4096;
+
+    global_qtest = qts;
+    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x008), ==,
+                    VIRTIO_ID_FREEHINT);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER);
+    qtest_writel(qts, MMIO_BASE + 0x024, 1);
+    qtest_writel(qts, MMIO_BASE + 0x020, 1);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
+    qtest_writel(qts, MMIO_BASE + 0x030, 0);
+    qtest_writel(qts, MMIO_BASE + 0x038, 16);
+    qtest_writel(qts, MMIO_BASE + 0x080, desc);
+    qtest_writel(qts, MMIO_BASE + 0x090, avail);
+    qtest_writel(qts, MMIO_BASE + 0x0a0, used);
+    qtest_writel(qts, MMIO_BASE + 0x044, 1);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |
+                 VIRTIO_CONFIG_S_DRIVER_OK);
+
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    qtest_memwrite(qts, out, &msg, sizeof(msg));
+    qtest_writeq(qts, desc, out);
+    qtest_writel(qts, desc + 8, sizeof(msg));
+    qtest_writew(qts, desc + 12, VRING_DESC_F_NEXT);
+    qtest_writew(qts, desc + 14, 1);
+    qtest_writeq(qts, desc + 16, in);
+    qtest_writel(qts, desc + 24, 64);
+    qtest_writew(qts, desc + 28, VRING_DESC_F_WRITE);
+    qtest_writew(qts, avail + 2, 1);
+    qtest_writel(qts, MMIO_BASE + 0x050, 0);
+    g_usleep(300 * 1000);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 1);
+
+    qtest_writel(qts, MMIO_BASE + 0x044, 0);
+    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x044), ==, 0);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
+    qfreehint_fill(FREE_START, GRANULE, 0x5a);
+    g_usleep(1400 * 1000);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0x5a));
+    g_assert_cmphex(qtest_readw(qts, used + 2), ==, 0);
+    qfreehint_assert_identity();
+    qtest_quit(qts);
+}
+
+    qtest_add_func("virtio-freehint/mmio/queue-ready", test_mmio_queue_ready);
