@@ -23,7 +23,7 @@
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
 #define FREE_LEN (64 * MiB)
 
-/* As much as the device discards at once where that takes long, and some more. */
+/* What the device discards at once where that takes long, and some more. */
 #define JOB_LEN (16 * MiB)
 #define SLOW_LEN (JOB_LEN + GRANULE)
 

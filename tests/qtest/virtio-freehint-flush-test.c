@@ -790,8 +790,10 @@ static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
         .type = VIRTIO_FREEHINT_T_HINT,
         .nranges = 1,
     };
+    /* They have no ranges, whatever is said. */
     const struct virtio_freehint_hdr gauges_hdr = {
         .type = VIRTIO_FREEHINT_T_GAUGES,
+        .nranges = 7,
     };
     const QFreehintRange range = {
         .addr = qfreehint_ram_start() + 4 * GRANULE,
@@ -807,6 +809,9 @@ static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_submit(fh, &hint);
     qfreehint_submit(fh, &message);
     qfreehint_wait(fh, &message);
+    g_assert_cmpuint(qfreehint_ack(&message).result, ==,
+                     VIRTIO_FREEHINT_R_DONE);
+    g_assert_cmpuint(qfreehint_ack(&message).nstatus, ==, 0);
     g_assert_false(was_interrupted(fh));
     qfreehint_wait(fh, &hint);
     g_assert_true(was_interrupted(fh));

@@ -8,6 +8,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include "qemu/bswap.h"
@@ -24,8 +25,8 @@
 #include "qobject/qstring.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_mem.h"
-
 #include "standard-headers/linux/virtio_ring.h"
+
 #define GRANULE (2 * MiB)
 
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
@@ -224,6 +225,28 @@ static bool has_process_madvise(void)
     munmap(piece.iov_base, size);
     close(pidfd);
     return ret == size;
+}
+
+/* How many huge pages of 2 MiB the host can have. */
+static uint64_t pool_pages(void)
+{
+    static const char *const names[] = {
+        "nr_hugepages", "nr_overcommit_hugepages",
+    };
+    uint64_t pages = 0;
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(names); i++) {
+        g_autofree char *path = g_build_filename("/sys/kernel/mm/hugepages",
+                                                 "hugepages-2048kB", names[i],
+                                                 NULL);
+        g_autofree char *text = NULL;
+
+        if (g_file_get_contents(path, &text, NULL, NULL)) {
+            pages += g_ascii_strtoull(text, NULL, 10);
+        }
+    }
+    return pages;
 }
 
 static const char *const good_backings[] = {
@@ -836,6 +859,126 @@ static void test_scattered_and_wrong(void)
     vm_stop(vm);
 }
 
+/* Where RAM cannot be had again, the operator is told before it goes. */
+
+static void test_small_pool(void)
+{
+    g_autofree char *log = log_path();
+    VM *vm = vm_start("-M q35 -nodefaults"
+                      " -object memory-backend-memfd,id=mem1,size=1G,"
+                      "reserve=off,hugetlb=on,hugetlbsize=2M"
+                      " -m 128M,slots=1,maxmem=2G"
+                      " -device pc-dimm,memdev=mem1 -device " DEVICE
+                      ",discard-reserved=on 2>%s", log);
+    const bool small = pool_pages() < 512;
+
+    vm_stop(vm);
+    assert_warned("memory 'mem1' has 1024 MiB, but what is behind it", small);
+    remove_log();
+}
+
+static void test_small_file_system(void)
+{
+    g_autofree char *folder = g_dir_make_tmp("qtest-freehint-XXXXXX", NULL);
+    g_autofree char *log = log_path();
+    VM *vm;
+
+    if (mount("tmpfs", folder, "tmpfs", 0, "size=64M")) {
+        g_test_skip("nothing can be mounted");
+        rmdir(folder);
+        return;
+    }
+    vm = vm_start("-M q35,memory-backend=mem0 -nodefaults"
+                  " -object memory-backend-file,id=mem0,size=128M,share=on,"
+                  "mem-path=%s -device " DEVICE " 2>%s", folder, log);
+    vm_stop(vm);
+    assert_warned("memory 'mem0' has 128 MiB, but what is behind it has no"
+                  " more than 64 MiB", 1);
+    remove_log();
+    g_assert_cmpint(umount(folder), ==, 0);
+    rmdir(folder);
+}
+
+/* As large as the host's huge pages, so that none is split. */
+static void test_granule_of_host(void)
+{
+    g_autofree char *text = NULL;
+    uint64_t size = 0;
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE);
+
+    if (g_file_get_contents("/sys/kernel/mm/transparent_hugepage/"
+                            "hpage_pmd_size", &text, NULL, NULL)) {
+        size = g_ascii_strtoull(text, NULL, 10);
+    }
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==,
+                     MAX(size, GRANULE));
+    vm_stop(vm);
+}
+
+/* Whoever reads memory has the host populate what was discarded of it */
+
+/* As the guest would say that it takes so much for discarded. */
+static void say_hinted(VM *vm, uint64_t bytes)
+{
+    const struct virtio_freehint_gauges gauges = {
+        .hinted = cpu_to_le64(bytes),
+    };
+
+    g_assert_cmpuint(qfreehint_send(&vm->fh, &vm->qs->alloc,
+                                    VIRTIO_FREEHINT_T_GAUGES, &gauges,
+                                    sizeof(gauges)), ==,
+                     VIRTIO_FREEHINT_R_DONE);
+}
+
+static uint64_t populated_hinted(void)
+{
+    QDict *device = qfreehint_query();
+    uint64_t bytes = qdict_get_int(device, "populated-hinted");
+
+    qobject_unref(device);
+    return bytes;
+}
+
+static void test_read(void)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    g_autofree char *path = g_strdup_printf("%s/qtest-freehint-%d.dump",
+                                            g_get_tmp_dir(), getpid());
+    uint32_t epoch;
+    int i;
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-memfd,id=mem0,size=128M,"
+                      "share=on");
+
+    for (i = 0; i < 2; i++) {
+        epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+        assert_discarded(vm, 0, FREE_START, len);
+        /* What that has looked at is populated again. */
+        g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                        VIRTIO_FREEHINT_S_DISCARDED);
+        say_hinted(vm, len);
+        g_assert_cmpuint(populated_hinted(), ==, 0);
+        g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), ==, epoch);
+        if (i) {
+            g_autofree char *uri = g_strdup_printf("file:%s", path);
+
+            qtest_qmp_assert_success(global_qtest, "{ 'execute':"
+                                     " 'dump-guest-memory', 'arguments': {"
+                                     " 'paging': false, 'protocol': %s } }",
+                                     uri);
+        } else {
+            qtest_qmp_assert_success(global_qtest, "{ 'execute': 'pmemsave',"
+                                     " 'arguments': { 'val': 0, 'size': %"
+                                     PRIu64 ", 'filename': %s } }",
+                                     (uint64_t)RAM_SIZE, path);
+        }
+        await_epoch_other_than(vm, epoch);
+        g_assert_cmpuint(populated_hinted(), >=, len - GRANULE);
+        unlink(path);
+    }
+    vm_stop(vm);
+}
+
 /* A range over two nodes is discarded, unless one of them is not to be. */
 static void test_numa(void)
 {
@@ -1046,8 +1189,7 @@ static void test_granule_constant(void)
                              "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                              (int64_t)(4 * GiB));
         /* It takes whole pages of that memory. */
-        g_assert_cmphex(hint(vm, 0, 4 * GiB, 64 * KiB), ==,
-                        VIRTIO_FREEHINT_S_MISALIGNED);
+        assert_status(vm, 0, 4 * GiB, 64 * KiB, VIRTIO_FREEHINT_S_BACKING);
     }
     qobject_unref(rsp);
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
@@ -1359,6 +1501,95 @@ static void test_vhost_user_safe(void)
     back_end_remove(&end);
 }
 
+/* The guest uses the device, so that the back end has its memory. */
+static QVirtioPCIDevice *use_back_end(VM *vm, QVirtQueue **vq)
+{
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(BACK_END_SLOT, 0) };
+    QVirtioPCIDevice *blk = virtio_pci_new(vm->qs->pcibus, &addr);
+
+    g_assert_nonnull(blk);
+    qvirtio_pci_device_enable(blk);
+    qvirtio_start_device(&blk->vdev);
+    qvirtio_set_features(&blk->vdev, 1ull << VIRTIO_F_VERSION_1);
+    *vq = qvirtqueue_setup(&blk->vdev, &vm->qs->alloc, 0);
+    qvirtio_set_driver_ok(&blk->vdev);
+    return blk;
+}
+
+/* VHOST_USER_ADD_MEM_REG */
+#define GIVES_MEMORY "vhost_user_write req:37 "
+
+/* One that comes back gets memory when the discard in progress is over. */
+static void test_vhost_user_reconnects(void)
+{
+    g_autofree char *log = log_path(), *text = NULL;
+    const QFreehintRange range = { FREE_START, GRANULE };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    const char *begin, *end_of_job, *table;
+    QVirtioPCIDevice *blk;
+    QFreehintHint slow;
+    QVirtQueue *vq;
+    gint64 start;
+    BackEnd end;
+    VM *vm;
+
+    if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
+        g_test_skip("no " VHOST_USER_BLK);
+        return;
+    }
+    end = back_end_start();
+    vm = vm_start("-M pc,memory-backend=mem0 -nodefaults"
+                  " -object memory-backend-memfd,id=mem0,size=128M,share=on"
+                  " -chardev socket,id=vu0,path=%s,reconnect-ms=100"
+                  " -device vhost-user-blk-pci,id=blk0,chardev=vu0,addr=%d,"
+                  "num-queues=1 -device " TESTDEV ",x-job-delay-ms=3000"
+                  " -trace virtio_freehint_job_* -trace vhost_user_write -D %s",
+                  end.socket, BACK_END_SLOT, log);
+    blk = use_back_end(vm, &vq);
+    back_end_stop(&end);
+    unlink(end.socket);
+    start = g_get_monotonic_time();
+    while (QFREEHINT_CONFIG(&vm->fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+
+    slow = qfreehint_prepare(&vm->fh, &vm->qs->alloc, &hdr, &range, 1);
+    qfreehint_submit(&vm->fh, &slow);
+    g_usleep(500 * 1000);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 1);
+    back_end_spawn(&end);
+    qfreehint_wait(&vm->fh, &slow);
+    g_assert_cmphex(qfreehint_status(&slow, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    start = g_get_monotonic_time();
+    do {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+        g_free(text);
+        g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+        begin = strstr(text, "job_begin");
+        g_assert_nonnull(begin);
+        end_of_job = strstr(begin, "job_end");
+        g_assert_nonnull(end_of_job);
+        table = strstr(begin, GIVES_MEMORY);
+    } while (!table);
+    g_assert_true(strstr(text, GIVES_MEMORY) < begin);
+    g_assert_true(table > end_of_job);
+    qfreehint_assert_state("vetoed", "external");
+
+    qvirtqueue_cleanup(blk->vdev.bus, vq, &vm->qs->alloc);
+    qvirtio_pci_device_disable(blk);
+    g_free(blk->pdev);
+    g_free(blk);
+    vm_stop(vm);
+    remove_log();
+    back_end_remove(&end);
+}
+
 /* At run time, too, which has the guest hint what was declined. */
 static void declare_vhost_user_safe(bool safe)
 {
@@ -1435,6 +1666,72 @@ static void test_mmio(void)
     qtest_quit(qts);
 }
 
+/* The transport that the device was plugged into: the last one comes first. */
+#define MMIO_BASE (0xfeb00000 + 23 * 512)
+
+/* A driver that wants its queue back writes zero to QueueReady. */
+static void test_mmio_queue_ready(void)
+{
+    QTestState *qts = qtest_init("-M microvm -nodefaults -m 128M"
+                                 " -device virtio-freehint-testdev,id=fh0,"
+                                 "x-job-delay-ms=1200"
+                                 " -global virtio-mmio.force-legacy=off");
+    const struct {
+        struct virtio_freehint_hdr hdr;
+        struct virtio_freehint_range range;
+    } QEMU_PACKED msg = {
+        .hdr.type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT),
+        .hdr.nranges = cpu_to_le32(1),
+        .range = { cpu_to_le64(FREE_START), cpu_to_le64(GRANULE) },
+    };
+    /* Where in memory the ring and the message are. */
+    const uint64_t desc = 16 * MiB, avail = desc + 4096, used = avail + 4096;
+    const uint64_t out = used + 4096, in = out + 4096;
+
+    global_qtest = qts;
+    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x008), ==,
+                    VIRTIO_ID_FREEHINT);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER);
+    qtest_writel(qts, MMIO_BASE + 0x024, 1);
+    qtest_writel(qts, MMIO_BASE + 0x020, 1);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
+    qtest_writel(qts, MMIO_BASE + 0x030, 0);
+    qtest_writel(qts, MMIO_BASE + 0x038, 16);
+    qtest_writel(qts, MMIO_BASE + 0x080, desc);
+    qtest_writel(qts, MMIO_BASE + 0x090, avail);
+    qtest_writel(qts, MMIO_BASE + 0x0a0, used);
+    qtest_writel(qts, MMIO_BASE + 0x044, 1);
+    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
+                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |
+                 VIRTIO_CONFIG_S_DRIVER_OK);
+
+    qfreehint_fill(FREE_START, GRANULE, 0xa5);
+    qtest_memwrite(qts, out, &msg, sizeof(msg));
+    qtest_writeq(qts, desc, out);
+    qtest_writel(qts, desc + 8, sizeof(msg));
+    qtest_writew(qts, desc + 12, VRING_DESC_F_NEXT);
+    qtest_writew(qts, desc + 14, 1);
+    qtest_writeq(qts, desc + 16, in);
+    qtest_writel(qts, desc + 24, 64);
+    qtest_writew(qts, desc + 28, VRING_DESC_F_WRITE);
+    qtest_writew(qts, avail + 2, 1);
+    qtest_writel(qts, MMIO_BASE + 0x050, 0);
+    g_usleep(300 * 1000);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 1);
+
+    qtest_writel(qts, MMIO_BASE + 0x044, 0);
+    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x044), ==, 0);
+    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
+    qfreehint_fill(FREE_START, GRANULE, 0x5a);
+    g_usleep(1400 * 1000);
+    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0x5a));
+    g_assert_cmphex(qtest_readw(qts, used + 2), ==, 0);
+    qfreehint_assert_identity();
+    qtest_quit(qts);
+}
+
 static void assert_does_not_start(const char *options, const char *why)
 {
     g_autofree char *command = g_strdup_printf("timeout 60 %s %s -display none",
@@ -1508,6 +1805,11 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/scattered/and-wrong",
                    test_scattered_and_wrong);
     qtest_add_func("virtio-freehint/backing/numa", test_numa);
+    qtest_add_func("virtio-freehint/backing/small-pool", test_small_pool);
+    qtest_add_func("virtio-freehint/backing/small-file-system",
+                   test_small_file_system);
+    qtest_add_func("virtio-freehint/granule-of-host", test_granule_of_host);
+    qtest_add_func("virtio-freehint/read", test_read);
 }
 
 int main(int argc, char **argv)
@@ -1537,77 +1839,13 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
     qtest_add_func("virtio-freehint/vhost-user/declared-safe",
                    test_vhost_user_declared_safe);
+    qtest_add_func("virtio-freehint/vhost-user/reconnects",
+                   test_vhost_user_reconnects);
     qtest_add_func("virtio-freehint/virtio-status", test_virtio_status);
     qtest_add_func("virtio-freehint/mmio", test_mmio);
+    qtest_add_func("virtio-freehint/mmio/queue-ready", test_mmio_queue_ready);
     qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
     qtest_add_func("virtio-freehint/accel", test_accel);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }
-/* The transport that the device was plugged into: the last one comes first. */
-#define MMIO_BASE (0xfeb00000 + 23 * 512)
-
-/* A driver that wants its queue back writes zero to QueueReady. */
-static void test_mmio_queue_ready(void)
-{
-    QTestState *qts = qtest_init("-M microvm -nodefaults -m 128M"
-                                 " -device virtio-freehint-testdev,id=fh0,"
-                                 "x-job-delay-ms=1200"
-                                 " -global virtio-mmio.force-legacy=off");
-    const struct {
-        struct virtio_freehint_hdr hdr;
-        struct virtio_freehint_range range;
-    } QEMU_PACKED msg = {
-        .hdr.type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT),
-        .hdr.nranges = cpu_to_le32(1),
-        .range = { cpu_to_le64(FREE_START), cpu_to_le64(GRANULE) },
-    };
-    /* Where in memory the ring and the message are. */
-    const uint64_t desc = 16 * MiB, avail = desc + 4096, used = avail + 4096;
-    const uint64_t out = used + 4096, in = out + 4096;
-
-    global_qtest = qts;
-    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x008), ==,
-                    VIRTIO_ID_FREEHINT);
-    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
-                 VIRTIO_CONFIG_S_DRIVER);
-    qtest_writel(qts, MMIO_BASE + 0x024, 1);
-    qtest_writel(qts, MMIO_BASE + 0x020, 1);
-    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
-                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
-    qtest_writel(qts, MMIO_BASE + 0x030, 0);
-    qtest_writel(qts, MMIO_BASE + 0x038, 16);
-    qtest_writel(qts, MMIO_BASE + 0x080, desc);
-    qtest_writel(qts, MMIO_BASE + 0x090, avail);
-    qtest_writel(qts, MMIO_BASE + 0x0a0, used);
-    qtest_writel(qts, MMIO_BASE + 0x044, 1);
-    qtest_writel(qts, MMIO_BASE + 0x070, VIRTIO_CONFIG_S_ACKNOWLEDGE |
-                 VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |
-                 VIRTIO_CONFIG_S_DRIVER_OK);
-
-    qfreehint_fill(FREE_START, GRANULE, 0xa5);
-    qtest_memwrite(qts, out, &msg, sizeof(msg));
-    qtest_writeq(qts, desc, out);
-    qtest_writel(qts, desc + 8, sizeof(msg));
-    qtest_writew(qts, desc + 12, VRING_DESC_F_NEXT);
-    qtest_writew(qts, desc + 14, 1);
-    qtest_writeq(qts, desc + 16, in);
-    qtest_writel(qts, desc + 24, 64);
-    qtest_writew(qts, desc + 28, VRING_DESC_F_WRITE);
-    qtest_writew(qts, avail + 2, 1);
-    qtest_writel(qts, MMIO_BASE + 0x050, 0);
-    g_usleep(300 * 1000);
-    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 1);
-
-    qtest_writel(qts, MMIO_BASE + 0x044, 0);
-    g_assert_cmphex(qtest_readl(qts, MMIO_BASE + 0x044), ==, 0);
-    g_assert_cmpuint(qfreehint_count("in-flight", "ranges"), ==, 0);
-    qfreehint_fill(FREE_START, GRANULE, 0x5a);
-    g_usleep(1400 * 1000);
-    g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0x5a));
-    g_assert_cmphex(qtest_readw(qts, used + 2), ==, 0);
-    qfreehint_assert_identity();
-    qtest_quit(qts);
-}
-
-    qtest_add_func("virtio-freehint/mmio/queue-ready", test_mmio_queue_ready);

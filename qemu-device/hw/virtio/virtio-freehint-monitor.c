@@ -427,6 +427,8 @@ static FreehintInfo *freehint_query(VirtIOFreehint *fh)
         info->last_hint_age_ms = freehint_age_ms(fh->last_hint_ms);
     }
     info->guest_gauges = freehint_query_gauges(fh);
+    info->has_populated_hinted =
+        freehint_populated_hinted(fh, &info->populated_hinted);
     info->flush = freehint_query_flush(fh);
     info->stats = freehint_query_stats(fh);
     return info;
@@ -585,6 +587,10 @@ void hmp_info_freehint(Monitor *mon, const QDict *qdict)
     }
     if (info->guest_gauges) {
         freehint_print_gauges(mon, info->guest_gauges);
+    }
+    if (info->has_populated_hinted) {
+        monitor_printf(mon, "  of what is hinted, populated all the same: %"
+                       PRIu64 " bytes\n", info->populated_hinted);
     }
     if (info->flush) {
         freehint_print_flush(mon, info->flush);

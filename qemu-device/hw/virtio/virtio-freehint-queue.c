@@ -594,9 +594,8 @@ void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job)
     for (i = 0; i < job->ndone; i++) {
         freehint_part_discarded(fh, job->hint, &parts[i]);
     }
-    if (job->ret == FREEHINT_VETOED) {
-        freehint_settle(fh, job->hint, VIRTIO_FREEHINT_S_DECLINED,
-                        VIRTIO_FREEHINT_REASON_PINNED);
+    if (job->veto) {
+        freehint_settle(fh, job->hint, VIRTIO_FREEHINT_S_DECLINED, job->veto);
     } else if (job->ret) {
         freehint_block_tried(fh, parts[i].mr, job->ret);
         freehint_settle(fh, job->hint, VIRTIO_FREEHINT_S_FAILED,

@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include "qemu/atomic.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -337,6 +338,16 @@ static void freehint_ram_removed(RAMBlockNotifier *notifier, void *host,
     g_hash_table_foreach_remove(fh->blocks, freehint_is_at, host);
 }
 
+/* A number in sysfs or the like; 0 if it cannot be read. */
+static uint64_t freehint_read_setting(const char *path)
+{
+    g_autofree char *text = NULL;
+    uint64_t value;
+
+    return g_file_get_contents(path, &text, NULL, NULL) &&
+           !parse_uint(g_strchomp(text), NULL, 10, &value) ? value : 0;
+}
+
 static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
 {
     const RAMBlock *rb = mr->ram_block;
@@ -349,11 +360,85 @@ static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
     }
 }
 
+/* To discard part of a huge page would split it. */
 uint64_t freehint_default_granule(VirtIOFreehint *fh)
 {
-    fh->granule = FREEHINT_MIN_GRANULE;
+    const uint64_t thp_size = freehint_read_setting(
+        "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+
+    fh->granule = MAX(FREEHINT_MIN_GRANULE,
+                      MIN(pow2floor(thp_size), FREEHINT_MAX_GRANULE));
     freehint_foreach_boot_block(freehint_raise_granule, fh);
     return fh->granule;
+}
+
+/* What the host has for a block at most, in bytes. */
+static uint64_t freehint_capacity(const RAMBlock *rb)
+{
+    struct statfs fs;
+
+    if (rb->page_size != qemu_real_host_page_size()) {
+        g_autofree char *pool = g_strdup_printf(
+            "/sys/kernel/mm/hugepages/hugepages-%zukB", rb->page_size / KiB);
+        g_autofree char *fixed = g_build_filename(pool, "nr_hugepages", NULL);
+        g_autofree char *more = g_build_filename(pool,
+                                                 "nr_overcommit_hugepages",
+                                                 NULL);
+
+        return rb->page_size * (freehint_read_setting(fixed) +
+                                freehint_read_setting(more));
+    }
+    /* There is none in a file system of no size, as that of memfds is. */
+    return rb->fd < 0 || fstatfs(rb->fd, &fs) || !fs.f_blocks ? UINT64_MAX :
+           (uint64_t)fs.f_blocks * fs.f_bsize;
+}
+
+/* Where memory that was discarded cannot be had again, touching it is fatal. */
+static void freehint_warn_of_capacity(MemoryRegion *mr, Object *dev,
+                                      void *opaque)
+{
+    const RAMBlock *rb = mr->ram_block;
+    const uint64_t capacity = rb ? freehint_capacity(rb) : UINT64_MAX;
+
+    if (rb && capacity < rb->used_length) {
+        warn_report("virtio-freehint: memory '%s' has %" PRIu64 " MiB, but what"
+                    " is behind it has no more than %" PRIu64 " MiB: the VM is"
+                    " killed when that is used up", memory_region_name(mr),
+                    (uint64_t)rb->used_length / MiB, capacity / MiB);
+    }
+}
+
+typedef struct FreehintPopulation {
+    uint64_t total;
+    uint64_t populated;
+    bool known;
+} FreehintPopulation;
+
+/* Shared memory alone is populated by those who read it. */
+static void freehint_count_populated(MemoryRegion *mr, Object *dev,
+                                     void *opaque)
+{
+    FreehintPopulation *population = opaque;
+    RAMBlock *rb = mr->ram_block;
+    struct stat st;
+
+    if (!rb || rb->fd < 0 || !qemu_ram_is_shared(rb) || fstat(rb->fd, &st)) {
+        population->known = false;
+        return;
+    }
+    population->total += rb->used_length;
+    population->populated += st.st_blocks * 512ull;
+}
+
+bool freehint_populated_hinted(const VirtIOFreehint *fh, uint64_t *bytes)
+{
+    FreehintPopulation population = { .known = true };
+    uint64_t sum;
+
+    freehint_foreach_block(freehint_count_populated, &population);
+    sum = population.populated + MIN(fh->gauges.hinted, population.total);
+    *bytes = sum > population.total ? sum - population.total : 0;
+    return population.known && fh->gauges_ms >= 0;
 }
 
 /* Memory that the host fails to discard */
@@ -727,10 +812,7 @@ static uint8_t freehint_check_section(VirtIOFreehint *fh,
         return VIRTIO_FREEHINT_S_EXCLUDED;
     }
     status = freehint_check_block(block, mr, flags);
-    if (status == VIRTIO_FREEHINT_S_BACKING || freehint_is_aligned(section)) {
-        return status;
-    }
-    return VIRTIO_FREEHINT_S_MISALIGNED;
+    return freehint_is_aligned(section) ? status : VIRTIO_FREEHINT_S_BACKING;
 }
 
 /*
@@ -951,12 +1033,28 @@ static uint64_t freehint_parts_bytes(const GArray *parts)
     return bytes;
 }
 
+/*
+ * A vhost-user back end that gets memory waits for the sections that were
+ * entered before, and is asked for in those that come after.
+ */
+static uint32_t freehint_begin(const FreehintJob *job)
+{
+    if (!ram_block_discard_begin()) {
+        return VIRTIO_FREEHINT_REASON_PINNED;
+    }
+    if (!job->vhost_user_safe && vhost_user_in_use()) {
+        ram_block_discard_end();
+        return VIRTIO_FREEHINT_REASON_EXTERNAL;
+    }
+    return VIRTIO_FREEHINT_REASON_NONE;
+}
+
 static void freehint_work_discard(FreehintJob *job)
 {
     int64_t start;
 
-    if (!ram_block_discard_begin()) {
-        job->ret = FREEHINT_VETOED;
+    job->veto = freehint_begin(job);
+    if (job->veto) {
         return;
     }
     trace_virtio_freehint_job_begin(job->parts->len,
@@ -1030,6 +1128,7 @@ void freehint_job_prepare(VirtIOFreehint *fh, uint64_t room)
 void freehint_job_start(VirtIOFreehint *fh, FreehintHint *hint)
 {
     fh->job.hint = hint;
+    fh->job.vhost_user_safe = fh->assume_vhost_user_safe;
     qatomic_set(&fh->job.phase, FREEHINT_QUEUED);
     thread_pool_submit(fh->pool, freehint_work, &fh->job, NULL);
 }
@@ -1046,7 +1145,7 @@ void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint)
 /* One that was shorter anyway, or failed, says nothing about longer ones. */
 static void freehint_adapt_job_size(VirtIOFreehint *fh, const FreehintJob *job)
 {
-    if (job->ret) {
+    if (job->ret || job->veto) {
         return;
     }
     if (job->ns > FREEHINT_MAX_JOB_NS) {
@@ -1121,6 +1220,7 @@ void freehint_ram_init(VirtIOFreehint *fh)
     fh->job = (FreehintJob) { .fh = fh, .parts = freehint_parts_new() };
     freehint_job_shorten(fh);
     freehint_probe_host(fh);
+    freehint_foreach_block(freehint_warn_of_capacity, NULL);
     fh->blocks = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     fh->blocks_stale = true;
     fh->retry_timer = timer_new_ms(QEMU_CLOCK_REALTIME, freehint_retry, fh);

@@ -126,6 +126,8 @@ typedef struct FreehintJob {
     uint64_t room;
     /* They were discarded: precopy is to skip them. */
     bool skips;
+    /* The operator says so. */
+    bool vhost_user_safe;
     /* Somebody drains. Atomic. */
     bool hurry;
 
@@ -133,8 +135,10 @@ typedef struct FreehintJob {
 
     /* So many of the parts were discarded. */
     unsigned int ndone;
-    /* What kept the next one from being, or 0. */
+    /* The next one failed: a negative errno, or 0. */
     int ret;
+    /* None was tried: enum virtio_freehint_reason. */
+    uint32_t veto;
     int64_t ns;
     uint64_t calls;
     uint64_t pieces;
@@ -142,9 +146,6 @@ typedef struct FreehintJob {
     uint64_t lazy_bytes;
     uint64_t skipped_bytes;
 } FreehintJob;
-
-/* The outcome of a job that a veto kept from starting. */
-#define FREEHINT_VETOED (-ECANCELED)
 
 /*
  * What became of the ranges that the guest named since the device was created:
@@ -386,6 +387,12 @@ void freehint_forgive_blocks(VirtIOFreehint *fh);
 /* The memory that is not discarded, or not lazily, for that reason. */
 FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
                                          FreehintReason reason);
+
+/*
+ * How much memory, in bytes, at least, the driver takes for discarded, and the
+ * host has populated. Returns whether that can be told.
+ */
+bool freehint_populated_hinted(const VirtIOFreehint *fh, uint64_t *bytes);
 
 /* The granule, in bytes, that suits the machine's boot memory. */
 uint64_t freehint_default_granule(VirtIOFreehint *fh);
