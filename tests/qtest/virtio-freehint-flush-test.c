@@ -34,6 +34,7 @@ static const struct virtio_freehint_gauges some_gauges = {
     .in_flight = 44 * GRANULE,
     .stuck = 55 * GRANULE,
     .reused = 66 * GRANULE,
+    .rest_ms = 77,
 };
 
 static struct virtio_freehint_gauges to_le(struct virtio_freehint_gauges cpu)
@@ -45,6 +46,7 @@ static struct virtio_freehint_gauges to_le(struct virtio_freehint_gauges cpu)
         .in_flight = cpu_to_le64(cpu.in_flight),
         .stuck = cpu_to_le64(cpu.stuck),
         .reused = cpu_to_le64(cpu.reused),
+        .rest_ms = cpu_to_le32(cpu.rest_ms),
     };
 }
 
@@ -59,6 +61,7 @@ static void assert_gauges(QDict *parent)
     g_assert_cmpuint(qdict_get_int(gauges, "in-flight"), ==, 44 * GRANULE);
     g_assert_cmpuint(qdict_get_int(gauges, "stuck"), ==, 55 * GRANULE);
     g_assert_cmpuint(qdict_get_int(gauges, "reused"), ==, 66 * GRANULE);
+    g_assert_cmpuint(qdict_get_int(gauges, "rest-ms"), ==, 77);
     g_assert_cmpuint(qdict_get_int(gauges, "age-ms"), <, 60000);
 }
 

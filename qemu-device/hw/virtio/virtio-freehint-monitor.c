@@ -77,6 +77,7 @@ void freehint_set_gauges(VirtIOFreehint *fh,
         .in_flight = le64_to_cpu(gauges->in_flight),
         .stuck = le64_to_cpu(gauges->stuck),
         .reused = le64_to_cpu(gauges->reused),
+        .rest_ms = le32_to_cpu(gauges->rest_ms),
     };
     fh->gauges_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     trace_virtio_freehint_gauges(fh->gauges.free, fh->gauges.pending,
@@ -528,9 +529,10 @@ static void freehint_print_gauges(Monitor *mon, const FreehintGauges *gauges)
     monitor_printf(mon, "  the guest says, %" PRIu64 " ms ago, in bytes:"
                    " free: %" PRIu64 ", pending: %" PRIu64 ", hinted: %" PRIu64
                    ", in flight: %" PRIu64 ", stuck: %" PRIu64 ", reused: %"
-                   PRIu64 "\n", gauges->age_ms, gauges->free, gauges->pending,
+                   PRIu64 "; memory rests for %" PRIu32 " ms\n",
+                   gauges->age_ms, gauges->free, gauges->pending,
                    gauges->hinted, gauges->in_flight, gauges->stuck,
-                   gauges->reused);
+                   gauges->reused, gauges->rest_ms);
 }
 
 static void freehint_print_flush(Monitor *mon, const FreehintFlush *flush)
