@@ -166,7 +166,7 @@ static void fh_take_next(struct fh_walk *walk, long max)
 
 	room = is_migrate_cma(mt) ? &walk->room.cma : &walk->room.other;
 	if (*room <= 0) {
-		fz->left |= FH_LEFT_GUARDED;
+		fz->left |= is_migrate_cma(mt) ? FH_LEFT_CMA : FH_LEFT_OTHER;
 		return;
 	}
 

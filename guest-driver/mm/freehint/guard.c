@@ -198,5 +198,6 @@ bool fh_can_give(const struct fh_zone *fz)
 	    time_before(jiffies, READ_ONCE(fz->yield_end)))
 		return false;
 	room = fh_room(fz);
-	return room.cma > 0 || room.other > 0;
+	return (left & FH_LEFT_CMA && room.cma > 0) ||
+	       (left & FH_LEFT_OTHER && room.other > 0);
 }

@@ -114,9 +114,11 @@ struct fh_map {
 	u8 *states[] __counted_by(nr);
 };
 
-/* The guard spared it; or somebody has isolated it. */
-#define FH_LEFT_GUARDED		BIT(0)
-#define FH_LEFT_ISOLATED	BIT(1)
+/* The guard spared memory of a CMA area, or other; or somebody has isolated it. */
+#define FH_LEFT_CMA		BIT(0)
+#define FH_LEFT_OTHER		BIT(1)
+#define FH_LEFT_GUARDED		(FH_LEFT_CMA | FH_LEFT_OTHER)
+#define FH_LEFT_ISOLATED	BIT(2)
 
 /**
  * struct fh_zone - what is known of a zone

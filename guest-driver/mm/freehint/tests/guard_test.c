@@ -153,10 +153,12 @@ static void test_cma_is_apart(struct kunit *test)
 	KUNIT_EXPECT_LE(test, other(fake), 0);
 	set_high_watermark(fake, 2 * G);
 	KUNIT_EXPECT_EQ(test, other(fake), 1);
-	/* For a zone that has that little to give it is worth a look all the same. */
+	/* Nobody shall look for one because there is room for the other. */
 	set_high_watermark(fake, 20 * G);
 	fake->fz.nr[FH_DUE] = 1;
-	fake->fz.left = FH_LEFT_GUARDED;
+	fake->fz.left = FH_LEFT_OTHER;
+	KUNIT_EXPECT_FALSE(test, fh_can_give(&fake->fz));
+	fake->fz.left = FH_LEFT_CMA;
 	KUNIT_EXPECT_TRUE(test, fh_can_give(&fake->fz));
 }
 
