@@ -15,29 +15,47 @@
 DECLARE_STATIC_KEY_FALSE(freehint_key);
 extern unsigned int freehint_order;
 
-void __freehint_freed(struct zone *zone, unsigned long pfn, unsigned int order);
+void __freehint_freed(struct zone *zone);
 void __freehint_allocated(struct zone *zone, unsigned long pfn,
 			  unsigned int order);
 void __freehint_wait_range(unsigned long start_pfn, unsigned long end_pfn);
 
 /**
- * freehint_freed - pages have come to rest on a free list
+ * freehint_freeing - pages are about to be merged with their buddies
  * @zone: their zone
- * @pfn: the first page that was freed
- * @order: how much was freed
- * @block_order: order of the block that it is part of now
+ * @pfn: the first page that is freed
+ * @order: how much is freed
+ *
+ * Kept for freehint_freed(), so that the allocator need not keep it while it merges, where
+ * there are no hints. If the key is switched on between the two, that is told of what was
+ * freed before, or of nothing, which does no harm.
+ *
+ * Context: as freehint_freed().
+ */
+static inline void freehint_freeing(struct zone *zone, unsigned long pfn,
+				    unsigned int order)
+{
+	if (static_branch_unlikely(&freehint_key)) {
+		zone->freehint_pfn = pfn;
+		zone->freehint_order = order;
+	}
+}
+
+/**
+ * freehint_freed - pages have come to rest on a free list
+ * @zone: their zone; freehint_freeing() was told which pages
+ * @block_order: order of the block that they are part of now
  *
  * What was freed is pending now, if it is part of a whole granule. What it was merged
  * with was free before, and keeps its state: merging and splitting lose nothing.
  *
  * Context: zone->lock held, in any context that it may be taken in.
  */
-static inline void freehint_freed(struct zone *zone, unsigned long pfn,
-				  unsigned int order, unsigned int block_order)
+static inline void freehint_freed(struct zone *zone, unsigned int block_order)
 {
 	if (static_branch_unlikely(&freehint_key) &&
 	    block_order >= freehint_order)
-		__freehint_freed(zone, pfn, order);
+		__freehint_freed(zone);
 }
 
 /**
@@ -87,8 +105,12 @@ bool __freehint_drain_some(struct zone *zone, unsigned int cpu);
 
 #else /* !CONFIG_FREEHINT */
 
-static inline void freehint_freed(struct zone *zone, unsigned long pfn,
-				  unsigned int order, unsigned int block_order)
+static inline void freehint_freeing(struct zone *zone, unsigned long pfn,
+				    unsigned int order)
+{
+}
+
+static inline void freehint_freed(struct zone *zone, unsigned int block_order)
 {
 }
 

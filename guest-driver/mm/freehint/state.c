@@ -231,10 +231,11 @@ void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 		fz->reused += discarded;
 }
 
-void __freehint_freed(struct zone *zone, unsigned long pfn, unsigned int order)
+void __freehint_freed(struct zone *zone)
 {
 	if (zone->freehint)
-		fh_freed(zone->freehint, pfn, order);
+		fh_freed(zone->freehint, zone->freehint_pfn,
+			 zone->freehint_order);
 }
 
 void __freehint_allocated(struct zone *zone, unsigned long pfn,
