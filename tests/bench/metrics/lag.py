@@ -119,10 +119,10 @@ def counts(vm: BenchGuest, begin: float, end: float, calls: int | None) -> Value
         "interrupts": reports.interrupts,
         "discard_calls": reports.discard_calls,
     }
-    # Lazy discards go another way; the device has counted since freeing ended,
-    # which is the moment where the first of them can be.
+    # Lazy discards, and many in one call, go another way; the device has counted since
+    # freeing ended, which is the moment where the first of them can be.
     after = vm.discard_calls()
-    if vm.kind() == "lazy" and calls is not None and after is not None:
+    if calls is not None and after is not None:
         values["discard_calls"] = after - calls
     return values
 
