@@ -150,6 +150,8 @@ struct freehint_stats {
  */
 #define FREEHINT_NOW		1U
 
+/* What provides these: "mm", or what takes its place. */
+const char *freehint_engine(void);
 enum freehint_refusal freehint_refusal(unsigned int order);
 int freehint_start(unsigned int order, void (*wake)(void *data), void *data);
 void freehint_stop(void);
@@ -162,11 +164,11 @@ void freehint_rehint(void);
 void freehint_get_stats(struct freehint_stats *stats);
 
 bool freehint_worth_a_look(void);
+void freehint_gather(bool compact, unsigned long deadline);
 
-/* A layer on top: freehint_age() can drain per-CPU lists; a flush gathers memory. */
+/* A layer on top: freehint_age() can drain per-CPU lists. */
 #ifdef CONFIG_FREEHINT_DRAIN
 void freehint_set_drain(bool drain);
-void freehint_gather(bool compact, unsigned long deadline);
 #else
 static inline void freehint_set_drain(bool drain)
 {

@@ -46,6 +46,19 @@ static bool fh_paused(void)
 static bool fh_pcp_full;
 
 /**
+ * freehint_engine - what keeps track of free memory
+ *
+ * Return: its name.
+ *
+ * Context: any.
+ */
+const char *freehint_engine(void)
+{
+	return "mm";
+}
+EXPORT_SYMBOL_GPL(freehint_engine);
+
+/**
  * freehint_refusal - why mm does not offer free memory now, if it does not
  * @order: the granule, as an order of pages
  *

@@ -33,6 +33,7 @@ static struct vfh *vfh_device;
 static DEFINE_MUTEX(vfh_device_lock);
 
 static const struct vfh_source vfh_buddy = {
+	.engine = freehint_engine,
 	.refusal = freehint_refusal,
 	.start = freehint_start,
 	.stop = freehint_stop,
@@ -48,6 +49,7 @@ static const struct vfh_source vfh_buddy = {
 #endif
 };
 
+#ifdef CONFIG_FREEHINT_DRAIN
 static bool vfh_drain = true;
 
 static int vfh_set_drain(const char *val, const struct kernel_param *kp)
@@ -67,6 +69,7 @@ static const struct kernel_param_ops vfh_drain_ops = {
 
 module_param_cb(drain, &vfh_drain_ops, &vfh_drain, 0644);
 MODULE_PARM_DESC(drain, "Drain a zone's per-CPU lists once after much memory was freed");
+#endif
 
 /**
  * vfh_bounds_changed - a parameter that bounds the pace was written

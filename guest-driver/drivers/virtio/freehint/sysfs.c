@@ -46,6 +46,13 @@ static ssize_t status_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(status);
 
+static ssize_t engine_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
+{
+	return sysfs_emit(buf, "%s\n", dev_to_vfh(dev)->source->engine());
+}
+static DEVICE_ATTR_RO(engine);
+
 static ssize_t device_state_show(struct device *dev,
 				 struct device_attribute *attr, char *buf)
 {
@@ -132,6 +139,7 @@ static DEVICE_ATTR_RO(free_stuck_bytes);
 
 static struct attribute *vfh_attrs[] = {
 	&dev_attr_status.attr,
+	&dev_attr_engine.attr,
 	&dev_attr_device_state.attr,
 	&dev_attr_device_reason.attr,
 	&dev_attr_allowed.attr,

@@ -27,7 +27,8 @@ struct vfh_msg;
 
 /**
  * struct vfh_source - where free memory comes from; mm/freehint/ if it can be had
- * @refusal: see freehint_refusal(); and so on
+ * @engine: see freehint_engine(); and so on
+ * @refusal: see there
  * @start: see there
  * @stop: see there
  * @age: see there
@@ -40,6 +41,7 @@ struct vfh_msg;
  * @gather: see there; for a flush
  */
 struct vfh_source {
+	const char *(*engine)(void);
 	enum freehint_refusal (*refusal)(unsigned int order);
 	int (*start)(unsigned int order, void (*wake)(void *data), void *data);
 	void (*stop)(void);

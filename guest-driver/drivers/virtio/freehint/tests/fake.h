@@ -87,6 +87,11 @@ struct fake {
 /* The source's operations have no argument that says which. */
 static struct fake *fake;
 
+static inline const char *fake_engine(void)
+{
+	return "fake";
+}
+
 static inline enum freehint_refusal fake_refusal(unsigned int order)
 {
 	return fake->refusal;
@@ -169,6 +174,7 @@ static inline void fake_gather(bool compact, unsigned long deadline)
 }
 
 static const struct vfh_source fake_source = {
+	.engine = fake_engine,
 	.refusal = fake_refusal,
 	.start = fake_start,
 	.stop = fake_stop,
