@@ -191,7 +191,8 @@ static void vfh_start(struct vfh *fh)
 		return;
 	}
 	if (fh->source->start(fh->order, vfh_freed, fh)) {
-		dev_warn(&fh->vdev->dev, "cannot keep track of free memory, trying again\n");
+		if (fh->source->refusal(fh->order) == FREEHINT_CAN)
+			dev_warn(&fh->vdev->dev, "cannot keep track of free memory, trying again\n");
 		fh->revive_at = fh->now + VFH_RETRY_START;
 		vfh_wait_until(fh, fh->revive_at);
 		return;
@@ -213,14 +214,26 @@ static void vfh_stop(struct vfh *fh)
 	fh->source->stop();
 }
 
+/* A source may learn only when it is started that it must not be. */
+static u32 vfh_why_not_started(const struct vfh *fh)
+{
+	u32 status = vfh_find_status(fh);
+
+	return status == VIRTIO_FREEHINT_DRIVER_ACTIVE ?
+	       VIRTIO_FREEHINT_DRIVER_NOT_READY : status;
+}
+
 /* Whether memory is to be hinted; it stops when nothing is in flight any more. */
 static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
 {
 	u32 status = vfh_find_status(fh);
 	bool wanted = status == VIRTIO_FREEHINT_DRIVER_ACTIVE;
 
-	if (wanted && !fh->running)
+	if (wanted && !fh->running) {
 		vfh_start(fh);
+		if (!fh->running)
+			status = vfh_why_not_started(fh);
+	}
 	/* Nobody tells when the other one goes. */
 	if (status == VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER)
 		vfh_wait_until(fh, fh->now + VFH_RETRY_START);

@@ -39,6 +39,7 @@
  * @look: it is worth a look
  * @gathers: how often it was told
  * @start_error: it cannot be started
+ * @start_refusal: and this is its refusal from then on
  * @config: the device's
  * @needs_reset: it says so
  * @status: what it was told
@@ -70,6 +71,7 @@ struct fake {
 	bool look;
 	unsigned int gathers;
 	int start_error;
+	enum freehint_refusal start_refusal;
 	struct vfh_config config;
 	bool needs_reset;
 	u32 status;
@@ -101,6 +103,8 @@ static inline int fake_start(unsigned int order, void (*wake)(void *data), void 
 {
 	if (!fake->start_error)
 		fake->started = true;
+	else
+		fake->refusal = fake->start_refusal;
 	fake->freed = wake;
 	return fake->start_error;
 }

@@ -595,10 +595,35 @@ static void test_start_fails(struct kunit *test)
 	fake->fh.allowed = true;
 	pass(0);
 	KUNIT_EXPECT_FALSE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_NOT_READY);
 	fake->start_error = 0;
 	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 5 * HZ));
 	pass(5 * HZ);
 	KUNIT_EXPECT_TRUE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
+}
+
+/* That something else reports free memory turns out when it is too late to ask. */
+static void test_start_is_refused(struct kunit *test)
+{
+	fake->fh.allowed = false;
+	pass(0);
+	fake->start_error = -EBUSY;
+	fake->start_refusal = FREEHINT_NO_OTHER;
+	fake->fh.allowed = true;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 5 * HZ));
+
+	/* The source does not know for how long that holds, and is asked again. */
+	fake->refusal = FREEHINT_CAN;
+	pass(5 * HZ);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER);
+	fake->refusal = FREEHINT_CAN;
+	fake->start_error = 0;
+	pass(5 * HZ);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
 }
 
 /* What the hooks do not tell of is found by a look now and then. */
@@ -643,6 +668,7 @@ static struct kunit_case loop_cases[] = {
 	KUNIT_CASE(test_statuses_of_the_driver),
 	KUNIT_CASE(test_asleep),
 	KUNIT_CASE(test_start_fails),
+	KUNIT_CASE(test_start_is_refused),
 	KUNIT_CASE(test_look),
 	{ }
 };
