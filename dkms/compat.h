@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Virtio free memory hint driver: what its files expect of a kernel, for older and newer
+ * ones. This is the only place that knows of versions; it is included before all else.
+ */
+#ifndef _VIRTIO_FREEHINT_COMPAT_H
+#define _VIRTIO_FREEHINT_COMPAT_H
+
+#include <linux/version.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#ifndef __counted_by
+#define __counted_by(member)
+#endif
+#define abs_diff(a, b) ({			\
+	typeof(a) _a = (a), _b = (b);		\
+						\
+	_a > _b ? _a - _b : _b - _a;		\
+})
+#endif
+
+/* A maximum was a number of orders before it was an order. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#define NR_PAGE_ORDERS		MAX_ORDER
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+#define NR_PAGE_ORDERS		(MAX_ORDER + 1)
+#endif
+
+/* The old name is warned of. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+#define system_unbound_wq	system_dfl_wq
+#endif
+
+#endif /* _VIRTIO_FREEHINT_COMPAT_H */
