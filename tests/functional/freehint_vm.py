@@ -34,7 +34,10 @@ DEVICE_ID = "fh0"
 # One of its variants is in a directory of its own, "linux-debug" for instance.
 KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzImage"
 QEMU = BUILD / "qemu" / "qemu-system-x86_64"
-INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
+# One that needs modules to boot has an image of its own.
+INITRAMFS = KERNEL.parents[3] / "initramfs.cpio.gz"
+if not INITRAMFS.exists():
+    INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
 # Where the kernel does not have the driver in it, it is the last disk, by this name.
 MODULE = KERNEL.parents[3] / "drivers/virtio/freehint/virtio_freehint.ko"
 MODULE_DISK = "freehint-module"
@@ -44,6 +47,9 @@ MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 COUNTERS = "/sys/kernel/debug/virtio_freehint/virtio*"
 TRACING = "/sys/kernel/tracing"
+
+# A host that is busy may not let the timer tick while the kernel looks whether it does.
+COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 
 # What a kernel says when something in it is wrong.
 SPLAT = re.compile(
@@ -291,7 +297,7 @@ class FreehintVM:
             *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
-            *("-append", f"console=ttyS0 quiet panic=-1 {append} {MORE_APPEND}"),
+            *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
             *("-serial", f"file:{self.console}"),
             *("-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
@@ -329,7 +335,7 @@ class FreehintVM:
         if self._incoming:
             return self
         try:
-            self._wait_up(120)
+            self._wait_up(300)
             if MODULE.exists():
                 self.load_module()
         except BaseException:

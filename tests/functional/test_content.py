@@ -46,7 +46,7 @@ class ContentTest(unittest.TestCase):
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
             # A fast guest is through when few discards are, and a slow one has few.
-            for _ in range(12):
+            for _ in range(40):
                 result = vm.run("churn -n 6 -m 128 -p 150", timeout=300)
                 self.assertEqual(result.status, 0, result.output)
                 self.assertIn(" 0 bytes lost", result.output)
@@ -54,8 +54,12 @@ class ContentTest(unittest.TestCase):
                 if discarded > 128 * MIB:
                     break
             self.assertGreater(discarded, 128 * MIB)
-            at_once, both = trace.overlaps(int(GuestDriver(vm).attribute("granule")))
-        self.assertGreater(at_once, 1, "one hint at a time overlaps with none")
+            driver = GuestDriver(vm)
+            at_once, both = trace.overlaps(int(driver.attribute("granule")))
+            engine = driver.engine()
+        # Page reporting gives so much at a time as fits a hint.
+        if engine != "page-reporting":
+            self.assertGreater(at_once, 1, "one hint at a time overlaps with none")
         self.assertEqual(both, set(), "in two hints at a time")
 
     def test_a_complaint_of_the_kernel_is_noticed(self) -> None:

@@ -68,8 +68,10 @@ class ModuleTest(unittest.TestCase):
         self.assertEqual(self.discarded(), before)
         self.vm.load_module()
         self.driver.settle()
-        # All that is free, which the new one cannot know to be discarded already.
-        self.assertGreater(self.discarded() - before, 256 * MIB)
+        # All that is free, which the new one cannot know to be discarded already; but
+        # page reporting does, whoever asks.
+        if self.driver.engine() != "page-reporting":
+            self.assertGreater(self.discarded() - before, 256 * MIB)
         before = self.discarded()
         self.vm.check("memhog 128m")
         self.driver.settle()
