@@ -16,7 +16,6 @@
 
 #define ORDER		9U
 #define G		(1UL << ORDER)
-#define GRANULES	(PAGES_PER_SECTION >> ORDER)
 
 /* A section above all memory of a guest that runs these tests. */
 #define SEC		100000UL
