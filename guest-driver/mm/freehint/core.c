@@ -152,6 +152,10 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 	else
 		fz->put_off = 0;
 
+	/* Found out only when it is collected from, that would end the periods. */
+	if (!now && fh_nr_due(fz))
+		fh_yields(fz, fh_count_stalls());
+
 	spin_lock_irqsave(&fz->zone->lock, irq);
 	busy = fh_nr_young(fz) || drains || fz->put_off ||
 	       (fh_nr_due(fz) && (fz->progress || fh_is_yielding(fz)));

@@ -160,6 +160,33 @@ static void test_cma_only(struct kunit *test)
 }
 #endif
 
+/* What is due in a zone that yields is looked at again: nothing else may be freed. */
+static void test_who_yields_goes_on(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+	struct zone *zone = page_zone(pfn_to_page(pfn));
+	unsigned long high = zone->_watermark[WMARK_HIGH];
+	bool goes_on = true;
+
+	zone->_watermark[WMARK_HIGH] = zone_page_state(zone, NR_FREE_PAGES) -
+				       8 * MAX_ORDER_NR_PAGES;
+	count_vm_event(ALLOCSTALL_MOVABLE);
+	while (state_of(pfn) != FH_DUE)
+		goes_on = freehint_age(0);
+	KUNIT_EXPECT_TRUE(test, goes_on);
+	KUNIT_EXPECT_EQ(test, freehint_collect(user->batch, ALL, 0), 0);
+	/* It is not to be waited for twice. */
+	while (freehint_age(0) && !freehint_collect(user->batch, ALL, 0))
+		msleep(100);
+	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+
+	count_vm_events(ALLOCSTALL_MOVABLE, -1);
+	zone->_watermark[WMARK_HIGH] = high;
+	settle(test);
+}
+
 static bool is_free_page(unsigned long pfn)
 {
 	struct zone *zone = page_zone(pfn_to_page(pfn));
@@ -335,6 +362,7 @@ static struct kunit_case limits_cases[] = {
 	KUNIT_CASE(test_the_last_of_a_kind_stays),
 	KUNIT_CASE(test_cma_only),
 #endif
+	KUNIT_CASE_SLOW(test_who_yields_goes_on),
 	KUNIT_CASE(test_a_failed_page_stays_away),
 	KUNIT_CASE(test_reuse_is_seen),
 	KUNIT_CASE(test_a_burst_is_put_off),
