@@ -15,6 +15,9 @@ from guest_driver import wait_for
 KERNEL_WITHOUT = BUILD / "linux-cost/arch/x86/boot/bzImage"
 MEMORY_MIB = 512
 
+# In some boots pages lie so that a free merges more: the least of so many counts.
+BOOTS = 4
+
 # Of a page fault; and of an allocation, or a free, in the buddy allocator.
 MOST_SHARE = 0.005
 MOST_INSTRUCTIONS = 4
@@ -44,7 +47,7 @@ class Loop:
         return (self.instructions - without.instructions) / (2 * self.buddy)
 
 
-def measure(reporter: str, hints: bool = True, enabled: bool = True) -> dict[str, Loop]:
+def boot(reporter: str, hints: bool, enabled: bool) -> dict[str, Loop]:
     with FreehintVM(
         reporter,
         kernel=KERNEL if hints else KERNEL_WITHOUT,
@@ -62,6 +65,13 @@ def measure(reporter: str, hints: bool = True, enabled: bool = True) -> dict[str
         lines = vm.check("cost", timeout=900).splitlines()
     words = [line.split() for line in lines]
     return {name: Loop(*map(int, figures)) for name, *figures in words}
+
+
+def measure(reporter: str, hints: bool = True, enabled: bool = True) -> dict[str, Loop]:
+    boots = [boot(reporter, hints, enabled) for _ in range(BOOTS)]
+    return {
+        name: min((boot[name] for boot in boots), key=Loop.each) for name in boots[0]
+    }
 
 
 class CostTest(unittest.TestCase):
