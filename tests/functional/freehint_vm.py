@@ -274,6 +274,7 @@ class FreehintVM:
         initramfs: Path = INITRAMFS,
         qemu: Path = QEMU,
         wrapper: tuple[str, ...] = (),
+        machine: str = "q35",
     ) -> None:
         self.reporter = reporter
         self._origin = origin
@@ -292,22 +293,29 @@ class FreehintVM:
             name=f"freehint-{os.getpid()}-{id(self):x}",
             qmp_timer=60,
         )
-        self.machine.set_machine("q35")
+        self.machine.set_machine(machine)
         self.machine.add_args(
             *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
             *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
             *("-serial", f"file:{self.console}"),
-            *("-device", "virtio-serial-pci"),
+            *self._on(machine, "-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
             *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
-            *REPORTERS[reporter],
+            *self._on(machine, *REPORTERS[reporter]),
             *(("-incoming", "defer") if self._incoming else ()),
             *extra_args,
             *MORE_ARGS,
             *self._module_disk(),
         )
+
+    @staticmethod
+    def _on(machine: str, *args: str) -> list[str]:
+        """Devices on virtio-mmio, where the machine has no PCI."""
+        if machine != "microvm":
+            return list(args)
+        return [re.sub(r"^(virtio-[a-z-]+)-pci\b", r"\1-device", arg) for arg in args]
 
     @staticmethod
     def _module_disk() -> tuple[str, ...]:
