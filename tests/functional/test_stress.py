@@ -221,10 +221,9 @@ class StressTest(unittest.TestCase):
             ),
             append=EAGER_GUEST,
         ) as vm:
-            with Repeater(plug, pause=0.5) as plugging:
-                self.prepare(vm)
-                with self.hints_flowing(vm):
-                    self.stress(vm, 448, SECONDS, "compact:1000")
+            self.prepare(vm)
+            with Repeater(plug, pause=0.5) as plugging, self.hints_flowing(vm):
+                self.stress(vm, 448, SECONDS, "compact:1000")
             self.assertGreater(plugging.count, SECONDS)
             self.quiesce(vm)
 

@@ -194,7 +194,9 @@ class ZonesTest(unittest.TestCase):
             driver = GuestDriver(vm)
             driver.settle()
             self.start_reclaim(vm, 0)
-            for _ in range(2):
+            # With somebody who waited meanwhile; not all the time, on a slow host.
+            pressed = 0
+            for _ in range(20):
                 stalls = self.stalls(vm)
                 before = vm.query()["stats"]["discarded"]["bytes"]
                 vm.check("memhog 512m membind 1")
@@ -204,7 +206,10 @@ class ZonesTest(unittest.TestCase):
                     > before + 448 * MIB,
                     10,
                 )
-            self.assertGreater(self.stalls(vm), stalls)
+                pressed += self.stalls(vm) > stalls
+                if pressed == 2:
+                    break
+            self.assertEqual(pressed, 2, "nobody waits for memory")
             # A host asks for it that is short itself.
             outcome = vm.flush()
             self.assertEqual(outcome["result"], "done", outcome)
