@@ -264,11 +264,16 @@ static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 {
 	struct memory_notify *mn = data;
 	unsigned long end = mn->start_pfn + mn->nr_pages;
-	struct zone *zone = page_zone(pfn_to_page(mn->start_pfn));
+	struct zone *zone;
+
+	/* Its page structs say nothing yet, or nothing any more. */
+	if (action == MEM_PREPARE_ONLINE || action == MEM_FINISH_OFFLINE)
+		return NOTIFY_DONE;
 
 	guard(mutex)(&fh_topology);
 	if (!fh_tracking)
 		return NOTIFY_DONE;
+	zone = page_zone(pfn_to_page(mn->start_pfn));
 
 	switch (action) {
 	case MEM_GOING_ONLINE:
