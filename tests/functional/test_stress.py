@@ -4,13 +4,12 @@
 FREEHINT_STRESS_SECONDS says how long each case lasts.
 """
 
-import contextlib
 import dataclasses
 import os
 import re
 import threading
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 
@@ -140,17 +139,18 @@ class StressTest(unittest.TestCase):
             print(f"# {line}")
         return beside_result.output
 
-    @contextlib.contextmanager
-    def hints_flowing(self, vm: FreehintVM) -> Iterator[None]:
-        """What runs meanwhile would prove nothing if no memory had been away."""
+    def stress_with_hints(self, vm: FreehintVM, mib: int, beside: str) -> str:
+        """Again where a slow guest had hardly any memory away: that would prove nothing."""
         hints, away = counter(vm, "hints"), counter(vm, "discarded_bytes")
-        yield
-        hints = counter(vm, "hints") - hints
-        away = counter(vm, "discarded_bytes") - away
-        print(f"# {hints} hints, {away // MIB} MiB discarded")
-        # One hint can be of many blocks; on a slow kernel there are few.
-        self.assertGreater(hints, SECONDS // 2)
-        self.assertGreater(away, SECONDS * 2 * MIB)
+        for _ in range(10):
+            output = self.stress(vm, mib, SECONDS, beside)
+            seen = counter(vm, "hints") - hints
+            gone = (counter(vm, "discarded_bytes") - away) // MIB
+            print(f"# {seen} hints, {gone} MiB discarded")
+            # One hint can be of many blocks.
+            if seen > SECONDS // 2 and gone > SECONDS * 2:
+                return output
+        self.fail("hardly any memory is hinted")
 
     def quiesce(self, vm: FreehintVM) -> None:
         allow_hints(vm, False)
@@ -178,8 +178,7 @@ class StressTest(unittest.TestCase):
         self.quiesce(vm)
         before = census(vm)
         allow_hints(vm, True)
-        with self.hints_flowing(vm):
-            output = self.stress(vm, mib, SECONDS, beside)
+        output = self.stress_with_hints(vm, mib, beside)
         self.quiesce(vm)
         self.assert_accounted_for(before, census(vm))
         return output
@@ -222,8 +221,8 @@ class StressTest(unittest.TestCase):
             append=EAGER_GUEST,
         ) as vm:
             self.prepare(vm)
-            with Repeater(plug, pause=0.5) as plugging, self.hints_flowing(vm):
-                self.stress(vm, 448, SECONDS, "compact:1000")
+            with Repeater(plug, pause=0.5) as plugging:
+                self.stress_with_hints(vm, 448, "compact:1000")
             self.assertGreater(plugging.count, SECONDS)
             self.quiesce(vm)
 
