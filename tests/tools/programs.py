@@ -13,6 +13,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOLS = PROJECT / "tools"
 BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
 TOP = BUILD / "tools" / "freehint-top"
+EXPORTER = BUILD / "tools" / "freehint-exporter"
 
 
 def run(
