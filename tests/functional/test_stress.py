@@ -30,6 +30,8 @@ AREAS = "/sys/kernel/debug/cma"
 GRANULE_PAGES = 2 * MIB // 4096
 KERNEL = os.environ.get("FREEHINT_KERNEL", "linux")
 IS_PLAIN = KERNEL == "linux"
+# KASAN's shadow comes from the end of memory, too: an eighth of all.
+MOVABLE = "movablecore=768M" if KERNEL == "linux-kasan" else "movablecore=256M"
 # What a kernel may use more of afterwards, in pages, its slabs not counted: less than one
 # granule, so that none can be lost. Kernels that debug themselves keep more.
 KERNEL_SLACK = GRANULE_PAGES if IS_PLAIN else 8 * MIB // 4096
@@ -188,7 +190,7 @@ class StressTest(unittest.TestCase):
             cpus=2,
             memory_mib=3072,
             extra_args=(*EAGER, *CMA),
-            append=f"{EAGER_GUEST} {CMA_GUEST} movablecore=256M",
+            append=f"{EAGER_GUEST} {CMA_GUEST} {MOVABLE}",
         ) as vm:
             pauses = {"compact": 500, "offline": 200, "huge": 300, "cma": 50}
             # A distribution's kernel may have no such areas; those of ours do.
