@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a tree builds, boots and passes its tests after each patch of a series."""
+"""Whether a tree builds, starts and passes its tests after each patch of a series."""
 
 import os
 import re
@@ -13,11 +13,26 @@ import overlay
 import registered
 from overlay import OverlayError, Tree
 
-sys.path.insert(0, str(overlay.PROJECT / "tests" / "kunit"))
+TESTS = overlay.PROJECT / "tests"
+sys.path[:0] = [str(TESTS / "kunit"), str(TESTS / "ports")]
 
 import run_kunit  # noqa: E402
+import test_ports  # noqa: E402
 
 CONFIGS = overlay.PROJECT / "guest-driver" / "kernel" / "configs"
+
+# What is quick: all that QEMU's tests of any device and ours do without "-m slow",
+# a minute or two in the end, and one migration.
+QTESTS: dict[str, tuple[str, ...]] = {
+    "qom-test": (),
+    "device-introspect-test": (),
+    "test-hmp": (),
+    "qmp-cmd-test": (),
+    "qos-test": (),
+    "virtio-freehint-memory-test": (),
+    "migration-test": ("-p", "/x86_64/migration/precopy/unix/plain"),
+}
+QTEST_SECONDS = 900
 
 
 def apply(patch: Path, root: Path) -> None:
@@ -73,17 +88,104 @@ class Linux:
         return f"builds, boots, {passed} KUnit cases pass"
 
 
+def tap_cases(output: str) -> list[str]:
+    """The cases that a program has passed; OverlayError if there is anything else."""
+    results = re.findall(r"^(ok|not ok) \d+ (\S+)(.*)$", output, re.M)
+    plan = re.findall(r"^1\.\.(\d+)", output, re.M)
+    if plan != [str(len(results))]:
+        raise OverlayError(f"{len(results)} cases, planned: {' '.join(plan) or 'none'}")
+    bad = [name for verdict, name, _ in results if verdict != "ok"]
+    if bad:
+        raise OverlayError(f"failed: {' '.join(bad)}")
+    return [name for _, name, rest in results if "# SKIP" not in rest]
+
+
+class Qemu:
+    """QEMU as scripts/build-qemu has it, with as much of the device as there is."""
+
+    def __init__(self, work: Path) -> None:
+        self.work, self.source, self.out = work, work / "src/qemu", work / "qemu"
+        self.log = work / "qemu.log"
+        # When programs were linked, and the cases that passed with them.
+        self.linked: dict[Path, int] = {}
+        self.passed: list[str] = []
+
+    def check(self) -> str:
+        build_qemu = str(overlay.PROJECT / "scripts" / "build-qemu")
+        build([build_qemu, "--as-is", str(self.work)], self.log)
+        device = self.start()
+        folder = self.out / "tests/qtest"
+        programs = {n: o for n, o in QTESTS.items() if (folder / n).exists()}
+        files = [self.out / "qemu-system-x86_64", *(folder / n for n in programs)]
+        linked = {file: file.stat().st_mtime_ns for file in files}
+        done = "builds nothing new" if linked == self.linked else "builds"
+        if linked != self.linked:
+            self.passed = [c for item in programs.items() for c in self.qtest(*item)]
+            self.linked = linked
+        there = registered.qtests(self.source, "virtio-freehint*.c")
+        ours = there.intersection(map(registered.qtest_name, self.passed))
+        if there != ours:
+            raise OverlayError(f"did not pass: {' '.join(sorted(there - ours))}")
+        return (
+            f"{done}, starts {device}, {len(self.passed)} qtests pass in "
+            f"{len(programs)} programs, with {len(ours)} of ours"
+        )
+
+    def start(self) -> str:
+        """Whether it says that it has what the source has."""
+        has_qapi = (self.source / "qapi/freehint.json").exists()
+        has_pci = (self.source / "hw/virtio/virtio-freehint-pci.c").exists()
+        folder = str(self.out)
+        query = {"execute": "query-commands"}
+        answer = test_ports.ask(folder, "x86_64", command=query)["return"]
+        if ({"name": "query-freehint"} in answer) != has_qapi:
+            raise OverlayError("query-freehint comes too early, or is missing")
+        said = test_ports.start(folder, "x86_64", "-device", "help").stdout
+        if ('name "virtio-freehint-pci"' in said) != has_pci:
+            raise OverlayError("virtio-freehint-pci comes too early, or is missing")
+        if not has_pci:
+            return "without the device"
+        query = {"execute": "query-freehint"}
+        answer = test_ports.ask(folder, "x86_64", *test_ports.DEVICE, command=query)
+        if [device["state"] for device in answer["return"]] != ["active"]:
+            raise OverlayError(f"query-freehint: {answer}")
+        return "with the device"
+
+    def qtest(self, name: str, options: tuple[str, ...]) -> list[str]:
+        """The cases of a program that pass."""
+        done = subprocess.run(
+            [self.out / "tests/qtest" / name, "--tap", "-k", *options],
+            cwd=self.out,
+            env=os.environ | {"QTEST_QEMU_BINARY": "./qemu-system-x86_64"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=QTEST_SECONDS,
+            check=False,
+        )
+        try:
+            passed = tap_cases(done.stdout)
+            if done.returncode or not passed:
+                raise OverlayError(f"status {done.returncode}, {len(passed)} cases")
+        except OverlayError as error:
+            said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+            raise OverlayError(f"{name}: {error}\n{said}") from error
+        return passed
+
+
 def check(tree: Tree, patches: Iterable[Path], work: Path, qemu: Path) -> None:
     """Raise OverlayError at the first patch after which something is wrong."""
-    kernel = Linux(work, qemu)
+    is_qemu = tree.series.startswith("qemu")
+    built: Qemu | Linux = Qemu(work) if is_qemu else Linux(work, qemu)
     print("copying the tree", flush=True)
     # What was built after another series is newer than the source that is copied now.
     shutil.rmtree(work, ignore_errors=True)
-    overlay.copy_source(tree.root, kernel.source)
-    overlay.undo(Tree(kernel.source))
+    overlay.copy_source(tree.root, built.source)
+    overlay.undo(Tree(built.source))
     for patch in patches:
-        apply(patch, kernel.source)
+        apply(patch, built.source)
         try:
-            print(f"{patch.name}: {kernel.check()}", flush=True)
-        except OverlayError as error:
+            print(f"{patch.name}: {built.check()}", flush=True)
+        except (OverlayError, AssertionError, subprocess.TimeoutExpired) as error:
             raise OverlayError(f"after {patch.name}: {error}") from error

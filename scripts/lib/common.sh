@@ -133,9 +133,14 @@ recorded() {
         '$1 ~ "^" name { print $field; found = 1 } END { exit !found }' "$VERSIONS"
 }
 
+# find_source NAME: where it is, what comes of it, and what was fetched for it.
+find_source() {
+    SOURCE=$BUILD/src/$1 OUT=$BUILD/$1 VERSIONS=$BUILD/versions.$1
+}
+
 # prepare_source NAME TITLE: bring BUILD/src/NAME up to date.
 prepare_source() {
-    SOURCE=$BUILD/src/$1 OUT=$BUILD/$1 VERSIONS=$BUILD/versions.$1
+    find_source "$1"
     mkdir -p "$BUILD/src"
     if [ -n "$USER_SOURCE" ]; then
         copy_user_source "$1"

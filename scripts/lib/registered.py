@@ -18,13 +18,13 @@ def _sources(folder: Path, pattern: str) -> Iterator[str]:
         yield path.read_text()
 
 
-def qtests(project: Path = PROJECT) -> set[str]:
+def qtests(project: Path = PROJECT, pattern: str = "*.c") -> set[str]:
     """As given to libqos or to qtest; a path in QEMU's machine goes before them.
 
     Those whose names are made in a loop are not among them.
     """
     call = re.compile(r"\b(?:qos_add_test|qtest_add_(?:data_)?func)\(\s*\"([^\"]+)\"")
-    sources = _sources(project / "tests/qtest", "*.c")
+    sources = _sources(project / "tests/qtest", pattern)
     return {name for text in sources for name in call.findall(text)}
 
 

@@ -13,6 +13,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
 sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 
+import check_series  # noqa: E402
 import overlay  # noqa: E402
 
 # A person's settings must not matter.
@@ -64,6 +65,7 @@ class SeriesTest(unittest.TestCase):
             for patch in patches:
                 run("git", "am", "--quiet", patch, cwd=root)
                 self.check_makefiles(root)
+                self.check_meson(root, built)
             self.assertEqual(self.content(root), installed)
             subjects = run("git", "log", "--format=%s", cwd=root).splitlines()
             self.assertEqual(len(subjects), len(patches) + 1)
@@ -77,6 +79,17 @@ class SeriesTest(unittest.TestCase):
                 source = (makefile.parent / f"{built}.c").exists()
                 self.assertTrue(composite or source, f"{makefile}: {built}")
 
+    def check_meson(self, root: Path, built: overlay.Tree) -> None:
+        """Whatever is named of ours has come already."""
+        for folder in {Path(name).parent for name in built.files}:
+            makefile = root / folder / "meson.build"
+            if not makefile.exists():
+                continue
+            named = set(re.findall(r"'([\w-]+\.c)'", makefile.read_text()))
+            for name in built.files:
+                if Path(name).parent == folder and Path(name).name in named:
+                    self.assertTrue((root / name).exists(), f"{makefile}: {name}")
+
     def content(self, root: Path) -> dict[str, bytes]:
         return {
             str(path.relative_to(root)): path.read_bytes()
@@ -89,6 +102,25 @@ class SeriesTest(unittest.TestCase):
 
     def test_linux(self) -> None:
         self.check_tree("linux")
+
+
+class TapTest(unittest.TestCase):
+    """What counts as passed after a patch."""
+
+    def test_cases_that_pass(self) -> None:
+        output = "# Start\nok 1 /x/a\nok 2 /x/b # SKIP no KVM\n# End\n1..2\n"
+        self.assertEqual(check_series.tap_cases(output), ["/x/a"])
+
+    def test_whatever_else_is_an_error(self) -> None:
+        for output, message in (
+            ("ok 1 /x/a\nnot ok 2 /x/b\n1..2\n", "failed: /x/b"),
+            ("ok 1 /x/a\n1..2\n", "1 cases, planned: 2"),
+            ("ok 1 /x/a\n", "1 cases, planned: none"),
+            ("", "0 cases, planned: none"),
+        ):
+            with self.subTest(output):
+                with self.assertRaisesRegex(overlay.OverlayError, message):
+                    check_series.tap_cases(output)
 
 
 if __name__ == "__main__":
