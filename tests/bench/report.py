@@ -27,14 +27,15 @@ HEAD = """\
      edited here is lost. -->
 # Benchmarks
 
-virtio-freehint beside what a user would pick instead: nothing, or virtio-balloon's
-free page reporting. All arms run on the same QEMU, kernel, initramfs and host, one
-after the other, interleaved. What a missed target is due to, what was done about
-it, and what these numbers do not say, is in [the analysis](benchmarks-analysis.md).
+virtio-freehint is compared with what a user would pick instead: nothing, or
+virtio-balloon's free page reporting. All arms run on the same QEMU, kernel, initramfs and
+host, one after the other, interleaved. [The analysis](benchmarks-analysis.md) says why
+targets are missed, what was done about it, and what these figures do not show.
 
-Numbers are medians; in brackets the 95 % confidence interval of the median
-(bootstrap), where there was more than one sample. A pair of arms without any
-reporter, "off" and "off, again", shows how much of a difference is noise.
+Figures are medians. If there was more than one sample, the brackets have the bootstrap's
+interval for the median, 95 %; of three samples, as most have, that is the lowest and the
+highest. Two arms without any reporter, "off" and "off, again", show how much of a
+difference is noise.
 """
 TELLS = {
     "off": "nothing reports free memory",

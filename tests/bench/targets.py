@@ -76,8 +76,8 @@ def per_gib(samples: Samples, key: str) -> float | None:
 
 def price(samples: Samples) -> Iterator[Verdict]:
     for key, title, limit in (
-        ("discard_calls", "discard calls a GiB: at most 1/6", 1 / 6),
-        ("notifications", "notifications a GiB: at most as many", 1.0),
+        ("discard_calls", "discard calls per GiB: at most 1/6", 1 / 6),
+        ("notifications", "notifications per GiB: at most as many", 1.0),
     ):
         for case in samples.cases():
             parts = (samples.of(arm=a, **case) for a in ("balloon", "freehint"))

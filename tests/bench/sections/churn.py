@@ -6,20 +6,20 @@ from markdown import by_arm, commands, number, ratio, shown
 from samples import Params, Samples
 
 TEXT = """\
-A guest of 1.25 GiB with two vCPUs allocates, touches and frees memory in a loop,
-on huge pages. Each loop has a guest of its own and a warm-up, in which an arm may
-learn; it is stated with the loop, and not measured. The rate counts the time that
-was spent touching and freeing, not the pauses.
+A guest of 1.25 GiB with two vCPUs allocates, touches and frees memory in a loop, on
+huge pages. Each loop has a guest of its own and a warm-up, in which an arm may learn. The
+row names the number of warm-up cycles, which are not measured. The rate counts the time
+spent touching and freeing, not the pauses.
 """
 
 POOLED = """\
-With RAM from a pool of huge pages, where a fault costs what it costs on a host
-that owns its memory:
+With RAM from a pool of huge pages, where a fault costs what it costs on a host that is
+no VM itself:
 """
 
 ANONYMOUS = """\
-With anonymous RAM, which lazy discards need. Nothing is away there until the host
-wants it, so the rates can be compared though another host is below:
+With anonymous RAM, which lazy discards need. The host takes nothing there until it needs
+memory, so the rates can be compared although the host is a VM itself:
 """
 
 
@@ -33,7 +33,7 @@ def name(case: Params) -> str:
 def tables(samples: Samples) -> list[str]:
     lines = by_arm("MiB/s", samples, name, shown("busy_rate", number()))
     lines += by_arm(
-        "refaulted, bytes a byte touched",
+        "refaulted, bytes per byte touched",
         samples,
         name,
         ratio("refaulted", "touched", number(3)),

@@ -6,11 +6,11 @@ from markdown import by_arm, commands, number, shown
 from samples import Params, Samples
 
 TEXT = """\
-A guest of 1.5 GiB with two vCPUs compiles Lua's library with gcc, from a disk; then
-it idles for 20 s, removes what it built, idles, drops its page cache and idles. The
-integral over time of the RAM that the guest has from the host, while it builds and
-after that, and that RAM at the end of each step. What QEMU translates of the
-compiler's code, about as much again, is not in it.
+A guest of 1.5 GiB with two vCPUs compiles Lua's library with gcc, from a disk. Then it
+idles for 20 s, removes what it built, idles, drops its page cache and idles. The tables
+show the RAM that the guest has from the host: its integral over time, while the guest
+builds and after that, and its size at the end of each step. They leave out the code that
+QEMU translates, which is about as much again.
 """
 
 VALUES = (

@@ -5,11 +5,11 @@ from markdown import by_arm, cell, commands, number
 from samples import Params, Samples
 
 TEXT = """\
-Instructions of the whole guest for taking a block of 2 MiB from the free lists and
-giving it back, which is what filling and emptying the guest's pool of huge pages
-does; the blocks are not touched. Counted by QEMU (`-icount shift=0`), so they do
-not depend on the host. With a reporter they include the hooks, the thread that
-reports, its driver, and the interrupts that it gets.
+The table shows the instructions of the whole guest for taking a block of 2 MiB from the
+free lists and giving it back. Filling and emptying the guest's pool of huge pages does
+that; the blocks are not touched. QEMU counts them (`-icount shift=0`), so they do not
+depend on the host. With a reporter they include the hooks, the thread that reports, its
+driver, and its interrupts.
 """
 
 
@@ -20,7 +20,7 @@ def name(case: Params) -> str:
 def section(samples: Samples) -> list[str]:
     lines = [TEXT]
     lines += by_arm(
-        "instructions a block",
+        "instructions per block",
         samples,
         name,
         lambda s: cell(s.spread("instructions"), number()),

@@ -6,10 +6,10 @@ from markdown import by_arm, commands, number, shown, table
 from samples import Params, Samples
 
 TEXT = """\
-A guest of 2 GiB uses 1.5 GiB for 2 s, frees it and idles, in cycles. The mean of
-QEMU's memory over the time from the first cycle to the end of the last, in MiB;
-and the efficiency: how much of what could have been away, by the guest's free
-blocks of 2 MiB or more, was away. The bound has QEMU's own memory in it.
+A guest of 2 GiB uses 1.5 GiB for 2 s, frees it and idles, in cycles. The tables show the
+mean of QEMU's memory from the first cycle to the end of the last, in MiB; the lower bound
+of that, by the guest's free blocks of 2 MiB or more, which includes QEMU's own memory;
+and the efficiency: which part of the memory that could have been with the host was there.
 """
 
 

@@ -5,10 +5,9 @@ from markdown import by_arm, commands, number, shown
 from samples import Params, Samples
 
 TEXT = """\
-The share of QEMU's anonymous memory that is on huge pages of the host, while the
-guest uses its memory once more after having freed it many times, each time for
-long enough that every arm gave it back. QEMU's own memory is on small pages, which
-is why no arm gets to 1.
+The guest frees its memory many times, each time for long enough that every arm gives it
+back, and uses it once more. The table shows which share of QEMU's anonymous memory is on
+huge pages of the host then. QEMU's own memory is on small pages, so no arm gets to 1.
 """
 
 

@@ -6,20 +6,20 @@ from samples import Params, Samples
 from spread import spread
 
 TEXT = """\
-A guest of 2 GiB with one vCPU uses memory and frees it all at once, on huge pages
-of its own where nothing else is said. Seconds, from when it begins to free until a
-part of that is back at the host. Between two sizes it rests until all is quiet,
-with freehint for 11 s more, so that no history says that the memory will be wanted
-again. "not seen": not within 20 s, or nothing came for 5 s once 90 % were back.
+A guest of 2 GiB with one vCPU uses memory and frees it all at once, on transparent huge
+pages unless the row says otherwise. The tables show the seconds from when it begins to
+free until a part of that is back at the host. Between two sizes the guest rests until
+all is quiet, with freehint for 11 s more, so that no history says that the memory will
+be used again. "not seen": not within 20 s, or nothing came for 5 s once 90 % were back.
 """
 
 PRICE = """\
-What it took to bring it back, for each GiB returned. An interrupt is one that the
-device asked for; discards are calls to the host's memory management, in lazy mode
-as the device counts them. Beside them the maximal runs of free memory that the
-guest had at the end: with fewer calls than these nothing can name it all. The
-processor time is that of QEMU's threads other than the vCPUs, without what they
-need when nothing is reported ("off").
+These tables show what it took to bring the memory back, per GiB returned. Interrupts are
+those that the device asked for. Discards are calls to the host's memory management, in
+lazy mode as the device counts them. Free runs are the maximal runs of free memory that
+the guest had at the end: nothing can name all of it with fewer calls. Processor time is
+that of QEMU's threads other than the vCPUs, less what they need when nothing is reported
+("off"). It is negative where that difference is smaller than its noise.
 """
 
 
@@ -43,7 +43,7 @@ class PerGib:
 
 
 def idle_rate(samples: Samples) -> float:
-    """Processor time of the other threads in ns a second, with no reporter."""
+    """Processor time of the other threads in ns per second, with no reporter."""
     found = samples.of(arm="off").ratios("cpu_ns", "cpu_s")
     return spread(found).median if found else 0.0
 
@@ -71,11 +71,11 @@ def section(samples: Samples) -> list[str]:
         ("interrupts", "interrupts"),
         ("discard_calls", "discard calls"),
     ):
-        lines += by_arm(f"{title} a GiB", reporting, name, per_gib(key))
+        lines += by_arm(f"{title} per GiB", reporting, name, per_gib(key))
     lines += by_arm("free runs", reporting, name, shown("runs", number()))
     idle = idle_rate(samples)
     lines += by_arm(
-        "processor time, ms a GiB",
+        "processor time, ms per GiB",
         reporting,
         name,
         lambda s: cell(spread(cpu_per_gib(s, idle)), number(1)) if s else "–",

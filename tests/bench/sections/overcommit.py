@@ -6,14 +6,14 @@ from markdown import by_arm, commands, number, shown
 from samples import Params, Samples
 
 TEXT = """\
-Four guests of 1 GiB in a memory cgroup, with a swap file of 4 GiB. Each in turn
-uses 850 MiB and frees it; the next begins at once. "–" is for a run that was not
-through after 150 s; the turns say how far it got.
+Four guests of 1 GiB run in a memory cgroup, with a swap file of 4 GiB. Each in turn uses
+850 MiB and frees it; the next begins at once. "–" is a run that was not finished after
+150 s, or an arm that was not run; the turns say how far it got.
 """
 
 FIT = """\
-And guests that are started one by one, each using its memory once, until something
-is swapped out or killed. Twelve were tried at most.
+Here guests are started one by one, and each uses its memory once, until something is
+swapped out or killed. The table shows how many fitted. At most twelve were tried.
 """
 
 

@@ -5,10 +5,10 @@ from markdown import table
 from samples import Params, Samples
 
 TEXT = """\
-The engine's own code on zones that have state and no memory, in instructions: how
-often `zone->lock` is taken, what the longest hold takes, and all of them. What is
-emulated is the allocator; what taking and giving back a block costs there is not
-in these numbers.
+The engine's own code runs on zones that have state and no memory. The table shows, in
+instructions, how often `zone->lock` is taken, the longest hold, and the sum of all
+holds. The allocator is emulated; what it costs to take and give back a block is not in
+these figures.
 """
 
 

@@ -5,10 +5,10 @@ from markdown import by_arm, commands, number, shown
 from samples import Samples
 
 TEXT = """\
-A guest of 1 GiB with two vCPUs is filled until 192 MiB are free. One thread
-allocates and frees 64 MiB of that, four times a second; another one measures how
-long the first touch of pages and of huge pages takes, in microseconds. The RAM is
-in a pool of huge pages.
+A guest of 1 GiB with two vCPUs is filled until 192 MiB are free. One thread allocates and
+frees 64 MiB of that, four times per second. Another one measures how long the first
+touch of pages and of huge pages takes, in microseconds. The RAM is in a pool of huge
+pages.
 """
 
 LATENCIES = [
@@ -18,7 +18,7 @@ LATENCIES = [
 ]
 EVENTS = (
     ("compact_stall", "compaction stalls"),
-    ("thp_fault_fallback", "no huge page to be had"),
+    ("thp_fault_fallback", "huge page allocation failures"),
     ("allocstall_movable", "reclaim stalls, movable"),
     ("notifications", "notifications"),
 )
