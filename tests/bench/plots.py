@@ -4,17 +4,18 @@
 import subprocess
 from pathlib import Path
 
+from arms import BY_NAME
 from results import LICENCE
 from samples import Sample, Samples
 
 HEAD = """\
 set terminal svg size 800,400 font 'sans,12' background rgb 'white'
 set grid lc rgb '#dddddd'
-set key outside right top
+set key below
 set xlabel 'seconds'
-set ylabel 'MiB'
 set yrange [0:*]
 """
+QEMU = "memory of QEMU"
 COLOURS = {
     "off": "#888888",
     "balloon": "#d55e00",
@@ -28,20 +29,19 @@ class PlotError(Exception):
     """gnuplot is missing, or does not understand."""
 
 
-def draw(path: Path, title: str, samples: list[Sample], extra: str = "") -> None:
-    """QEMU's memory over time, a line for each sample's arm."""
+def draw(path: Path, title: str, what: str, samples: list[Sample]) -> None:
+    """Memory over time, a line for each sample's arm."""
     lines = []
     for index, sample in enumerate(samples):
         points = "\n".join(f"{x} {y}" for x, y in sample["series"]["kept_mib"])
         lines.append(f"$d{index} << EOD\n{points}\nEOD")
     curves = [
         f"$d{index} using 1:2 with steps lw 2 lc rgb '{COLOURS[s['arm']]}' "
-        f"title '{s['arm']}'"
+        f"title '{BY_NAME[s['arm']].title}'"
         for index, s in enumerate(samples)
     ]
-    script = "\n".join(
-        [HEAD, f"set title '{title}'", *lines, extra, "plot " + ", ".join(curves)]
-    )
+    labels = [f"set title '{title}'", f"set ylabel '{what}, MiB'"]
+    script = "\n".join([HEAD, *labels, *lines, "plot " + ", ".join(curves)])
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         done = subprocess.run(
@@ -53,7 +53,9 @@ def draw(path: Path, title: str, samples: list[Sample], extra: str = "") -> None
         ) from None
     if done.returncode or not done.stdout:
         raise PlotError(f"gnuplot draws no {path.name}: {done.stderr.strip()}")
-    head, newline, rest = done.stdout.partition("\n")
+    # What those hear who do not see it.
+    drawn = done.stdout.replace("<title>Gnuplot</title>", f"<title>{title}: {what}</title>")
+    head, newline, rest = drawn.partition("\n")
     path.write_text(f"{head}{newline}<!-- {LICENCE} -->\n{rest}")
 
 
@@ -66,12 +68,12 @@ def one_each(samples: Samples) -> list[Sample]:
 def draw_all(samples: Samples, folder: Path) -> list[str]:
     """Every plot that there are samples for; their file names."""
     drawn = []
-    for name, title, part in (
-        ("lag", "1 GiB freed at 0 s", samples.of("lag", mib=1024, huge=True)),
-        ("footprint", "1.5 GiB used and freed, 5 s idle", samples.of("footprint", idle_s=5)),
-        ("compiling", "Compiling Lua, then cleaning up", samples.of("compiling")),
+    for name, title, what, part in (
+        ("lag", "1 GiB freed at 0 s", QEMU, samples.of("lag", mib=1024, huge=True)),
+        ("footprint", "1.5 GiB used and freed, 5 s idle", QEMU, samples.of("footprint", idle_s=5)),
+        ("compiling", "Compiling Lua, then cleaning up", "guest RAM", samples.of("compiling")),
     ):
         if part:
-            draw(folder / f"{name}.svg", title, one_each(part))
+            draw(folder / f"{name}.svg", title, what, one_each(part))
             drawn.append(f"{name}.svg")
     return drawn
