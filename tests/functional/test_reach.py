@@ -145,6 +145,7 @@ class ReachTest(unittest.TestCase):
             driver.settle(180)
             low = zones(vm)["0 DMA32"]
             pin(vm, 512)
+            vm.check("echo 1 1 1 0 >/proc/sys/vm/lowmem_reserve_ratio")
             with HintedBlocks(vm) as hinted:
                 vm.check("rm /pinned/file")
                 wait_for("all is hinted", lambda: vm.figure("free_pending_bytes") < LEFT)
