@@ -300,10 +300,10 @@ class FreehintVM:
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
             *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
             *("-serial", f"file:{self.console}"),
-            *self._on(machine, "-device", "virtio-serial-pci"),
+            *self._without_pci(machine, "-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
             *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
-            *self._on(machine, *REPORTERS[reporter]),
+            *self._without_pci(machine, *REPORTERS[reporter]),
             *(("-incoming", "defer") if self._incoming else ()),
             *extra_args,
             *MORE_ARGS,
@@ -311,8 +311,8 @@ class FreehintVM:
         )
 
     @staticmethod
-    def _on(machine: str, *args: str) -> list[str]:
-        """Devices on virtio-mmio, where the machine has no PCI."""
+    def _without_pci(machine: str, *args: str) -> list[str]:
+        """The same devices on virtio-mmio, where the machine has no PCI."""
         if machine != "microvm":
             return list(args)
         return [re.sub(r"^(virtio-[a-z-]+)-pci\b", r"\1-device", arg) for arg in args]
