@@ -17,7 +17,8 @@ MACHINES = {
     # It does not start without firmware; any small file will do, as it is not run.
     "s390x": ("s390-ccw-virtio", "-bios", str(BUILD / "versions.qemu")),
 }
-PORTS = ("aarch64", "s390x")
+# What each has the device on.
+TRANSPORTS = (("aarch64", "pci"), ("s390x", "pci"), ("s390x", "ccw"))
 DEVICE = ("-device", "virtio-freehint-pci,id=fh0")
 
 
@@ -51,10 +52,11 @@ def ask(folder: str, target: str, *args: str, command: dict[str, Any]) -> dict[s
 
 class PortsTest(unittest.TestCase):
     def test_the_device_starts(self) -> None:
-        for target in PORTS:
-            with self.subTest(target):
-                query = {"execute": "query-freehint"}
-                answer = ask("qemu-ports", target, *DEVICE, command=query)
+        query = {"execute": "query-freehint"}
+        for target, transport in TRANSPORTS:
+            with self.subTest(target, transport=transport):
+                device = ("-device", f"virtio-freehint-{transport},id=fh0")
+                answer = ask("qemu-ports", target, *device, command=query)
                 (device,) = answer["return"]
                 self.assertEqual((device["id"], device["state"]), ("fh0", "active"))
                 self.assertGreaterEqual(device["granule"], os.sysconf("SC_PAGESIZE"))

@@ -4,7 +4,7 @@
 # configure --without-default-devices --with-devices-s390x=freehint
 CONFIG_S390_CCW_VIRTIO=y
 
-# There is no virtio-freehint-ccw: the device is one on PCI
+# The device, as a channel device and on PCI
 CONFIG_VIRTIO_PCI=y
 CONFIG_VIRTIO_FREEHINT=y
 CONFIG_VIRTIO_BLK=y
