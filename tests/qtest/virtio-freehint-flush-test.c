@@ -341,6 +341,7 @@ static void test_reset(void *obj, void *data, QGuestAllocator *alloc)
 /* The device stops being active: off, or vetoed. */
 static void test_inactive(void *obj, void *data, QGuestAllocator *alloc)
 {
+    g_autofree char *info = NULL, *line = NULL;
     QVirtioFreehint *fh = obj;
     uint32_t id;
     QDict *end;
@@ -351,6 +352,9 @@ static void test_inactive(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpstr(qdict_get_str(end, "reason"), ==, "operator");
     qobject_unref(end);
     assert_no_flush("disabled, reason 'operator'");
+    info = qtest_hmp(global_qtest, "info freehint");
+    line = g_strdup_printf("flush %" PRIu32 ": inactive, operator, ", id);
+    g_assert_nonnull(strstr(info, line));
     answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_REFUSED);
     qfreehint_set_enabled(true);
 

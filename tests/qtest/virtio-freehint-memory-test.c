@@ -178,6 +178,14 @@ static void assert_obstacle(const char *reason, int host_errno)
     qobject_unref(device);
 }
 
+/* "info freehint" has that line, or the beginning of one. */
+static void assert_info(const char *line)
+{
+    g_autofree char *info = qtest_hmp(global_qtest, "info freehint");
+
+    g_assert_nonnull(strstr(info, line));
+}
+
 static void await_epoch_other_than(VM *vm, uint32_t epoch)
 {
     gint64 start = g_get_monotonic_time();
@@ -553,6 +561,25 @@ static void test_file_allowed(const void *opaque)
     file_remove(&file);
 }
 
+/* The word may come while the VM runs: the guest hints again. */
+static void test_file_allowed_later(void)
+{
+    File file = file_create();
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object memory-backend-file,id=mem0,size=128M,"
+                      "mem-path=%s,share=on", file.path);
+    uint32_t epoch;
+
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    qfreehint_set_prop("/objects/mem0", "discard-data", true);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    await_epoch_other_than(vm, epoch);
+    qfreehint_assert_obstacles("driver-not-ready ");
+    vm_stop(vm);
+    file_remove(&file);
+}
+
 /*
  * The VM's own copies go, and what is seen of the template again is left as it
  * is, whatever the operator says: other clones may have it. It is not zero.
@@ -665,6 +692,7 @@ static void test_host_failure(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
     assert_obstacle("host-failure", EPERM);
+    assert_info("    mem0, 134217728 bytes, 1 times: Operation not permitted");
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     await_epoch_other_than(vm, epoch);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
@@ -688,6 +716,50 @@ static void test_host_failure(void)
     assert_warned("is not discarded", 0);
     remove_log();
     close(fd);
+}
+
+/* Each of two memories is tried again in its own time, not only the first. */
+static void test_host_failure_of_two(void)
+{
+    const uint64_t second = 96 * MiB;
+    g_autofree char *log = log_path();
+    char *path[2];
+    uint32_t epoch;
+    int fd[2], i;
+    VM *vm;
+
+    for (i = 0; i < 2; i++) {
+        fd[i] = memfd_create("qtest-freehint", MFD_ALLOW_SEALING);
+        g_assert_cmpint(ftruncate(fd[i], i ? 32 * MiB : second), ==, 0);
+        path[i] = g_strdup_printf("/proc/%d/fd/%d", getpid(), fd[i]);
+    }
+    vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                  ",discard-file-backed=on"
+                  " -object memory-backend-file,id=mem0,size=96M,share=on,"
+                  "mem-path=%s"
+                  " -object memory-backend-file,id=mem1,size=32M,share=on,"
+                  "mem-path=%s"
+                  " -numa node,memdev=mem0 -numa node,memdev=mem1 2>%s",
+                  path[0], path[1], log);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpint(fcntl(fd[i], F_ADD_SEALS, F_SEAL_FUTURE_WRITE), ==, 0);
+    }
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    /* So that they do not come due together. */
+    g_usleep(50 * 1000);
+    assert_refused(vm, 0, second, GRANULE, VIRTIO_FREEHINT_S_FAILED);
+    for (i = 0; i < 2; i++) {
+        await_epoch_other_than(vm, epoch);
+        epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    }
+    g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
+    vm_stop(vm);
+    remove_log();
+    for (i = 0; i < 2; i++) {
+        g_free(path[i]);
+        close(fd[i]);
+    }
 }
 
 static bool file_set_append_only(const File *file, bool append_only)
@@ -974,6 +1046,7 @@ static void test_read(void)
         }
         await_epoch_other_than(vm, epoch);
         g_assert_cmpuint(populated_hinted(), >=, len - GRANULE);
+        assert_info("  of what is hinted, populated all the same: ");
         unlink(path);
     }
     vm_stop(vm);
@@ -1762,6 +1835,18 @@ static void test_accel(void)
                           " tcg");
 }
 
+static void test_no_device(void)
+{
+    QTestState *qts = qtest_init("-M q35 -nodefaults");
+    g_autofree char *info = qtest_hmp(qts, "info freehint");
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-freehint' }");
+
+    g_assert_nonnull(strstr(info, "there is no virtio-freehint device"));
+    g_assert_true(qlist_empty(qdict_get_qlist(rsp, "return")));
+    qobject_unref(rsp);
+    qtest_quit(qts);
+}
+
 static void add_backing_tests(void)
 {
     int i;
@@ -1784,6 +1869,8 @@ static void add_backing_tests(void)
     qtest_add_data_func("virtio-freehint/backing/file/discard-data",
                         ",discard-data=on -device " DEVICE,
                         test_file_allowed);
+    qtest_add_func("virtio-freehint/backing/file/allowed-later",
+                   test_file_allowed_later);
     qtest_add_data_func("virtio-freehint/backing/file/private",
                         " -device " DEVICE, test_file_private);
     qtest_add_data_func("virtio-freehint/backing/file/private-allowed",
@@ -1795,6 +1882,8 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/backing/prealloc-later",
                    test_prealloc_later);
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
+    qtest_add_func("virtio-freehint/backing/host-failure-of-two",
+                   test_host_failure_of_two);
     qtest_add_func("virtio-freehint/backing/host-recovers",
                    test_host_recovers);
     qtest_add_func("virtio-freehint/scattered", test_scattered);
@@ -1846,6 +1935,7 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/mmio/queue-ready", test_mmio_queue_ready);
     qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
     qtest_add_func("virtio-freehint/accel", test_accel);
+    qtest_add_func("virtio-freehint/no-device", test_no_device);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
 }
