@@ -2,6 +2,7 @@
 """Tables and lists in the documentation say what the code says."""
 
 import re
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -10,6 +11,25 @@ GUEST = PROJECT / "guest-driver"
 DEVICE = PROJECT / "qemu-device"
 GUIDE = PROJECT / "docs/operator-guide.md"
 OPTIONS = DEVICE / "docs/system/devices/virtio-freehint.rst"
+DRIVER = GUEST / "drivers/virtio/freehint"
+MAN = PROJECT / "docs/man"
+
+# What the page of the device lists of QAPI, by heading.
+LISTS = {
+    "Device": ("struct", "Info"),
+    "States": ("enum", "State"),
+    "Obstacle": ("struct", "Obstacle"),
+    "Memory": ("struct", "Memory"),
+    "Obstacles": ("enum", "Reason"),
+    "Driver status": ("enum", "DriverStatus"),
+    "Guest gauges": ("struct", "Gauges"),
+    "Flush": ("struct", "Flush"),
+    "Flush outcome": ("struct", "FlushOutcome"),
+    "Flush results": ("enum", "FlushResult"),
+    "Statistics": ("struct", "Stats"),
+    "Declined": ("struct", "Declined"),
+    "Rejected": ("struct", "Rejected"),
+}
 
 
 def life_in_code() -> dict[str, str]:
@@ -45,6 +65,26 @@ def section(path: Path, title: str) -> str:
 
 def quoted(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def entries(page: str) -> dict[str, list[str]]:
+    """What is listed below each heading of a man page."""
+    text = (MAN / page).read_text().replace("\\-", "-")
+    parts = re.split(r"^\.S[HS] (.*)\n", text, flags=re.M)
+    return {
+        title: re.findall(r"^\.TP\n\.BR? ([\w/-]+(?: freehint)?)", body, re.M)
+        for title, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def defaults(page: str) -> dict[str, str]:
+    """The default of each entry of a man page that has one."""
+    text = (MAN / page).read_text().replace("\\-", "-")
+    found = {}
+    for entry in re.split(r"^\.(?:TP|S[HS].*)\n", text, flags=re.M):
+        if default := re.search(r"\(default:\s+([^\s),]+)", entry):
+            found[re.split(r"[ \n]", entry)[1]] = default[1]
+    return found
 
 
 def sources(folder: Path) -> str:
@@ -95,6 +135,78 @@ class DocumentedTest(unittest.TestCase):
         options = re.findall(r"^``([\w-]+)=", OPTIONS.read_text(), re.M)
         settings = qapi("struct", "FreehintSettings")
         self.assertEqual(set(options[: len(settings) - 1]), set(settings) - {"id"})
+
+    def test_man_has_no_complaint(self) -> None:
+        for page in sorted(MAN.iterdir()):
+            command = ["man", "--warnings", "-Tutf8", "-l", str(page)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            self.assertEqual(done.stderr, "")
+            self.assertGreater(len(done.stdout), 1000)
+
+    def test_the_device_has_a_man_page(self) -> None:
+        listed = entries("virtio-freehint.7")
+        code = "".join(
+            (DEVICE / f"hw/virtio/virtio-freehint{name}.c").read_text()
+            for name in ("", "-pci")
+        )
+        properties = re.findall(r'DEFINE_PROP\w*\("([\w-]+)"', code)
+        self.assertEqual(listed["PROPERTIES"], properties)
+        values = re.findall(r'DEFINE_PROP_\w+\("([\w-]+)",[^;{]*?(true|false|\d+)\),', code)
+        words = {"true": "on", "false": "off"}
+        shown = {name: words.get(value, value) for name, value in values}
+        # It depends on the host.
+        del shown["x-granule"]
+        self.assertGreater(len(shown), 8)
+        self.assertLessEqual(shown.items(), defaults("virtio-freehint.7").items())
+        schema = (DEVICE / "qapi/freehint.json").read_text()
+        commands = re.findall(r"{ 'command': '(.*?)'", schema)
+        self.assertEqual(listed["MONITOR COMMANDS"], ["info freehint", *commands])
+        events = re.findall(r"{ 'event': '(.*?)'", schema)
+        self.assertEqual(sorted(listed["EVENTS"]), sorted(events))
+        for title, (kind, name) in LISTS.items():
+            self.assertEqual(listed[title], qapi(kind, f"Freehint{name}"), title)
+        wiring = sources(DEVICE / "patches/qemu-10.0")
+        traced = re.findall(r"^\+(virtio_freehint_\w+)\(.*\) \"", wiring, re.M)
+        self.assertEqual(listed["TRACE EVENTS"], traced)
+
+    def test_the_page_of_the_device_lists_all_of_qapi(self) -> None:
+        text = (DEVICE / "qapi/freehint.json").read_text()
+        kinds = set(re.findall(r"^{ '(struct|enum)': 'Freehint(\w+)'", text, re.M))
+        # These are told in words: two values or arguments, or members of others.
+        words = {"DiscardMode", "LazyProbe", "Count", "Settings"}
+        words |= {"FlushStarted", "FlushCompleted"}
+        self.assertEqual({name for _, name in kinds} - words, {n for _, n in LISTS.values()})
+        page = (MAN / "virtio-freehint.7").read_text().replace("\\-", "-")
+        told = qapi("enum", "FreehintLazyProbe") + qapi("enum", "FreehintDiscardMode")
+        flush = re.search(r"'freehint-flush',\s*'data': {(.*?)}", text, re.S)
+        assert flush
+        told += re.findall(r"'\*?([\w-]+)':", flush[1])
+        self.assertEqual([word for word in told if not re.search(rf"\b{word}\b", page)], [])
+
+    def test_the_driver_has_a_man_page(self) -> None:
+        listed = entries("virtio_freehint.4")
+        code = sources(GUEST)
+        parameters = re.findall(r"^module_param\w*\((\w+),", code, re.M)
+        self.assertEqual(sorted(listed["PARAMETERS"]), sorted(parameters))
+        pattern = r"^static (?:bool|unsigned int) (?:vfh_)?(\w+) = (\w+);"
+        values = dict(re.findall(pattern, sources(DRIVER), re.M))
+        shown = {name: values[name].replace("true", "Y") for name in parameters}
+        self.assertEqual(defaults("virtio_freehint.4"), shown)
+        sysfs = (DRIVER / "sysfs.c").read_text()
+        attributes = re.findall(r"&dev_attr_(\w+)\.attr", sysfs)
+        self.assertEqual(listed["SYSFS"], attributes)
+        (abi,) = (GUEST / "Documentation/ABI/testing").iterdir()
+        self.assertEqual(re.findall(r"/freehint/(\w+)$", abi.read_text(), re.M), attributes)
+        names = re.search(r"status_show\(.*?\n}", sysfs, re.S)
+        assert names
+        self.assertEqual(set(listed["Status"]), set(re.findall(r'= "([\w-]+)"', names[0])))
+        traced = []
+        for header in GUEST / "include/trace/events/freehint.h", DRIVER / "trace.h":
+            text = header.read_text()
+            (system,) = re.findall(r"^#define TRACE_SYSTEM (\w+)", text, re.M)
+            found = re.findall(r"^(?:TRACE_EVENT\(|DEFINE_EVENT\(\w+, )(\w+)", text, re.M)
+            traced += [f"{system}/{name}" for name in found]
+        self.assertEqual(sorted(listed["TRACE EVENTS"]), sorted(traced))
 
     def check_functions(self, text: str, folder: Path, prefix: str = "") -> None:
         code = sources(folder)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """scripts/package: what is in the packages, and that it can be built."""
 
+import gzip
 import hashlib
 import os
 import re
@@ -55,6 +56,11 @@ class DkmsTest(unittest.TestCase):
         for name in ("loop.c", "vfh.h"):
             ours = PROJECT / "guest-driver/drivers/virtio/freehint" / name
             self.assertEqual((source / name).read_bytes(), ours.read_bytes())
+
+    def test_it_has_the_man_page(self) -> None:
+        page = self.unpack() / "usr/share/man/man4/virtio_freehint.4.gz"
+        ours = PROJECT / "docs/man/virtio_freehint.4"
+        self.assertEqual(gzip.decompress(page.read_bytes()), ours.read_bytes())
 
     def test_its_checksums_are_right(self) -> None:
         root = self.unpack()
