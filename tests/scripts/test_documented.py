@@ -13,6 +13,7 @@ GUIDE = PROJECT / "docs/operator-guide.md"
 OPTIONS = DEVICE / "docs/system/devices/virtio-freehint.rst"
 DRIVER = GUEST / "drivers/virtio/freehint"
 MAN = PROJECT / "docs/man"
+ADMIN = GUEST / "Documentation/admin-guide/mm/freehint.rst"
 
 # What the page of the device lists of QAPI, by heading.
 LISTS = {
@@ -185,21 +186,8 @@ class DocumentedTest(unittest.TestCase):
 
     def test_the_driver_has_a_man_page(self) -> None:
         listed = entries("virtio_freehint.4")
-        code = sources(GUEST)
-        parameters = re.findall(r"^module_param\w*\((\w+),", code, re.M)
-        self.assertEqual(sorted(listed["PARAMETERS"]), sorted(parameters))
-        pattern = r"^static (?:bool|unsigned int) (?:vfh_)?(\w+) = (\w+);"
-        values = dict(re.findall(pattern, sources(DRIVER), re.M))
-        shown = {name: values[name].replace("true", "Y") for name in parameters}
-        self.assertEqual(defaults("virtio_freehint.4"), shown)
-        sysfs = (DRIVER / "sysfs.c").read_text()
-        attributes = re.findall(r"&dev_attr_(\w+)\.attr", sysfs)
-        self.assertEqual(listed["SYSFS"], attributes)
-        (abi,) = (GUEST / "Documentation/ABI/testing").iterdir()
-        self.assertEqual(re.findall(r"/freehint/(\w+)$", abi.read_text(), re.M), attributes)
-        names = re.search(r"status_show\(.*?\n}", sysfs, re.S)
-        assert names
-        self.assertEqual(set(listed["Status"]), set(re.findall(r'= "([\w-]+)"', names[0])))
+        listed["STATUS"] = listed["Status"]
+        self.check_driver(listed, defaults("virtio_freehint.4"))
         traced = []
         for header in GUEST / "include/trace/events/freehint.h", DRIVER / "trace.h":
             text = header.read_text()
@@ -207,6 +195,37 @@ class DocumentedTest(unittest.TestCase):
             found = re.findall(r"^(?:TRACE_EVENT\(|DEFINE_EVENT\(\w+, )(\w+)", text, re.M)
             traced += [f"{system}/{name}" for name in found]
         self.assertEqual(sorted(listed["TRACE EVENTS"]), sorted(traced))
+
+    def test_the_driver_has_an_administrators_page(self) -> None:
+        text = ADMIN.read_text()
+        tables = [
+            re.findall(r"^``([\w-]+)``  ", table, re.M)
+            for table in re.findall(r"^===+ ===+\n(.*?)^===+ ===+\n", text, re.M | re.S)
+        ]
+        shown = dict(re.findall(r"^``(\w+)`` \(default: (\w+)\)", text, re.M))
+        listed = {"STATUS": tables[0], "SYSFS": tables[1], "PARAMETERS": [*shown]}
+        self.check_driver(listed, shown)
+
+    def check_driver(self, listed: dict[str, list[str]], shown: dict[str, str]) -> None:
+        """Parameters, with defaults, files of sysfs, and words in one of them."""
+        parameters = re.findall(r"^module_param\w*\((\w+),", sources(GUEST), re.M)
+        self.assertEqual(sorted(listed["PARAMETERS"]), sorted(parameters))
+        pattern = r"^static (?:bool|unsigned int) (?:vfh_)?(\w+) = (\w+);"
+        values = dict(re.findall(pattern, sources(DRIVER), re.M))
+        self.assertEqual(shown, {p: values[p].replace("true", "Y") for p in parameters})
+        sysfs = (DRIVER / "sysfs.c").read_text()
+        attributes = re.findall(r"&dev_attr_(\w+)\.attr", sysfs)
+        self.assertEqual(listed["SYSFS"], attributes)
+        names = re.search(r"status_show\(.*?\n}", sysfs, re.S)
+        assert names
+        words = set(re.findall(r'= "([\w-]+)"', names[0]))
+        self.assertEqual(sorted(listed["STATUS"]), sorted(words))
+
+    def test_each_file_of_sysfs_is_an_abi(self) -> None:
+        (abi,) = (GUEST / "Documentation/ABI/testing").iterdir()
+        sysfs = (DRIVER / "sysfs.c").read_text()
+        attributes = re.findall(r"&dev_attr_(\w+)\.attr", sysfs)
+        self.assertEqual(re.findall(r"/freehint/(\w+)$", abi.read_text(), re.M), attributes)
 
     def check_functions(self, text: str, folder: Path, prefix: str = "") -> None:
         code = sources(folder)
