@@ -237,8 +237,8 @@ char *report_guest(const char *folder, const char *vm)
     GString *out = g_string_new(NULL);
     const char *device;
 
-    add_head(out, metric, "Memory that the guest has lost, until the device"
-             " confirms that it was reset.");
+    add_head(out, metric, "Memory that the guest has lost until the device"
+             " confirms its reset.");
     while (dir && (device = g_dir_read_name(dir))) {
         g_autofree char *path = g_build_filename(folder, device, "freehint",
                                                  "leaked_bytes", NULL);

@@ -11,15 +11,15 @@ from programs import EXPORTER, TOOLS, TOP, run
 WORD = re.compile(r"\bfreehint_\w+")
 
 
-def exported() -> set[str]:
-    """The metrics that there are."""
+def exported() -> dict[str, str]:
+    """The metrics that there are, with what they are said to be."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "metrics"
         texts = []
         for option in ("/nowhere", "--guest"):
             run(EXPORTER, f"--textfile={file}", option)
             texts.append(file.read_text())
-    return set(re.findall("^# TYPE (\\w+)", "\n".join(texts), re.M))
+    return dict(re.findall("^# HELP (\\w+) (.*)", "\n".join(texts), re.M))
 
 
 class DocumentedTest(unittest.TestCase):
@@ -52,8 +52,10 @@ class DocumentedTest(unittest.TestCase):
 
     def test_each_metric_is_in_the_man_page(self) -> None:
         page = (TOOLS / "freehint-exporter.1").read_text()
-        entries = re.findall(r"^\.TP\n\.B (freehint_\w+)", page, re.M)
-        self.assertEqual(sorted(entries), sorted(exported()))
+        entries = re.findall(r"^\.TP\n\.B (freehint_\w+)\n(.+?)(?=\n\.)", page, re.M | re.S)
+        told = {name: " ".join(text.split()) for name, text in entries}
+        told = {name: text.partition(" Label: ")[0] for name, text in told.items()}
+        self.assertEqual(told, exported())
 
     def test_metrics_have_units(self) -> None:
         for name in exported():
@@ -68,7 +70,7 @@ class DocumentedTest(unittest.TestCase):
             with self.subTest(name):
                 asked = set(WORD.findall((TOOLS / name).read_text()))
                 self.assertGreater(len(asked), 5)
-                self.assertLessEqual(asked, exported())
+                self.assertLessEqual(asked, set(exported()))
 
     def test_problems_are_in_the_man_page(self) -> None:
         header = (TOOLS / "monitor.h").read_text()
