@@ -137,6 +137,17 @@ class DocumentedTest(unittest.TestCase):
         settings = qapi("struct", "FreehintSettings")
         self.assertEqual(set(options[: len(settings) - 1]), set(settings) - {"id"})
 
+    def test_documents_name_this_version(self) -> None:
+        build = (PROJECT / "meson.build").read_text()
+        (version,) = re.findall(r"^ +version: '(.+)',$", build, re.M)
+        changes = (PROJECT / "CHANGELOG.md").read_text()
+        newest = re.findall(r"^## ([\d.]+), (?:unreleased|\d{4}-\d\d-\d\d)$", changes, re.M)
+        self.assertEqual(newest[:1], [version])
+        named = re.findall(r"dkms_(.+?)_all\.deb", GUIDE.read_text())
+        named += re.findall(r"dkms_(.+?)_all\.deb", (PROJECT / "README.md").read_text())
+        self.assertGreater(len(named), 2)
+        self.assertEqual(set(named), {version})
+
     def test_man_has_no_complaint(self) -> None:
         for page in sorted(MAN.iterdir()):
             command = ["man", "--warnings", "-Tutf8", "-l", str(page)]
