@@ -23,9 +23,9 @@
  * contiguous allocation wait for them for a second at the most, and memory that has some
  * of them out does not go offline.
  *
- * There is one user at a time. All functions are called from one thread of it, but
- * for those that say otherwise, and may sleep. None of them waits for memory or for
- * a device while a batch is out, so that the thread can always return it.
+ * There is one user at a time. All functions are called from one thread of it and may
+ * sleep, unless they say otherwise. None of them waits for memory or for a device while a
+ * batch is out, so that the thread can always return it.
  */
 #ifndef _LINUX_FREEHINT_H
 #define _LINUX_FREEHINT_H
@@ -103,26 +103,26 @@ enum freehint_refusal {
 };
 
 /**
- * struct freehint_stats - figures, in pages but for the last ones
+ * struct freehint_stats - figures, in pages except the last ones
  * @free: free pages of the guest; what is out is not free
  * @pending: free in whole granules, and to be offered
- * @discarded: free, and with the host
+ * @discarded: free, and the host has it
  * @refused: refused; free, or in use again
  * @stuck: free in blocks smaller than the granule
  * @out: pages that the driver has, and expects back
  * @lost: pages that it has, and does not expect back
  * @paused: nothing is collected for a while, after an OOM
  * @returned: sum: returned as discarded
- * @reused: sum: allocated, of all that was with the host, within
- *	FREEHINT_REUSE_WINDOW after something was returned as discarded
+ * @reused: sum: allocated, of all that the host had, within FREEHINT_REUSE_WINDOW after
+ *	something was returned as discarded
  * @spared: sum: allocated while they were pending
  * @vanished: sum: pending, and not free when they were looked at
  * @drains: times that the per-CPU lists of a zone were drained
  * @guarded: periods in which the guard of the watermarks left something pending
  *
  * Each figure is right by itself; together they may be a moment apart. @pending and
- * @discarded are too high by what was taken on other ways than that of an
- * allocation: for compaction, or because of a memory error.
+ * @discarded are too high by what was taken in other ways than by an allocation: for
+ * compaction, or because of a memory error.
  */
 struct freehint_stats {
 	unsigned long free;

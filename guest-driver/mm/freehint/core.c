@@ -134,8 +134,8 @@ static void fh_zone_age(struct fh_zone *fz, enum fh_event event)
 }
 
 /*
- * Whether there is to be another period is decided in the lock hold in which the hooks
- * are made to speak up again. What is due and could not be taken is no reason: there is
+ * Whether there is to be another period is decided in the lock hold in which the hooks are
+ * made to report again. What is due and could not be taken is no reason: there is
  * freehint_worth_a_look().
  */
 static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
@@ -152,7 +152,7 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 	else
 		fz->put_off = 0;
 
-	/* Found out only when it is collected from, that would end the periods. */
+	/* If this were found out only when memory is collected, the periods would end. */
 	if (!now && fh_nr_due(fz))
 		fh_yields(fz, fh_count_stalls());
 
@@ -199,11 +199,11 @@ bool freehint_age(unsigned int flags)
 EXPORT_SYMBOL_GPL(freehint_age);
 
 /**
- * freehint_worth_a_look - is there something to do of which wake() does not tell
+ * freehint_worth_a_look - is there something to do that wake() does not announce
  *
  * What was left because a zone was short of memory, or because somebody had isolated it,
- * can be taken some time later. And what is freed may stay on per-CPU lists whole. So
- * this is to be asked about once a second, by a timer that need not wake a CPU.
+ * can be taken some time later. And what is freed may stay on per-CPU lists whole. So this
+ * is to be asked about once per second, by a timer that need not wake a CPU.
  *
  * Context: any. Return: whether a period should end now.
  */

@@ -2,11 +2,10 @@
 /*
  * Free memory hints: compare what is believed with the free lists.
  *
- * Two invariants, granule by granule, each under the zone's lock. Safety: no granule is
- * on a free list and out. Completeness: each granule on a free list is pending,
- * discarded or refused. That a granule is believed to be free and is not is no
- * violation: it was taken on another way than that of an allocation, or is about to be
- * noticed.
+ * Two invariants, granule by granule, each under the zone's lock. Safety: no granule is on
+ * a free list and out. Completeness: each granule on a free list is pending, discarded or
+ * refused. That a granule is believed to be free and is not is no violation: it was taken
+ * in another way than by an allocation, or is about to be noticed.
  */
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>

@@ -14,7 +14,7 @@
 
 #include "internal.h"
 
-/* Most that is out of a zone, whatever its size. */
+/* The most that is out of a zone, whatever its size. */
 #define FH_MAX_OUT		(SZ_256M >> PAGE_SHIFT)
 
 /* And of what it can spare, one in this many granules. */
@@ -24,9 +24,9 @@
 #define FH_ZONE_RESERVE		8
 
 /*
- * Granules that are out at once of a zone that is above its high watermark, and below
- * what it reserves from allocations that could use other zones: it has memory that they
- * do not get, but its own users may come to need that soon.
+ * The most granules that are out of a zone that is above its high watermark, but below
+ * what it reserves from allocations that could use other zones: it has memory that they do
+ * not get, but its own users may soon need that.
  */
 #define FH_BELOW_RESERVE	8
 
@@ -159,9 +159,9 @@ static bool fh_is_short(const struct fh_zone *fz)
  * @fz: the zone
  * @stalls: see fh_count_stalls()
  *
- * Who waits for which zone nobody counts, so those yield that are short. A zone that has
- * yielded gives something before it yields again: pressure that lasts makes hints rare,
- * and never ends them.
+ * Nobody counts who waits for which zone, so the zones that are short yield. A zone that
+ * has yielded gives something before it yields again: pressure that lasts makes hints
+ * rare, and never ends them.
  *
  * Context: fh_topology held.
  */

@@ -26,9 +26,9 @@ void __freehint_wait_range(unsigned long start_pfn, unsigned long end_pfn);
  * @pfn: the first page that is freed
  * @order: how much is freed
  *
- * Kept for freehint_freed(), so that the allocator need not keep it while it merges, where
- * there are no hints. If the key is switched on between the two, that is told of what was
- * freed before, or of nothing, which does no harm.
+ * The zone keeps this for freehint_freed(), so that the allocator need not keep it while
+ * it merges. If the key is switched on between the two, freehint_freed() sees what was
+ * freed before, or nothing, which does no harm.
  *
  * Context: as freehint_freed().
  */
@@ -65,9 +65,9 @@ static inline void freehint_freed(struct zone *zone, unsigned int block_order)
  * @order: how much is taken
  * @block_order: order of the free block that they are taken from
  *
- * Nothing depends on this but figures, and how soon reuse is noticed: a granule that
- * is taken on another way keeps its state, until some of it is freed again or
- * somebody looks whether it is free.
+ * Only figures depend on this, and how soon reuse is noticed: a granule that is taken in
+ * another way keeps its state, until some of it is freed again or somebody looks whether
+ * it is free.
  *
  * Context: as freehint_freed().
  */

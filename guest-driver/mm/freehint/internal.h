@@ -25,8 +25,8 @@
 #define FH_HOLD_STATES		1024UL
 
 /*
- * So many granules freed make a burst, with what the per-CPU lists hold of it, which is
- * worth draining then.
+ * This many freed granules make a burst, including what the per-CPU lists hold of it;
+ * draining them is worth it then.
  */
 #define FH_BURST		16UL
 
@@ -36,15 +36,15 @@
 /**
  * enum fh_state - what is known of a granule
  * @FH_UNKNOWN: in use, or not wholly free
- * @FH_YOUNG: free since some time in this period
- * @FH_RESTING: free since some time in the last period
+ * @FH_YOUNG: became free in this period
+ * @FH_RESTING: became free in the previous period
  * @FH_DUE: free for a whole period at least: to be offered
  * @FH_SUSPECT: due, and in a range of its own, as a range that it was part of was
  *	refused
  * @FH_OUT: on no free list, with the driver
- * @FH_LOST: the same, and nobody waits for it
- * @FH_DISCARDED: free, and with the host
- * @FH_REFUSED: refused; stays so while it is allocated and freed
+ * @FH_LOST: the same, but not expected back
+ * @FH_DISCARDED: free, and the host has it
+ * @FH_REFUSED: refused; stays so across allocation and free
  * @FH_NR_STATES: how many there are
  */
 enum fh_state {
@@ -138,7 +138,7 @@ struct fh_map {
  * @vanished: see &freehint_stats.vanished, in granules
  * @soon_end: jiffies; what is allocated of what is discarded counts as reused until then
  *
- * The rest is the driver's thread's, but for @leaving, which fh_topology protects.
+ * The rest belongs to the driver's thread, except @leaving, which fh_topology protects.
  *
  * @leaving: the zone is about to have no memory: its per-CPU data goes
  * @cursor: what is below this pfn has not been looked at in this period
@@ -199,13 +199,13 @@ static inline unsigned long fh_nr_due(const struct fh_zone *fz)
 	return READ_ONCE(fz->nr[FH_DUE]) + READ_ONCE(fz->nr[FH_SUSPECT]);
 }
 
-/* It gives nothing now, and is about to: whoever waits for that does so for long. */
+/* It gives nothing now, or is about to give something: its periods go on. */
 static inline bool fh_is_yielding(const struct fh_zone *fz)
 {
 	return fz->yielded && time_before(jiffies, fz->yield_end + HZ);
 }
 
-/* state.c: a granule's life; but for the first two, under zone->lock */
+/* state.c: a granule's life; all but the first two run under zone->lock */
 void fh_wake_whom(void (*wake)(void *data), void *data);
 void fh_wake_nobody(void);
 unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,

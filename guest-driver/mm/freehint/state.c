@@ -2,9 +2,9 @@
 /*
  * Free memory hints: the life of a granule.
  *
- * Each granule has a state, a byte, and the table below says what each event makes of
- * it. States are advisory: they say where to look, and the free lists say what is true
- * (buddy.c). So an event may be missing, but never one that frees.
+ * Each granule has a state, a byte, and the table below says what each event makes of it.
+ * States are advisory: they say where to look, and the free lists say what is true
+ * (buddy.c). So an event may be missed, but never one that frees.
  *
  * All of this runs under zone->lock, in whatever context the allocator holds it:
  * nothing may allocate, sleep, print or arm a timer.
@@ -224,7 +224,7 @@ void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 	fz->taken += pending + discarded;
 	fz->spared += pending;
 	/*
-	 * Which of all that is with the host is taken first is up to the free lists.
+	 * The free lists decide which of the memory that the host has is used first.
 	 * What went last could have been taken instead, had it been spared.
 	 */
 	if (discarded && time_before(jiffies, fz->soon_end))

@@ -2,7 +2,7 @@
  * Test device that disables discards of RAM
  *
  * Does what, e.g., VFIO does with the discard API, so that the effect on other
- * devices can be tested without hardware. That includes to rely on memory to
+ * devices can be tested without hardware. That includes relying on memory to
  * stay where it is from the moment that discards are disabled: if told to, it
  * writes to a page then, in place of a device that does DMA.
  *

@@ -1,8 +1,9 @@
 /*
  * Virtio free memory hint device: what the operator sees of it, and asks of it
  *
- * The guest's word on its own memory, the gauges, explains what the host sees
- * of the guest, and is shown to the operator. Nothing else may depend on it.
+ * The gauges, in which the guest reports on its own memory, explain what the
+ * host sees of the guest, and are shown to the operator. Nothing else may
+ * depend on them.
  *
  * The operator can ask for all free memory now, for instance before the guest
  * is saved. The device asks the driver for it by a new flush ID in config
@@ -37,7 +38,7 @@
  */
 #define FREEHINT_FLUSH_GRACE_MS 2000
 
-/* The least limit, in bytes a second: one granule takes two seconds. */
+/* The least limit, in bytes per second: one granule takes two seconds. */
 #define FREEHINT_MIN_RATE_LIMIT (1024 * 1024)
 
 QEMU_BUILD_BUG_ON((int)FREEHINT_DRIVER_STATUS_UNKNOWN !=
@@ -107,7 +108,7 @@ static bool freehint_negotiated_flush(VirtIOFreehint *fh)
     return virtio_vdev_has_feature(VIRTIO_DEVICE(fh), VIRTIO_FREEHINT_F_FLUSH);
 }
 
-/* What the driver says of itself, as far as QAPI has a name for it. */
+/* What the driver reports about itself, as far as QAPI has a name for it. */
 static FreehintDriverStatus freehint_driver_status(const VirtIOFreehint *fh)
 {
     return MIN(fh->driver_status, FREEHINT_DRIVER_STATUS_UNKNOWN);
@@ -323,7 +324,7 @@ static void freehint_apply_settings(VirtIOFreehint *fh,
     }
     if (new->has_discard && new->discard != fh->discard_mode) {
         fh->discard_mode = new->discard;
-        /* What one mode takes a while for may be nothing to the other. */
+        /* What takes a while in one mode may take no time in the other. */
         freehint_job_shorten(fh);
     }
     if (new->has_assume_vhost_user_safe) {

@@ -29,10 +29,10 @@
 #include "system/system.h"
 #include "trace.h"
 
-/* When to look whether what does not tell of its end has ended. */
+/* How often to look whether a veto whose end is not announced has ended. */
 #define FREEHINT_VETO_POLL_MS 500
 
-/* To miss the time by which it has to be done costs what is sent in vain. */
+/* How long to wait for the lock: without it, memory is sent needlessly. */
 #define FREEHINT_SKIP_MS 100
 
 /* The rate limit holds on average over this time. */
@@ -83,7 +83,7 @@ static bool freehint_migrates_over_rdma(VirtIOFreehint *fh)
     return migrate_rdma() && migration_is_running();
 }
 
-/* Takes an absent page for one to be requested. */
+/* Takes an absent page for one that it has to request. */
 static bool freehint_in_postcopy(VirtIOFreehint *fh)
 {
     return migration_in_incoming_postcopy();
@@ -218,9 +218,9 @@ const char *freehint_reason_detail(FreehintReason reason)
 /* Obstacles */
 
 /*
- * VFIO devices tell by a property whether they pin guest memory, without
- * their headers. Those of vfio-user, of QEMU 10.1 and later, lack it: they
- * always keep discards disabled.
+ * VFIO devices show in a property whether they pin guest memory; that needs
+ * none of their headers. Those of vfio-user, of QEMU 10.1 and later, lack it:
+ * they always keep discards disabled.
  */
 static bool freehint_pins_memory(Object *obj)
 {
@@ -485,9 +485,8 @@ uint64_t freehint_precopy_skip(const GArray *parts, const bool *hurry)
 }
 
 /*
- * A destination that runs before it has all of its memory waits for pages that
- * nobody sends: so it would be if postcopy can follow. COLO has a bitmap of its
- * own use.
+ * A destination that runs before it has all of its memory would wait for pages
+ * that nobody sends, if postcopy can follow. COLO has a bitmap of its own use.
  */
 static void freehint_precopy_begins(VirtIOFreehint *fh)
 {
@@ -499,7 +498,7 @@ static void freehint_precopy_begins(VirtIOFreehint *fh)
     freehint_owe_epoch(fh);
 }
 
-/* The bitmap goes away after this, and the next one is none of these hints'. */
+/* The bitmap goes away after this; the next one is not for these hints. */
 static void freehint_precopy_ends(VirtIOFreehint *fh)
 {
     FreehintHint *hint;
@@ -548,8 +547,8 @@ static int freehint_precopy_changed(NotifierWithReturn *notifier, void *data,
 /*
  * The operator's limit
  *
- * So many bytes a second may be discarded. What is above the limit is told to
- * the driver at once, with the time after which it is worth another try: the
+ * So many bytes per second may be discarded. What is above the limit is
+ * refused at once, with the time after which it is worth another try: the
  * device never keeps a message for later, because the guest lacks the memory
  * until it is answered. A range that has been begun is carried through, since
  * one that is cut off would start from its beginning each time. The next ones

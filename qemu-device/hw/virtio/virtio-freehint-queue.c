@@ -1,12 +1,12 @@
 /*
  * Virtio free memory hint device: the queue
  *
- * Takes messages off the queue, has discarded what they name, keeps the books
+ * Takes messages off the queue, has what they name discarded, keeps the books
  * about it, and puts the answers together. From top to bottom this is the way
- * of a message, and at its end are the turns in which all of it is done: of one
- * bottom half, each bounded, and none of them waits for the worker. There is at
- * most one job in progress, and freehint_drain() ends it together with all
- * messages that were taken.
+ * of a message. At the end are the turns in which all of it is done: runs of
+ * one bottom half, each of them bounded, and none waits for the worker. There
+ * is at most one job in progress, and freehint_drain() ends it together with
+ * all messages that were taken.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -34,7 +34,7 @@
  */
 #define FREEHINT_ANSWER_MS 500
 
-/* When to hint ranges again that were throttled for that. */
+/* When to hint ranges again that were throttled because of that. */
 #define FREEHINT_RETRY_MS 100
 
 QEMU_BUILD_BUG_ON(FREEHINT_NUM_DECLINED != VIRTIO_FREEHINT_REASON_EXTERNAL + 1);
@@ -155,7 +155,7 @@ static size_t freehint_write_ack(const FreehintHint *hint, uint16_t result)
     size_t len;
 
     len = iov_from_buf(elem->in_sg, elem->in_num, 0, &ack, sizeof(ack));
-    /* There is no array of no statuses. */
+    /* Without ranges there is no array of statuses. */
     if (hint->nranges) {
         len += iov_from_buf(elem->in_sg, elem->in_num, len, hint->status,
                             hint->nranges);
@@ -431,7 +431,7 @@ static bool freehint_pop(VirtIOFreehint *fh)
         }
         return false;
     }
-    /* All but the element, which comes first. */
+    /* Clear all but the element, which comes first. */
     memset((char *)hint + sizeof(hint->elem), 0,
            sizeof(*hint) - sizeof(hint->elem));
     hint->epoch = fh->rehint_epoch;
@@ -488,8 +488,8 @@ static uint8_t freehint_check_form(const VirtIOFreehint *fh,
 
 /*
  * Find out whether what is left of a range may be discarded, and make it part
- * of a job, if there is one. It is looked up for each job, for memory may be
- * remapped between two of them.
+ * of a job, if there is one. It is looked up for each job, because memory may
+ * be remapped between two of them.
  */
 static uint8_t freehint_collect_range(VirtIOFreehint *fh, FreehintHint *hint,
                                       uint32_t index, uint64_t done,
@@ -508,8 +508,9 @@ static uint8_t freehint_collect_range(VirtIOFreehint *fh, FreehintHint *hint,
 
 /*
  * The ranges that come next go into the same job, as far as there is room, and
- * this turn has time. One that may not be discarded ends it, for they get their
- * status in order; and with a limit each waits for what the last one has used.
+ * this turn has time. One that may not be discarded ends it, because they get
+ * their status in order; and with a limit each waits for what the last one has
+ * used.
  */
 static void freehint_collect_more(VirtIOFreehint *fh, FreehintHint *hint,
                                   const FreehintBudget *steps)
@@ -664,8 +665,8 @@ static void freehint_await_lateness(VirtIOFreehint *fh)
 /* Turns */
 
 /*
- * Messages are taken off the queue as soon as possible, for the time by which
- * they have to be answered runs from then.
+ * Messages are taken off the queue as soon as possible, because the time in
+ * which they have to be answered runs from then.
  */
 static void freehint_turn(VirtIOFreehint *fh, FreehintBudget *takes,
                           FreehintBudget *steps)

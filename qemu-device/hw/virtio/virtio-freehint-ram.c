@@ -77,7 +77,7 @@
 #define FREEHINT_MAX_JOB (256 * MiB)
 #define FREEHINT_MAX_JOB_NS (2 * SCALE_MS)
 
-/* Most pieces of memory that the host takes in one call: UIO_MAXIOV. */
+/* The most pieces of memory that the host takes in one call: UIO_MAXIOV. */
 #define FREEHINT_MAX_PIECES 1024
 
 /* Who else may want the content of the file that memory is mapped from. */
@@ -388,7 +388,7 @@ static uint64_t freehint_capacity(const RAMBlock *rb)
         return rb->page_size * (freehint_read_setting(fixed) +
                                 freehint_read_setting(more));
     }
-    /* There is none in a file system of no size, as that of memfds is. */
+    /* A file system without a size, as that of memfds is, has no limit. */
     return rb->fd < 0 || fstatfs(rb->fd, &fs) || !fs.f_blocks ? UINT64_MAX :
            (uint64_t)fs.f_blocks * fs.f_bsize;
 }
@@ -414,7 +414,7 @@ typedef struct FreehintPopulation {
     bool known;
 } FreehintPopulation;
 
-/* Shared memory alone is populated by those who read it. */
+/* Only shared memory is populated by reading it. */
 static void freehint_count_populated(MemoryRegion *mr, Object *dev,
                                      void *opaque)
 {
@@ -600,7 +600,7 @@ static ssize_t freehint_process_madvise(int pidfd, const struct iovec *pieces,
 #endif
 }
 
-/* Linux has taken such advice of a process for itself since 6.13. */
+/* Linux takes such advice from a process about itself since 6.13. */
 static int freehint_open_self(uint8_t *mem)
 {
     struct iovec piece = { .iov_base = mem, .iov_len = FREEHINT_PROBE_SIZE };
@@ -618,7 +618,7 @@ static int freehint_open_self(uint8_t *mem)
     return pidfd;
 }
 
-/* In a mapping of its own, for what is advised must not stick to the heap. */
+/* In a mapping of its own: the advice must not stick to the heap. */
 static void freehint_probe_host(VirtIOFreehint *fh)
 {
     const size_t size = 2 * FREEHINT_PROBE_SIZE;
@@ -637,7 +637,7 @@ static void freehint_probe_host(VirtIOFreehint *fh)
         fh->pidfd = freehint_open_self(mem);
         munmap(mapping, size);
     }
-    /* Kept open, for QEMU may lose its root directory and its rights. */
+    /* Kept open: QEMU may lose its root directory and its rights. */
     fh->ksm_run_fd = qemu_open_old("/sys/kernel/mm/ksm/run", O_RDONLY);
     fh->ksm_shared_fd = qemu_open_old("/sys/kernel/mm/ksm/pages_shared",
                                       O_RDONLY);
@@ -861,8 +861,8 @@ static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
 
 /*
  * Look at the piece at the start of a range that has one answer, and go past
- * it. Returns the answer; @section has a region only if that is that it may be
- * discarded, and a reference to it then.
+ * it. Returns the answer. Only if the piece may be discarded does @section
+ * have a region, with a reference to it.
  */
 static uint8_t freehint_find_piece(VirtIOFreehint *fh, FreehintRange *range,
                                    uint16_t flags, MemoryRegionSection *section)

@@ -5,7 +5,7 @@
  *
  * Gauges go along with hints, where they cost no notification of their own. What changes
  * without hints is looked at now and then, by a timer that does not wake a CPU: an idle
- * guest stays idle, and there is nothing to tell of it either.
+ * guest stays idle, and has nothing to report either.
  */
 #include <linux/math.h>
 #include <linux/minmax.h>

@@ -52,8 +52,8 @@ void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
 }
 
 /*
- * A device has to answer within a time, and throttles what it does not get round to. So
- * that there is progress, however slow it is, less is in flight until it keeps up.
+ * A device has to answer in time, and throttles what it does not get round to. So that
+ * there is progress, however slow it is, less is in flight until it keeps up.
  */
 static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
 {
@@ -83,7 +83,10 @@ static void vfh_reap(struct vfh *fh)
 			continue;
 		}
 		msg->queued = false;
-		/* It does not know them, is not to blame, and not to be asked again. */
+		/*
+		 * A device may not know this type of message: that is no fault, and it is
+		 * not sent again.
+		 */
 		if (vfh_result(msg->answer, len) == VIRTIO_FREEHINT_R_UNSUPPORTED)
 			msg->refused = true;
 	}
@@ -350,7 +353,7 @@ static void vfh_send(struct vfh *fh)
 		sent = true;
 	if (sent) {
 		fh->progress = true;
-		/* It is told of both at once. */
+		/* One notification is enough for both. */
 		vfh_gauges_send(fh);
 		fh->port->kick(fh);
 	}
@@ -431,7 +434,7 @@ void vfh_wake(struct vfh *fh, unsigned int event)
 }
 
 /**
- * vfh_wish - want something of the loop, and wait until it has followed
+ * vfh_wish - ask something of the loop, and wait until it has followed
  * @fh: the device
  * @what: &vfh.allowed or &vfh.asleep
  * @value: what it is to be
@@ -455,7 +458,7 @@ void vfh_wish(struct vfh *fh, bool *what, bool value)
 }
 
 /**
- * vfh_wake_up - a device that was asleep has been set up anew
+ * vfh_wake_up - a device that was asleep has been set up again
  * @fh: the device
  *
  * The loop is asleep: nothing is in flight, and it does not look at the device.

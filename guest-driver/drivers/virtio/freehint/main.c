@@ -74,7 +74,7 @@ MODULE_PARM_DESC(drain, "Drain a zone's per-CPU lists once after much memory was
 /**
  * vfh_bounds_changed - a parameter that bounds the pace was written
  *
- * Context: process context. When this returns, it counts.
+ * Context: process context. When this returns, it is in effect.
  */
 void vfh_bounds_changed(void)
 {
@@ -377,7 +377,7 @@ static int vfh_probe(struct virtio_device *vdev)
 release:
 	vfh_release();
 reset:
-	/* Or the queue could not be set up by whoever tries next. */
+	/* Otherwise the next probe could not set up the queue. */
 	virtio_reset_device(vdev);
 	vdev->config->del_vqs(vdev);
 	vfh_free_msgs(fh);
@@ -400,8 +400,8 @@ static void vfh_remove(struct virtio_device *vdev)
 }
 
 /*
- * Section "Feature bits". Where the platform may keep memory from the device, the host has
- * no business with what is free of it.
+ * Section "Feature bits". Where the platform may keep memory from the device, the host is
+ * not to be told which of it is free.
  */
 static int vfh_validate(struct virtio_device *vdev)
 {

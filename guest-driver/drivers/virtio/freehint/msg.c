@@ -109,7 +109,7 @@ static size_t vfh_nr_statuses(struct vfh *fh, const struct vfh_answer *answer,
 	}
 }
 
-/* Section "Range status": what is not known means what its class means. */
+/* Section "Range status": an unknown status means what its class means. */
 static enum vfh_verdict vfh_verdict(u8 status)
 {
 	if (status >= VIRTIO_FREEHINT_S_NEVER)
@@ -300,9 +300,9 @@ static bool vfh_virtio_is_broken(struct vfh *fh)
 }
 
 /*
- * Surprise removal: whatever is read from a device that is gone is all ones. So it is
- * from one on PCI that is there, and just does not decode its memory, or from one on
- * another transport: these may still write to ours.
+ * Surprise removal: whatever is read from a device that is gone is all ones. The same is
+ * read from a PCI device that is there but does not decode its memory, and maybe from one
+ * on another transport: these may still write to the guest's memory.
  */
 static bool vfh_virtio_is_gone(struct vfh *fh)
 {

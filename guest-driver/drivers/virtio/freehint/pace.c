@@ -16,7 +16,7 @@
 #include "vfh.h"
 #include "trace.h"
 
-/* Of reuse in such a time the age follows. */
+/* The age follows the reuse in this time. */
 #define VFH_WINDOW	FREEHINT_REUSE_WINDOW
 
 static bool adapt = true;
@@ -69,7 +69,7 @@ static void vfh_pace_set(struct vfh_pace *pace, unsigned int age_ms)
  * @max_ms: ceiling; the floor if that is higher
  *
  * A device that asks for less than before is obeyed at once: its host is short. What was
- * learned is learned again.
+ * learned has to be learned again.
  */
 void vfh_pace_limits(struct vfh_pace *pace, unsigned int min_ms,
 		     unsigned int max_ms)
@@ -126,10 +126,10 @@ static bool vfh_reuse_calm(const struct vfh_pace *pace, const struct vfh_reuse *
 }
 
 /*
- * How many windows that have just ended shorten the age? Not the first calm one: what was
- * hinted in it may be wanted back in the next. Those that were slept through come after
- * what was known before, and before or with what has come now: that the first one was not
- * calm is no reason to take the others for anything but what they were.
+ * How many of the windows that have just ended shorten the age? Not the first calm one:
+ * what was hinted in it may be wanted back in the next. If several have ended since the
+ * last look, what was known before belongs to the first of them. If that one was not calm,
+ * the others may still have been.
  */
 static unsigned long vfh_calm_windows(struct vfh_pace *pace,
 				      const struct vfh_reuse *now,
@@ -158,7 +158,7 @@ static void vfh_pace_end_windows(struct vfh_pace *pace, const struct vfh_reuse *
 
 /*
  * Reuse counts as far as there were hints that can have been too early: a guest that grows
- * takes what was hinted long ago, and would have, whatever was spared.
+ * takes what was hinted long ago, and would have done so whatever was spared.
  */
 static void vfh_pace_claim(struct vfh_pace *pace, struct vfh_reuse *reuse)
 {
@@ -193,7 +193,7 @@ void vfh_pace_judge(struct vfh_pace *pace, const struct vfh_reuse *reuse,
 	pace->since = now;
 }
 
-/* What there is more of; sums of memory that has gone are gone, too. */
+/* How much a sum has grown. Memory that has gone takes its part of a sum along. */
 static unsigned long vfh_rise(u64 now, unsigned long *seen)
 {
 	unsigned long rise = now > *seen ? now - *seen : 0;

@@ -18,9 +18,9 @@ module_param(timeout_ms, uint, 0644);
 MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
 
 /*
- * In this time, an answer is looked for so many times. Looks are counted, not time: where
- * the host runs neither the guest nor its device for a while, the guest's clock jumps, the
- * device could not answer, and that makes for one look.
+ * In this time, an answer is looked for this many times. Looks are counted, not time:
+ * where the host runs neither the guest nor its device for a while, the guest's clock
+ * jumps, the device could not answer, and that makes for one look.
  */
 #define VFH_LOOKS		8
 
@@ -175,7 +175,7 @@ void vfh_expect_answer(struct vfh *fh, struct vfh_msg *msg)
  * vfh_answered - the device has answered a hint
  * @fh: the device
  *
- * One that is up for long has earned that its next fault is taken for its first.
+ * If it has been up for long, its next fault counts as its first.
  */
 void vfh_answered(struct vfh *fh)
 {

@@ -16,7 +16,7 @@
 #include <linux/workqueue.h>
 #include <uapi/linux/virtio_freehint.h>
 
-/* With 16 bytes a range, a hint fits a page and a bit. */
+/* At 16 bytes per range, a hint takes a little more than a page. */
 #define VFH_MAX_RANGES	256
 
 /* Enough to keep the device busy while answers are being dealt with. */
@@ -81,7 +81,7 @@ struct vfh_config {
  * @read_config: read the configuration; false if the device asks to be reset
  * @write_status: write enum virtio_freehint_driver_status
  * @send: make a message available; 0, or a negative error
- * @kick: tell the device of what was sent
+ * @kick: notify the device of what was sent
  * @next: the next message that the device has used, and how much it wrote; or NULL,
  *	and a notification will tell of the next
  * @is_broken: the queue is of no use any more
@@ -191,7 +191,7 @@ struct vfh_figures {
  * @leaked_bytes: of these, not back: the device was told to reset itself, and has not
  *	confirmed it
  * @timeouts: times that the device did not answer a hint in time
- * @resets: times that it was reset, for that or another fault of its
+ * @resets: times that it was reset, for that or another fault
  * @unsent: hints that could not be sent
  * @flushes: flushes that have ended, in whatever way
  */
@@ -263,8 +263,8 @@ enum vfh_flush_stage {
  * @gathered: it has
  * @held_up: mm gives nothing for a while
  * @rounds: how many rounds of hints it has had
- * @first: cookie of the first hint of its
- * @hinted: pages in answered hints of its
+ * @first: cookie of its first hint
+ * @hinted: pages in its answered hints
  * @done: message
  * @owed: the answer in @done has not been sent
  */
@@ -303,7 +303,7 @@ struct vfh_flush {
  * @followed: the last one that the loop has followed
  * @lock: for @wishes
  * @allowed: the guest's administrator allows hints
- * @asleep: the device is going away, to sleep, or the machine down
+ * @asleep: the device is going away or to sleep, or the machine is going down
  *
  * The rest is the loop's; others read what they show.
  *
@@ -335,8 +335,8 @@ struct vfh_flush {
  * @round_end: jiffies, of the last one
  * @progress: something was hinted in it
  * @pause_end: jiffies; nothing is sent before
- * @slow: the device did not get round to all that it was given; it is given so many
- *	times half of that
+ * @slow: how many times the memory in flight is halved, as the device did not get round to
+ *	all that it was given
  * @settling: what is hinted was found by a start or a rehint, and has been free for who
  *	knows how long; that it is used one day says nothing about the pace
  * @pace: for how long memory rests
@@ -344,10 +344,10 @@ struct vfh_flush {
  * @flush: the flush that is under way
  * @gauges: message
  * @told: the gauges that the device was told last
- * @look: once a second, on a CPU that is awake
+ * @look: once per second, on a CPU that is awake
  * @looks: counts these
- * @counters: for those who want to know
- * @baffled: the device gives answers of an unknown kind, and that has been said
+ * @counters: shown in sysfs and debugfs
+ * @baffled: the device gives answers of an unknown kind, and the log says so
  * @hints: messages
  */
 struct vfh {

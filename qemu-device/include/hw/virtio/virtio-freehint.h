@@ -214,7 +214,7 @@ struct VirtIOFreehint {
     QTAILQ_HEAD(, FreehintHint) hints;
     /* Runs out when one of them has to be answered without more ado. */
     QEMUTimer *answer_timer;
-    /* A thread for jobs, for others may be busy with whatever else. */
+    /* A thread for jobs alone: others may be busy with something else. */
     ThreadPool *pool;
     FreehintJob job;
     /* How much memory a job may have, in bytes. */
@@ -226,7 +226,7 @@ struct VirtIOFreehint {
     uint32_t delay_ms;
     uint32_t min_age_ms;
     FreehintDiscardMode discard_mode;
-    /* Bytes a second, 0 for no limit, and what was used of it. */
+    /* Bytes per second, 0 for no limit, and what was used of it. */
     uint64_t rate_limit;
     RateLimit rate;
     bool discard_file_backed;
@@ -277,7 +277,7 @@ struct VirtIOFreehint {
     QEMUTimer *veto_timer;
 
     FreehintFlushState flush;
-    /* What the driver says of the guest's memory, unchecked, and when. */
+    /* What the driver reports about guest memory, unchecked, and when. */
     FreehintGauges gauges;
     int64_t gauges_ms;
     FreehintCounters counters;
@@ -389,8 +389,8 @@ FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
                                          FreehintReason reason);
 
 /*
- * How much memory, in bytes, at least, the driver takes for discarded, and the
- * host has populated. Returns whether that can be told.
+ * A lower bound, in bytes, of the memory that the driver takes for discarded
+ * although the host has populated it. Returns whether there is one.
  */
 bool freehint_populated_hinted(const VirtIOFreehint *fh, uint64_t *bytes);
 
@@ -429,7 +429,7 @@ bool freehint_job_cancel(VirtIOFreehint *fh);
  */
 void freehint_job_drain(VirtIOFreehint *fh);
 
-/* Begin with short jobs, and find out anew how long they may be. */
+/* Begin with short jobs, and find out again how long they may be. */
 void freehint_job_shorten(VirtIOFreehint *fh);
 
 /* Discard a job's parts. In the worker. */
@@ -475,7 +475,7 @@ void freehint_owe_epoch(VirtIOFreehint *fh);
 void freehint_policy_init(VirtIOFreehint *fh);
 void freehint_policy_cleanup(VirtIOFreehint *fh);
 
-/* Bytes a second, 0 for no limit. */
+/* Bytes per second, 0 for no limit. */
 void freehint_set_rate_limit(VirtIOFreehint *fh, uint64_t limit);
 
 /* How long, in ms, the device is over the limit; 0 if it is not. */
