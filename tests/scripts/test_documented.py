@@ -232,12 +232,6 @@ class DocumentedTest(unittest.TestCase):
         words = set(re.findall(r'= "([\w-]+)"', names[0]))
         self.assertEqual(sorted(listed["STATUS"]), sorted(words))
 
-    def test_each_file_of_sysfs_is_an_abi(self) -> None:
-        (abi,) = (GUEST / "Documentation/ABI/testing").iterdir()
-        sysfs = (DRIVER / "sysfs.c").read_text()
-        attributes = re.findall(r"&dev_attr_(\w+)\.attr", sysfs)
-        self.assertEqual(re.findall(r"/freehint/(\w+)$", abi.read_text(), re.M), attributes)
-
     def check_functions(self, text: str, folder: Path, prefix: str = "") -> None:
         code = sources(folder)
         names = re.findall(rf"`({prefix}\w+)\(\)`", text)
