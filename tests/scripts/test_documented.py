@@ -163,6 +163,8 @@ class DocumentedTest(unittest.TestCase):
         )
         properties = re.findall(r'DEFINE_PROP\w*\("([\w-]+)"', code)
         self.assertEqual(listed["PROPERTIES"], properties)
+        settings = set(qapi("struct", "FreehintSettings")) - {"id"}
+        self.assertEqual(set(properties[:6]), settings)
         values = re.findall(r'DEFINE_PROP_\w+\("([\w-]+)",[^;{]*?(true|false|\d+)\),', code)
         words = {"true": "on", "false": "off"}
         shown = {name: words.get(value, value) for name, value in values}
