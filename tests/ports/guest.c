@@ -65,19 +65,24 @@ static void find_attributes(void)
     globfree(&found);
 }
 
-static unsigned long long attribute(const char *name)
+static const char *attribute(const char *name)
 {
-    unsigned long long value;
+    static char value[64];
     char path[300];
     FILE *file;
 
     snprintf(path, sizeof(path), "%s/%s", attributes, name);
     file = fopen(path, "r");
-    if (!file || fscanf(file, "%llu", &value) != 1) {
+    if (!file || fscanf(file, "%63s", value) != 1) {
         end("failed: cannot read %s", path);
     }
     fclose(file);
     return value;
+}
+
+static unsigned long long figure(const char *name)
+{
+    return strtoull(attribute(name), NULL, 10);
 }
 
 static unsigned long *filled(size_t bytes, unsigned long seed)
@@ -105,10 +110,11 @@ static void check(const unsigned long *words, size_t bytes, unsigned long seed)
 
 static void wait_discarded(unsigned long long wanted)
 {
-    for (int waited = 0; attribute("discarded_bytes") < wanted; waited += POLL_MS) {
+    for (int waited = 0; figure("discarded_bytes") < wanted; waited += POLL_MS) {
         if (waited >= WAIT_MS) {
-            end("failed: %llu bytes hinted, %llu discarded, not %llu",
-                attribute("hinted_bytes"), attribute("discarded_bytes"), wanted);
+            end("failed: %llu bytes hinted, %llu discarded, not %llu; status %s",
+                figure("hinted_bytes"), figure("discarded_bytes"), wanted,
+                attribute("status"));
         }
         usleep(POLL_MS * 1000);
     }
@@ -127,7 +133,7 @@ int main(void)
 
     kept = filled(KEPT, 1);
     for (unsigned long round = 0; round < ROUNDS; round++) {
-        before = attribute("discarded_bytes");
+        before = figure("discarded_bytes");
         freed = filled(FREED, ~round);
         check(freed, FREED, ~round);
         munmap(freed, FREED);

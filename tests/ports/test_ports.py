@@ -55,8 +55,8 @@ class PortsTest(unittest.TestCase):
         query = {"execute": "query-freehint"}
         for target, transport in TRANSPORTS:
             with self.subTest(target, transport=transport):
-                device = ("-device", f"virtio-freehint-{transport},id=fh0")
-                answer = ask("qemu-ports", target, *device, command=query)
+                args = ("-device", f"virtio-freehint-{transport},id=fh0")
+                answer = ask("qemu-ports", target, *args, command=query)
                 (device,) = answer["return"]
                 self.assertEqual((device["id"], device["state"]), ("fh0", "active"))
                 self.assertGreaterEqual(device["granule"], os.sysconf("SC_PAGESIZE"))
