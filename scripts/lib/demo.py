@@ -4,7 +4,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import re
 import sys
 import time
@@ -14,7 +13,8 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "functional"))
 
-from freehint_vm import MIB, FreehintVM, GuestError, Sample  # noqa: E402
+from accel import chosen  # noqa: E402
+from freehint_vm import BUILD, MIB, FreehintVM, GuestError, Sample  # noqa: E402
 
 MEMORY_MIB = 1536
 MEMHOG = "memhog 1g"
@@ -79,7 +79,7 @@ class LiveView:
 
 
 def run(reporter: str) -> Outcome:
-    accel = os.environ.get("FREEHINT_ACCEL", "tcg").upper()
+    accel = chosen(BUILD).upper()
     print(f"\nBooting a guest of {MEMORY_MIB} MiB under {accel}, {TITLES[reporter]}")
     with FreehintVM(reporter, memory_mib=MEMORY_MIB) as vm:
         # Reporting does nothing for two seconds after anything happened.

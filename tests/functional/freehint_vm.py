@@ -28,7 +28,9 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
 sys.path.insert(0, str(BUILD / "src" / "qemu" / "python"))
+sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 
+import accel as accelerator  # noqa: E402
 from qemu.machine import QEMUMachine  # noqa: E402
 
 MIB = 1 << 20
@@ -284,7 +286,7 @@ class FreehintVM:
         self._origin = origin
         self._incoming = origin and not wakes
         self.agent: GuestAgent
-        accel = accel or os.environ.get("FREEHINT_ACCEL") or "tcg"
+        accel = accel or accelerator.chosen(BUILD)
         # A file keeps what the kernel said for whoever looks into a failure.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{id(self):x}.log"
         self.console.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ Its results are read by the kernel's own parser, tools/testing/kunit.
 import argparse
 import contextlib
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 
+from accel import chosen  # noqa: E402
 from tap import TapReport  # noqa: E402
 
 # Suites of others come with KUnit options of their own, and are theirs.
@@ -77,7 +77,7 @@ def main() -> None:
         console = boot(
             build / "qemu" / "qemu-system-x86_64",
             build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage",
-            os.environ.get("FREEHINT_ACCEL", "tcg"),
+            chosen(build),
             options.case,
         )
         result = kunit_parser.parse_run_tests(console.splitlines())
