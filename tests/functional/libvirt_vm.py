@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import unittest
 import uuid
@@ -35,6 +36,7 @@ from guest_driver import wait_for
 from qemu.machine import QEMUMachine  # found by freehint_vm
 
 NOBODY = 65534
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # In a slot that libvirt gives to nothing in the domains below.
 DEVICE = f"virtio-freehint-pci,id={DEVICE_ID},bus=pcie.0,addr=0x10"
 
@@ -93,36 +95,18 @@ class Host:
         self.folder = Path(self._temporary.name)
         self._socket = self.folder / "run/libvirt/libvirt-sock"
         self.uri = f"qemu:///session?socket={self._socket}"
-        settings = self.folder / "config/libvirt"
-        huge = self.folder / "huge"
-        for folder in settings, huge, self.folder / "run":
-            folder.mkdir(parents=True)
-        (settings / "libvirtd.conf").write_text(f'host_uuid = "{uuid.uuid4()}"\n')
-        (settings / "qemu.conf").write_text(
-            'stdio_handler = "file"\n'
-            + (f'hugetlbfs_mount = "{huge}"\n' if self._huge else "")
-        )
-        for path in self.folder, *self.folder.rglob("*"):
-            os.chown(path, NOBODY, NOBODY)
-        program = shutil.which("libvirtd", path=os.environ["PATH"] + ":/usr/sbin")
-        if not program:
-            raise GuestError("no libvirtd: run scripts/install-deps --libvirt")
-        environment = {
-            f"XDG_{kind.upper()}_HOME": str(self.folder / kind)
-            for kind in ("cache", "config", "data")
-        }
-        environment |= {
-            "HOME": str(self.folder),
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "XDG_RUNTIME_DIR": str(self.folder / "run"),
-        }
+        self._write_settings()
         self._log = (self.folder / "log").open("w")
         self._daemon = subprocess.Popen(
-            [
-                *("unshare", "--uts", "--mount", "sh", "-ec", ENTER_HOST),
-                *(self.name, str(huge) if self._huge else "", program),
-            ],
-            env=environment,
+            self._command(),
+            env={
+                "HOME": str(self.folder),
+                "PATH": PATH,
+                "XDG_CACHE_HOME": str(self.folder / "cache"),
+                "XDG_CONFIG_HOME": str(self.folder / "config"),
+                "XDG_DATA_HOME": str(self.folder / "data"),
+                "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            },
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -130,9 +114,30 @@ class Host:
         try:
             wait_for("libvirtd listens", self._listens)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__(*sys.exc_info())
             raise
         return self
+
+    def _write_settings(self) -> None:
+        settings = self.folder / "config/libvirt"
+        for folder in settings, self.folder / "run", self.folder / "huge":
+            folder.mkdir(parents=True)
+        # Two hosts of one identity are one host to libvirt.
+        (settings / "libvirtd.conf").write_text(f'host_uuid = "{uuid.uuid4()}"\n')
+        lines = ['stdio_handler = "file"']
+        if self._huge:
+            lines.append(f'hugetlbfs_mount = "{self.folder}/huge"')
+        (settings / "qemu.conf").write_text("\n".join(lines) + "\n")
+        for path in self.folder, *self.folder.rglob("*"):
+            os.chown(path, NOBODY, NOBODY)
+
+    def _command(self) -> list[str]:
+        program = shutil.which("libvirtd", path=PATH)
+        if not program:
+            raise GuestError("no libvirtd: run scripts/install-deps --libvirt")
+        huge = f"{self.folder}/huge" if self._huge else ""
+        enter = ("unshare", "--uts", "--mount", "sh", "-ec", ENTER_HOST)
+        return [*enter, self.name, huge, program]
 
     def __exit__(
         self,
