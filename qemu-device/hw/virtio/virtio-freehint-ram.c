@@ -53,7 +53,7 @@
  * A huge page of most hosts. Smaller granules would cost more calls, and leave
  * the host with fragments that it cannot use as huge pages.
  */
-#define FREEHINT_MIN_GRANULE (2 * MiB)
+#define FREEHINT_USUAL_GRANULE (2 * MiB)
 
 /*
  * The largest block that any Linux guest keeps on its free lists (arm64 with
@@ -360,14 +360,17 @@ static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
     }
 }
 
-/* To discard part of a huge page would split it. */
+/*
+ * To discard part of a huge page would split it. A guest of the same machine
+ * keeps free memory together in pieces of that size, be it smaller than ours.
+ */
 uint64_t freehint_default_granule(VirtIOFreehint *fh)
 {
     const uint64_t thp_size = freehint_read_setting(
         "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
 
-    fh->granule = MAX(FREEHINT_MIN_GRANULE,
-                      MIN(pow2floor(thp_size), FREEHINT_MAX_GRANULE));
+    fh->granule = thp_size ? MIN(pow2floor(thp_size), FREEHINT_MAX_GRANULE) :
+                             FREEHINT_USUAL_GRANULE;
     freehint_foreach_boot_block(freehint_raise_granule, fh);
     return fh->granule;
 }
@@ -1150,8 +1153,8 @@ static void freehint_adapt_job_size(VirtIOFreehint *fh, const FreehintJob *job)
     }
     if (job->ns > FREEHINT_MAX_JOB_NS) {
         fh->job_size = fh->job_size * FREEHINT_MAX_JOB_NS / job->ns;
-        fh->job_size = MAX(QEMU_ALIGN_DOWN(fh->job_size, FREEHINT_MIN_GRANULE),
-                           FREEHINT_MIN_JOB);
+        fh->job_size = QEMU_ALIGN_DOWN(fh->job_size, FREEHINT_USUAL_GRANULE);
+        fh->job_size = MAX(fh->job_size, FREEHINT_MIN_JOB);
     } else if (!job->room && job->ns < FREEHINT_MAX_JOB_NS / 4) {
         fh->job_size = MIN(fh->job_size * 2, FREEHINT_MAX_JOB);
     }
