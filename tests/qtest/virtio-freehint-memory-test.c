@@ -1834,6 +1834,12 @@ static void test_accel(void)
                           " tcg");
 }
 
+static void test_bad_granule(void)
+{
+    assert_does_not_start("-M q35 -nodefaults -device " DEVICE
+                          ",x-granule=3M", "'x-granule' is 0x300000");
+}
+
 static void test_no_device(void)
 {
     QTestState *qts = qtest_init("-M q35 -nodefaults");
@@ -1934,6 +1940,7 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/mmio/queue-ready", test_mmio_queue_ready);
     qtest_add_func("virtio-freehint/mmio-legacy", test_mmio_legacy);
     qtest_add_func("virtio-freehint/accel", test_accel);
+    qtest_add_func("virtio-freehint/bad-granule", test_bad_granule);
     qtest_add_func("virtio-freehint/no-device", test_no_device);
     qtest_add_func("virtio-freehint/start-disabled", test_start_disabled);
     return g_test_run();
