@@ -563,6 +563,13 @@ static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
+/* The address sanitizer keeps what was freed; it finds leaks by itself. */
+#ifdef QEMU_SANITIZE_ADDRESS
+#define FREED_IS_KEPT true
+#else
+#define FREED_IS_KEPT false
+#endif
+
 /* QEMU's own memory, in KiB. */
 static uint64_t resident_anon(void)
 {
@@ -604,6 +611,7 @@ static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
     QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
     uint64_t hints = qfreehint_stat("hints");
     uint64_t before = 0;
+    int64_t grown;
     int i;
 
     qfreehint_set_prop("veto0", "pool-busy", true);
@@ -614,7 +622,8 @@ static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
         hint_and_clear_driver_ok(fh, &hint, ++hints);
     }
     /* Of what is left of each hint it would be more. */
-    g_assert_cmpint((int64_t)(resident_anon() - before) * KiB, <, rounds * 64);
+    grown = (int64_t)(resident_anon() - before) * KiB;
+    g_assert_true(FREED_IS_KEPT || grown < rounds * 64);
     qfreehint_set_prop("veto0", "pool-busy", false);
     qfreehint_restart(fh, alloc);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
