@@ -8,6 +8,7 @@ sizes are bytes.
 
 import base64
 import bisect
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -56,6 +57,9 @@ TRACING = "/sys/kernel/tracing"
 
 # A host that is busy may not let the timer tick while the kernel looks whether it does.
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
+
+# How often a port that is silent is sent something, in seconds.
+NUDGE = 5
 
 # What a kernel says when something in it is wrong.
 SPLAT = re.compile(
@@ -148,12 +152,22 @@ class GuestAgent:
         return entry
 
     def finish(self, entry: _Command, timeout: float) -> Finished:
+        """Wait for its end.
+
+        When a guest has woken up, Linux may hold back what goes to a port until
+        something comes from there. So an empty line is sent now and then.
+        """
         deadline = time.monotonic() + timeout
+        nudge = time.monotonic() + NUDGE
         while not entry.done.wait(0.2):
             if self._closed.is_set():
                 raise GuestError(f"the guest went away during '{entry.text}'")
             if time.monotonic() > deadline:
                 raise GuestTimeout(f"'{entry.text}' took more than {timeout:.0f} s")
+            if time.monotonic() > nudge:
+                nudge += NUDGE
+                with contextlib.suppress(OSError):
+                    self._socket.sendall(b"\n")
         assert entry.result is not None
         return entry.result
 
@@ -265,6 +279,8 @@ class FreehintVM:
     `wakes`, it was hibernated there, and boots.
     """
 
+    _numbers = itertools.count(1)
+
     def __init__(
         self,
         reporter: str = "freehint",
@@ -288,7 +304,7 @@ class FreehintVM:
         self.agent: GuestAgent
         accel = accel or accelerator.chosen(BUILD)
         # A file keeps what the kernel said for whoever looks into a failure.
-        self.console = BUILD / "logs" / f"guest-{os.getpid()}-{id(self):x}.log"
+        self.console = BUILD / "logs" / f"guest-{os.getpid()}-{next(self._numbers)}.log"
         self.console.parent.mkdir(parents=True, exist_ok=True)
         host_end, guest_end = socket.socketpair()
         guest_end.set_inheritable(True)
@@ -381,7 +397,11 @@ class FreehintVM:
         deadline = time.monotonic() + timeout
         while not self.agent.wait_up(0.2):
             if not self.machine.is_running():
-                raise GuestError(f"QEMU has ended: {self.machine.get_log()}")
+                self.machine.shutdown(hard=True)
+                raise GuestError(
+                    f"QEMU has ended with {self.machine.exitcode()}, see {self.console}:"
+                    f" {self.machine.get_log()}"
+                )
             if time.monotonic() > deadline:
                 registers = self.machine.cmd(
                     "human-monitor-command", command_line="info registers -a"

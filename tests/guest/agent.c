@@ -8,6 +8,7 @@
  * PORT is a virtio-serial port; what goes over it are lines:
  *
  *	to the guest	ID COMMAND		run COMMAND by /bin/sh
+ *			(an empty line)		nothing, see freehint_vm.py
  *	to the host	hello NOW		the agent is up
  *			mem NOW FREE		every INTERVAL_MS
  *			ID out TEXT		a line that the command wrote
@@ -140,6 +141,8 @@ static void start_job(void *arg, const char *line)
 	int ends[2], skip = 0;
 
 	(void)arg;
+	if (!*line)
+		return;
 	if (!job)
 		errx(1, "more than %d commands at once", MAX_JOBS);
 	if (sscanf(line, "%31s %n", job->id, &skip) != 1 || !skip)
