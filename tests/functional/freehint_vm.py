@@ -6,7 +6,6 @@ time.monotonic() in seconds, also those of things that happened in the guest;
 sizes are bytes.
 """
 
-import base64
 import bisect
 import contextlib
 import dataclasses
@@ -15,7 +14,6 @@ import os
 import re
 import shlex
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -46,8 +44,6 @@ if not INITRAMFS.exists():
 # Where the kernel does not have the driver in it, it is the last disk, by this name.
 MODULE = KERNEL.parents[3] / "drivers/virtio/freehint/virtio_freehint.ko"
 MODULE_DISK = "freehint-module"
-# A folder for what a kernel with gcov has counted, see scripts/coverage.
-EXECUTED = os.environ.get("FREEHINT_EXECUTED", "")
 # For whoever debugs: more arguments for QEMU and for the guest's kernel.
 MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
 MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
@@ -382,8 +378,6 @@ class FreehintVM:
         in_order = kind is None or issubclass(kind, unittest.SkipTest)
         try:
             splats = self.splats() if in_order else []
-            if in_order and EXECUTED:
-                self.keep_executed(Path(EXECUTED))
         finally:
             self.memory.stop()
             self.machine.shutdown(hard=True)
@@ -477,38 +471,19 @@ class FreehintVM:
         command = f"grep -F {wanted} {TRACING}/trace; echo > {TRACING}/trace"
         return [line for line in self.check(command).splitlines() if line]
 
-    def is_running(self) -> bool:
-        """Whether the guest can be asked: QEMU is there, and has not stopped it."""
-        if not self.machine.is_running():
-            return False
-        status: Any = self.machine.cmd("query-status")
-        return bool(status["running"])
-
     def splats(self) -> list[str]:
         """From the first complaint of the guest's kernel on, what it said.
 
         A guest that was stopped, or moved elsewhere, cannot be asked.
         """
-        if not self.is_running():
+        if not self.machine.is_running():
+            return []
+        status: Any = self.machine.cmd("query-status")
+        if not status["running"]:
             return []
         lines = self.check("dmesg").splitlines()
         first = next((i for i, line in enumerate(lines) if SPLAT.search(line)), None)
         return [] if first is None else lines[first:]
-
-    def keep_executed(self, folder: Path) -> None:
-        """Which lines of ours the guest's kernel has executed, if it can be asked."""
-        if not self.is_running():
-            return
-        # What debugfs has cannot be archived: its files say that they are empty.
-        self.check(
-            "cd /sys/kernel/debug/gcov && for file in"
-            " $(find . -path '*/freehint/*.gcda'); do mkdir -p /tmp/gcov/${file%/*} &&"
-            " cat $file >/tmp/gcov/$file || exit; done"
-        )
-        packed = base64.b64decode(self.check("tar -c -z -C /tmp/gcov . | base64"))
-        (folder / self.console.stem).mkdir(parents=True)
-        command = ["tar", "-x", "-z", "-C", str(folder / self.console.stem)]
-        subprocess.run(command, input=packed, check=True)
 
     # -- devices --
 
