@@ -39,9 +39,11 @@ class RefusalsTest(unittest.TestCase):
                 " && echo $d >unbind"
             )
             # Nobody tells; the driver looks now and then.
-            wait_for("hints", lambda: vm.query()["driver-status"] == "active")
-            vm.settle()
-            self.assertGreater(vm.query()["stats"]["discarded"]["bytes"], 512 * MIB)
+            wait_for(
+                "free memory is discarded",
+                lambda: vm.query()["stats"]["discarded"]["bytes"] > 512 * MIB,
+            )
+            self.assertEqual(vm.query()["driver-status"], "active")
 
     def test_poisoned_pages(self) -> None:
         with FreehintVM(append="page_poison=1") as vm:
