@@ -94,7 +94,7 @@ class OffTest(unittest.TestCase):
                 with self.subTest(target, command=name):
                     command = {"execute": name, "arguments": arguments}
                     error = ask("qemu-off", target, command=command)["error"]
-                    self.assertEqual(error["class"], "DeviceNotFound")
+                    self.assertEqual(error["class"], "GenericError")
                     self.assertIn("no virtio-freehint device 'fh0'", error["desc"])
 
 
