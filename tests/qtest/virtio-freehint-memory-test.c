@@ -658,6 +658,22 @@ static void test_prealloc_later(void)
     vm_stop(vm);
 }
 
+/* What was discarded is there again, and has to be hinted once more. */
+static void test_prealloc_allowed(void)
+{
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      ",discard-reserved=on"
+                      " -object memory-backend-ram,id=mem0,size=128M");
+    uint32_t epoch;
+
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    qfreehint_set_prop("/objects/mem0", "prealloc", true);
+    await_epoch_other_than(vm, epoch);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
+}
+
 /*
  * A file whose mapping can be written, but which can no longer be punched: the
  * host fails, the memory is left alone for longer each time, unless the
@@ -1522,6 +1538,16 @@ static void unplug(BackEnd *end)
     qpci_unplug_acpi_device_test(global_qtest, "blk0", BACK_END_SLOT);
 }
 
+static void await_active(VM *vm)
+{
+    const gint64 start = g_get_monotonic_time();
+
+    while (QFREEHINT_CONFIG(&vm->fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+        g_usleep(1000);
+    }
+}
+
 /* A veto as long as the device is plugged, and its back end is there. */
 static void test_vhost_user(const void *data)
 {
@@ -1529,7 +1555,6 @@ static void test_vhost_user(const void *data)
     BackEnd end;
     VM *vm;
     uint32_t epoch;
-    gint64 start;
 
     if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
         g_test_skip("no " VHOST_USER_BLK);
@@ -1544,13 +1569,40 @@ static void test_vhost_user(const void *data)
     epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
 
     end_it(&end);
-    start = g_get_monotonic_time();
-    while (QFREEHINT_CONFIG(&vm->fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
-        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
-        g_usleep(1000);
-    }
+    await_active(vm);
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
     assert_discarded(vm, 0, FREE_START, GRANULE);
+    vm_stop(vm);
+    back_end_remove(&end);
+}
+
+/* Nobody hints or asks meanwhile. */
+static void test_vhost_user_announced(void)
+{
+    uint32_t epoch;
+    BackEnd end;
+    VM *vm;
+
+    if (!g_file_test(VHOST_USER_BLK, G_FILE_TEST_IS_EXECUTABLE)) {
+        g_test_skip("no " VHOST_USER_BLK);
+        return;
+    }
+    end = back_end_start();
+    vm = vm_start("-M pc,memory-backend=mem0 -nodefaults"
+                  " -object memory-backend-memfd,id=mem0,size=128M,share=on"
+                  " -chardev socket,id=vu0,path=%s -device " DEVICE,
+                  end.socket);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
+    qtest_qmp_device_add(global_qtest, "vhost-user-blk-pci", "blk0",
+                         "{ 'chardev': 'vu0', 'addr': %s }",
+                         stringify(BACK_END_SLOT));
+    qtest_qmp_eventwait(global_qtest, "FREEHINT_STATE_CHANGED");
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, state), ==,
+                     VIRTIO_FREEHINT_STATE_VETOED);
+    unplug(&end);
+    await_active(vm);
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
     vm_stop(vm);
     back_end_remove(&end);
 }
@@ -1623,11 +1675,7 @@ static void test_vhost_user_reconnects(void)
     blk = use_back_end(vm, &vq);
     back_end_stop(&end);
     unlink(end.socket);
-    start = g_get_monotonic_time();
-    while (QFREEHINT_CONFIG(&vm->fh, state) != VIRTIO_FREEHINT_STATE_ACTIVE) {
-        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
-        g_usleep(1000);
-    }
+    await_active(vm);
 
     slow = qfreehint_prepare(&vm->fh, &vm->qs->alloc, &hdr, &range, 1);
     qfreehint_submit(&vm->fh, &slow);
@@ -1886,6 +1934,8 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/backing/prealloc", test_prealloc);
     qtest_add_func("virtio-freehint/backing/prealloc-later",
                    test_prealloc_later);
+    qtest_add_func("virtio-freehint/backing/prealloc-allowed",
+                   test_prealloc_allowed);
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
     qtest_add_func("virtio-freehint/backing/host-failure-of-two",
                    test_host_failure_of_two);
@@ -1930,6 +1980,8 @@ int main(int argc, char **argv)
                         test_vhost_user);
     qtest_add_data_func("virtio-freehint/vhost-user/gone", back_end_stop,
                         test_vhost_user);
+    qtest_add_func("virtio-freehint/vhost-user/announced",
+                   test_vhost_user_announced);
     qtest_add_func("virtio-freehint/vhost-user/safe", test_vhost_user_safe);
     qtest_add_func("virtio-freehint/vhost-user/declared-safe",
                    test_vhost_user_declared_safe);

@@ -166,7 +166,7 @@ static const struct {
         freehint_has_vhost_user,
         "a vhost-user back end may hold guest memory; assume-vhost-user-safe"
         " is for those that do not",
-        VIRTIO_FREEHINT_REASON_EXTERNAL, true
+        VIRTIO_FREEHINT_REASON_EXTERNAL
     },
     [FREEHINT_REASON_FIXED_MEMORY] = {
         NULL, "its backing does not let go of memory"
@@ -373,13 +373,14 @@ void freehint_refresh_state(VirtIOFreehint *fh)
 
 static void freehint_poll_veto(void *opaque)
 {
-    freehint_refresh_state(opaque);
+    freehint_apply_vetoes(opaque);
 }
 
 /*
  * Any thread. Whoever enables discards may unpin only after that, so it is left
- * to the main loop to find out. Pinning has populated memory, also if it is
- * over before the main loop looks.
+ * to the main loop to find out. Whoever pins has populated memory, also if it
+ * is over before the main loop looks, and so may a vhost-user back end that
+ * comes or goes.
  */
 static void freehint_discard_disable_changed(Notifier *notifier, void *data)
 {
