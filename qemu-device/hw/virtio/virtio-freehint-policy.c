@@ -181,6 +181,11 @@ static const struct {
         "it has huge pages or is preallocated; discard-reserved=on gives the"
         " reservation up"
     },
+    [FREEHINT_REASON_LARGE_PAGES] = {
+        NULL,
+        "its pages are larger than the granule, and ranges smaller than a page"
+        " are refused; give it smaller pages"
+    },
     [FREEHINT_REASON_HOST_FAILURE] = {
         NULL, "the host failed to discard some memory; it is tried again"
     },

@@ -38,6 +38,7 @@
 #include "qapi/util.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
+#include "system/system.h"
 #include "trace.h"
 
 #ifndef MADV_PAGEOUT
@@ -239,6 +240,84 @@ typedef struct FreehintUpdate {
     bool grown;
 } FreehintUpdate;
 
+/* A number in sysfs or the like; 0 if it cannot be read. */
+static uint64_t freehint_read_setting(const char *path)
+{
+    g_autofree char *text = NULL;
+    uint64_t value;
+
+    return g_file_get_contents(path, &text, NULL, NULL) &&
+           !parse_uint(g_strchomp(text), NULL, 10, &value) ? value : 0;
+}
+
+/* A pool of huge pages, or a file system, and what of it is the VM's. */
+typedef struct FreehintStore {
+    uint64_t page_size;
+    dev_t dev;
+    uint64_t used;
+    uint64_t wanted;
+} FreehintStore;
+
+static void freehint_add_to_store(MemoryRegion *mr, Object *dev, void *opaque)
+{
+    const RAMBlock *rb = mr->ram_block;
+    FreehintStore *store = opaque;
+    struct stat st;
+
+    if (rb && rb->fd >= 0 && !fstat(rb->fd, &st) &&
+        rb->page_size == store->page_size && st.st_dev == store->dev) {
+        store->used += st.st_blocks * 512ull;
+        store->wanted += rb->used_length;
+    }
+}
+
+/* So much more can be had, in bytes. */
+static uint64_t freehint_pool_left(uint64_t page_size)
+{
+    g_autofree char *pool = g_strdup_printf(
+        "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB", page_size / KiB);
+    g_autofree char *idle = g_build_filename(pool, "free_hugepages", NULL);
+    g_autofree char *more = g_build_filename(pool, "nr_overcommit_hugepages",
+                                             NULL);
+    g_autofree char *had = g_build_filename(pool, "surplus_hugepages", NULL);
+    const uint64_t max = freehint_read_setting(more);
+
+    return page_size * (freehint_read_setting(idle) + max -
+                        MIN(max, freehint_read_setting(had)));
+}
+
+/* Where memory that was discarded cannot be had again, touching it is fatal. */
+static void freehint_warn_of_store(const MemoryRegion *mr)
+{
+    const RAMBlock *rb = mr->ram_block;
+    FreehintStore store = { };
+    uint64_t capacity;
+    struct statfs fs;
+    struct stat st;
+
+    if (!rb || rb->fd < 0 || fstat(rb->fd, &st) || fstatfs(rb->fd, &fs)) {
+        return;
+    }
+    store.page_size = rb->page_size;
+    store.dev = st.st_dev;
+    freehint_foreach_block(freehint_add_to_store, &store);
+    if (rb->page_size != qemu_real_host_page_size()) {
+        capacity = store.used + freehint_pool_left(rb->page_size);
+    } else if (fs.f_blocks) {
+        capacity = store.used + (uint64_t)fs.f_bavail * fs.f_bsize;
+    } else {
+        /* A file system without a size, as that of memfds is. */
+        return;
+    }
+    if (capacity < store.wanted) {
+        warn_report("virtio-freehint: memory '%s', with what else is behind it,"
+                    " may need %" PRIu64 " MiB, and can have %" PRIu64 " MiB:"
+                    " the VM is killed when that is used up",
+                    memory_region_name(mr), store.wanted / MiB,
+                    capacity / MiB);
+    }
+}
+
 static void freehint_update_block(MemoryRegion *mr, Object *dev, void *opaque)
 {
     FreehintUpdate *update = opaque;
@@ -252,6 +331,7 @@ static void freehint_update_block(MemoryRegion *mr, Object *dev, void *opaque)
         block->dev_prealloc = freehint_has_set(dev, "prealloc");
         block->refusal = FREEHINT_NO_REASON;
         update->grown = true;
+        freehint_warn_of_store(mr);
     }
     freehint_update_refusal(update->fh, mr, block);
     g_hash_table_insert(update->new, mr, block);
@@ -338,16 +418,6 @@ static void freehint_ram_removed(RAMBlockNotifier *notifier, void *host,
     g_hash_table_foreach_remove(fh->blocks, freehint_is_at, host);
 }
 
-/* A number in sysfs or the like; 0 if it cannot be read. */
-static uint64_t freehint_read_setting(const char *path)
-{
-    g_autofree char *text = NULL;
-    uint64_t value;
-
-    return g_file_get_contents(path, &text, NULL, NULL) &&
-           !parse_uint(g_strchomp(text), NULL, 10, &value) ? value : 0;
-}
-
 static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
 {
     const RAMBlock *rb = mr->ram_block;
@@ -373,42 +443,6 @@ uint64_t freehint_default_granule(VirtIOFreehint *fh)
                              FREEHINT_USUAL_GRANULE;
     freehint_foreach_boot_block(freehint_raise_granule, fh);
     return fh->granule;
-}
-
-/* What the host has for a block at most, in bytes. */
-static uint64_t freehint_capacity(const RAMBlock *rb)
-{
-    struct statfs fs;
-
-    if (rb->page_size != qemu_real_host_page_size()) {
-        g_autofree char *pool = g_strdup_printf(
-            "/sys/kernel/mm/hugepages/hugepages-%zukB", rb->page_size / KiB);
-        g_autofree char *fixed = g_build_filename(pool, "nr_hugepages", NULL);
-        g_autofree char *more = g_build_filename(pool,
-                                                 "nr_overcommit_hugepages",
-                                                 NULL);
-
-        return rb->page_size * (freehint_read_setting(fixed) +
-                                freehint_read_setting(more));
-    }
-    /* A file system without a size, as that of memfds is, has no limit. */
-    return rb->fd < 0 || fstatfs(rb->fd, &fs) || !fs.f_blocks ? UINT64_MAX :
-           (uint64_t)fs.f_blocks * fs.f_bsize;
-}
-
-/* Where memory that was discarded cannot be had again, touching it is fatal. */
-static void freehint_warn_of_capacity(MemoryRegion *mr, Object *dev,
-                                      void *opaque)
-{
-    const RAMBlock *rb = mr->ram_block;
-    const uint64_t capacity = rb ? freehint_capacity(rb) : UINT64_MAX;
-
-    if (rb && capacity < rb->used_length) {
-        warn_report("virtio-freehint: memory '%s' has %" PRIu64 " MiB, but what"
-                    " is behind it has no more than %" PRIu64 " MiB: the VM is"
-                    " killed when that is used up", memory_region_name(mr),
-                    (uint64_t)rb->used_length / MiB, capacity / MiB);
-    }
 }
 
 typedef struct FreehintPopulation {
@@ -712,6 +746,9 @@ static bool freehint_block_has(VirtIOFreehint *fh, const MemoryRegion *mr,
     }
     if (block->refusal != FREEHINT_NO_REASON) {
         return block->refusal == reason;
+    }
+    if (reason == FREEHINT_REASON_LARGE_PAGES) {
+        return mr->ram_block->page_size > fh->granule;
     }
     return block->failures && reason == FREEHINT_REASON_HOST_FAILURE;
 }
@@ -1216,6 +1253,13 @@ void freehint_job_drain(VirtIOFreehint *fh)
     }
 }
 
+/* By now all memory that the VM starts with is there. */
+static void freehint_machine_done(Notifier *notifier, void *data)
+{
+    freehint_update_blocks(container_of(notifier, VirtIOFreehint,
+                                        machine_done));
+}
+
 void freehint_ram_init(VirtIOFreehint *fh)
 {
     fh->pool = thread_pool_new();
@@ -1223,7 +1267,6 @@ void freehint_ram_init(VirtIOFreehint *fh)
     fh->job = (FreehintJob) { .fh = fh, .parts = freehint_parts_new() };
     freehint_job_shorten(fh);
     freehint_probe_host(fh);
-    freehint_foreach_block(freehint_warn_of_capacity, NULL);
     fh->blocks = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     fh->blocks_stale = true;
     fh->retry_timer = timer_new_ms(QEMU_CLOCK_REALTIME, freehint_retry, fh);
@@ -1236,11 +1279,14 @@ void freehint_ram_init(VirtIOFreehint *fh)
     memory_listener_register(&fh->memory_listener, &address_space_memory);
     fh->ram_notifier.ram_block_removed = freehint_ram_removed;
     ram_block_notifier_add(&fh->ram_notifier);
+    fh->machine_done.notify = freehint_machine_done;
+    qemu_add_machine_init_done_notifier(&fh->machine_done);
 }
 
 /* The worker may be about to find out that its job was called off. */
 void freehint_ram_cleanup(VirtIOFreehint *fh)
 {
+    qemu_remove_machine_init_done_notifier(&fh->machine_done);
     ram_block_notifier_remove(&fh->ram_notifier);
     /* Until then, memory that is removed asks for the job in progress. */
     memory_listener_unregister(&fh->memory_listener);

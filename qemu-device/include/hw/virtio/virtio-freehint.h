@@ -258,6 +258,7 @@ struct VirtIOFreehint {
     QEMUTimer *retry_timer;
     MemoryListener memory_listener;
     RAMBlockNotifier ram_notifier;
+    Notifier machine_done;
 
     /* Whether the host keeps what is written after MADV_FREE. */
     FreehintLazyProbe lazy_probe;
