@@ -40,9 +40,14 @@ DeviceState *freehint_proxy(VirtIOFreehint *fh)
 
 void freehint_notify_config(VirtIOFreehint *fh)
 {
+    VirtIODevice *vdev = VIRTIO_DEVICE(fh);
+
     fh->config_changed = !fh->running;
     if (fh->running) {
-        virtio_notify_config(VIRTIO_DEVICE(fh));
+        virtio_notify_config(vdev);
+    } else {
+        /* A driver that is about to read several fields reads them again. */
+        vdev->generation++;
     }
 }
 
