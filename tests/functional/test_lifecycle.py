@@ -151,7 +151,7 @@ class RestartTest(unittest.TestCase):
             vm.start("reboot -f")
             vm.machine.wait(timeout=60)
         # By the driver: QEMU's own, when it ends, would have answered.
-        self.assertIn("drain hints=0 slice=0 answer=0", trace.text(mark))
+        self.assertIn("drain hints=0 job=0 answer=0", trace.text(mark))
         hinted = {cookie for _, cookie in trace.hints()}
         self.assertEqual(hinted, set(trace.answers()))
 

@@ -252,7 +252,7 @@ FreehintFlushStarted *qmp_freehint_flush(const char *id,
                    " to %d", timeout_ms, FREEHINT_MAX_FLUSH_MS);
         return NULL;
     }
-    freehint_refresh_state(fh);
+    freehint_apply_vetoes(fh);
     if (!freehint_can_flush(fh, errp)) {
         return NULL;
     }
@@ -336,7 +336,7 @@ static void freehint_apply_settings(VirtIOFreehint *fh,
         }
         fh->enabled = new->enabled;
     }
-    freehint_refresh_state(fh);
+    freehint_apply_vetoes(fh);
 }
 
 void qmp_freehint_set(FreehintSettings *new, Error **errp)
@@ -442,7 +442,7 @@ FreehintInfoList *qmp_query_freehint(Error **errp)
     FreehintInfoList *devices = NULL;
 
     if (fh) {
-        freehint_refresh_state(fh);
+        freehint_apply_vetoes(fh);
         QAPI_LIST_PREPEND(devices, freehint_query(fh));
     }
     return devices;

@@ -365,7 +365,7 @@ void freehint_owe_epoch(VirtIOFreehint *fh)
     qemu_bh_schedule(fh->bh);
 }
 
-void freehint_refresh_state(VirtIOFreehint *fh)
+void freehint_apply_vetoes(VirtIOFreehint *fh)
 {
     const FreehintReason reason = freehint_first_veto(fh);
 
@@ -410,7 +410,7 @@ static int freehint_migration_changed(NotifierWithReturn *notifier,
                                       migration_notifier);
 
     if (event->type == MIG_EVENT_PRECOPY_SETUP) {
-        freehint_refresh_state(fh);
+        freehint_apply_vetoes(fh);
     } else {
         qemu_bh_schedule(fh->bh);
     }

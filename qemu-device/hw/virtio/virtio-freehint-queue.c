@@ -420,7 +420,7 @@ static void freehint_parse(VirtIOFreehint *fh, FreehintHint *hint)
 }
 
 /* Returns whether there was a message. */
-static bool freehint_pop(VirtIOFreehint *fh)
+static bool freehint_receive(VirtIOFreehint *fh)
 {
     FreehintHint *hint = virtqueue_pop(fh->hintq, sizeof(FreehintHint));
 
@@ -446,7 +446,7 @@ static bool freehint_pop(VirtIOFreehint *fh)
 static bool freehint_take(VirtIOFreehint *fh)
 {
     virtio_queue_set_notification(fh->hintq, 0);
-    if (freehint_pop(fh)) {
+    if (freehint_receive(fh)) {
         return true;
     }
     virtio_queue_set_notification(fh->hintq, 1);
@@ -674,7 +674,7 @@ static void freehint_turn(VirtIOFreehint *fh, FreehintBudget *takes,
     bool more;
 
     freehint_job_reap(fh);
-    freehint_refresh_state(fh);
+    freehint_apply_vetoes(fh);
     if (!fh->running) {
         return;
     }

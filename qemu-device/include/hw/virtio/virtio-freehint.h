@@ -442,7 +442,7 @@ void freehint_ram_cleanup(VirtIOFreehint *fh);
 /* virtio-freehint-policy.c: vetoes and reasons, precopy, the rate limit */
 
 /**
- * freehint_refresh_state: act on what has changed outside the device
+ * freehint_apply_vetoes: act on what has changed outside the device
  *
  * Brings state, reason and epoch up to date, drains if the device has to stop,
  * and tells driver and management. When this returns and the state is not
@@ -450,7 +450,7 @@ void freehint_ram_cleanup(VirtIOFreehint *fh);
  *
  * Section "Effective state".
  */
-void freehint_refresh_state(VirtIOFreehint *fh);
+void freehint_apply_vetoes(VirtIOFreehint *fh);
 
 /* What the driver is told: enum virtio_freehint_reason. */
 uint32_t freehint_guest_reason(const VirtIOFreehint *fh);
