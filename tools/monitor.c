@@ -12,6 +12,9 @@
 /* How many monitors are asked at a time. */
 #define MAX_THREADS 32
 
+/* Of a map, where there is no device. */
+#define DEFAULT_GRANULE (2 << 20)
+
 #define STATS "stats."
 #define GAUGES "guest-gauges."
 
@@ -128,7 +131,7 @@ void source_free(Source *source)
 static void source_add(GPtrArray *sources, char *name, char *path, char *domain,
                        gint64 pid)
 {
-    const Source source = { name, path, domain, pid };
+    const Source source = { name, path, domain, pid, FALSE };
 
     g_ptr_array_add(sources, g_memdup2(&source, sizeof(source)));
 }
@@ -280,6 +283,8 @@ void sample_free(Sample *sample)
         g_free(sample->words[i]);
     }
     g_clear_pointer(&sample->obstacles, json_array_unref);
+    g_clear_pointer(&sample->map, map_free);
+    g_free(sample->map_problem);
     g_free(sample->name);
     g_free(sample->detail);
     g_free(sample);
@@ -444,6 +449,9 @@ typedef struct Channel {
     unsigned timeout_s;
     GSocketConnection *connection;
     GDataInputStream *input;
+    /* What query-memdev and x-query-ramblock have returned, for a map. */
+    JsonNode *memdevs, *blocks;
+    GError *map_error;
 } Channel;
 
 gboolean socket_is_taken(const char *path, const char *table)
@@ -621,6 +629,12 @@ static void ask(Channel *channel, GError **error)
         sample->when = g_get_monotonic_time();
         sample_parse(sample, info);
     }
+    if (info && source->wants_map) {
+        channel->memdevs = execute(channel, "query-memdev",
+                                   &channel->map_error);
+        channel->blocks = execute(channel, "x-query-ramblock",
+                                  &channel->map_error);
+    }
 }
 
 static void set_failure(Channel *channel, const GError *error)
@@ -690,6 +704,28 @@ static void ask_host(Sample *sample)
         values[LAZY_CALLS];
 }
 
+/* Which process it is has to be known by now. */
+static void take_map(Channel *channel)
+{
+    Sample *sample = channel->sample;
+    const char *blocks = string_at(channel->blocks, "human-readable-text");
+    gint64 granule = sample->figures[GRANULE];
+
+    if (blocks) {
+        sample->map = map_take("/proc", sample->pid,
+                               granule == UNKNOWN ? DEFAULT_GRANULE : granule,
+                               channel->memdevs, blocks, &channel->map_error);
+    }
+    if (channel->source->wants_map && !sample->map) {
+        sample->map_problem = g_strdup(
+            channel->map_error ? channel->map_error->message :
+            "QEMU cannot be asked");
+    }
+    g_clear_error(&channel->map_error);
+    g_clear_pointer(&channel->memdevs, json_node_unref);
+    g_clear_pointer(&channel->blocks, json_node_unref);
+}
+
 /* What only the list of processes tells: of a monitor that is busy, too. */
 static void match_process(const Source *source, Sample *sample)
 {
@@ -734,6 +770,7 @@ static void sample_take(gpointer data, gpointer opaque)
     }
     match_process(channel->source, sample);
     ask_host(sample);
+    take_map(channel);
     g_clear_object(&channel->input);
     g_clear_object(&channel->connection);
 }

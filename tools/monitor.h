@@ -11,8 +11,7 @@
 #ifndef FREEHINT_MONITOR_H
 #define FREEHINT_MONITOR_H
 
-#include <gio/gio.h>
-#include <json-glib/json-glib.h>
+#include "map.h"
 
 typedef enum FigureId {
     MONITOR_UP, WORKS, VM_MEMORY, HOST_RESIDENT, HOST_LAZY_FREE,
@@ -65,6 +64,8 @@ typedef struct Source {
     char *domain;
     /* QEMU's process, if it was found by it. */
     gint64 pid;
+    /* Whether a sample is to have a map. */
+    gboolean wants_map;
 } Source;
 
 typedef struct Sample {
@@ -89,6 +90,9 @@ typedef struct Sample {
     /* As query-freehint has them. */
     JsonArray *obstacles;
     gint64 figures[N_FIGURES];
+    /* NULL if nobody wants one; or if there is none, which map_problem says. */
+    Map *map;
+    char *map_problem;
 } Sample;
 
 void source_free(Source *source);

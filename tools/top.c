@@ -76,7 +76,7 @@ static GOptionEntry options[] = {
 static GMainLoop *loop;
 static GPtrArray *vms;
 static int sort_column = COLUMN_STATE;
-static gboolean reversed, on_page, sampling;
+static gboolean reversed, on_page, on_map, sampling;
 static char *selected;
 static guint first_row, timer;
 
@@ -160,16 +160,20 @@ static Vm *vm_next(const Vm *last, const char *key, Sample *sample)
     return vm;
 }
 
+static char *source_key(const Source *source)
+{
+    return g_strdup_printf("%s %s %" G_GINT64_FORMAT,
+                           source->path ? source->path : "",
+                           source->domain ? source->domain : "", source->pid);
+}
+
 /* What one look has found, with what was there before. */
 static void take_over(GPtrArray *sources, GPtrArray *samples)
 {
     GPtrArray *next = g_ptr_array_new_with_free_func(vm_free);
 
     for (guint i = 0; i < sources->len; i++) {
-        const Source *source = sources->pdata[i];
-        g_autofree char *key = g_strdup_printf(
-            "%s %s %" G_GINT64_FORMAT, source->path ? source->path : "",
-            source->domain ? source->domain : "", source->pid);
+        g_autofree char *key = source_key(sources->pdata[i]);
 
         g_ptr_array_add(next, vm_next(find_vm(vms, key), key,
                                       samples->pdata[i]));
@@ -340,11 +344,15 @@ static void draw_list(void)
         "  s/S sort  r reverse  Space now ");
 }
 
+static gboolean utf8(void)
+{
+    return !strcmp(nl_langinfo(CODESET), "UTF-8");
+}
+
 static int draw_bars(const Vm *vm, int row, int bar, int height)
 {
     static const char *const titles[] = { "host", "guest free", "discarded/s" };
-    const char *levels = strcmp(nl_langinfo(CODESET), "UTF-8") ?
-                         " ..::||##" : " ▁▂▃▄▅▆▇█";
+    const char *levels = utf8() ? " ▁▂▃▄▅▆▇█" : " ..::||##";
     const gint64 *values = vm->history[bar];
     int width = CLAMP(COLS - 20, 0, HISTORY);
     gint64 most = bar == BAR_RATE ? 1 : vm->sample->figures[VM_MEMORY];
@@ -370,6 +378,56 @@ static int draw_bars(const Vm *vm, int row, int bar, int height)
     return row + height;
 }
 
+static void draw_figures(const Vm *vm, int row)
+{
+    int across = MAX(COLS / 40, 1);
+
+    for (int id = VM_MEMORY; id < N_FIGURES; id++) {
+        int place = id - VM_MEMORY;
+        gint64 value = vm->sample->figures[id];
+        const char *name = figures[id].metric + strlen("freehint_");
+        char number[G_ASCII_DTOSTR_BUF_SIZE];
+        g_autofree char *size = report_size(value), *line = NULL;
+
+        report_figure(id, value, number);
+        line = g_strdup_printf(
+            "%-30s %7.7s", name, strstr(name, "bytes") || value == UNKNOWN ?
+            size : number);
+        if (row + place / across < LINES - 1) {
+            put(row + place / across, place % across * 40, A_NORMAL, line);
+        }
+    }
+}
+
+/* A cell has the mean of as many granules as it takes to fill the screen. */
+static void draw_map(const Map *map, int row)
+{
+    const char *levels = utf8() ? "·░▒▓█" : ".-+*#";
+    guint rows = MAX(LINES - 3 - row, 1), n = map->parts->len;
+    guint each = MAX((n + rows * COLS - 1) / (rows * COLS), 1);
+    g_autofree char *granule = report_size(map->granule), *text =
+        g_strdup_printf("map: each cell stands for %" G_GUINT64_FORMAT
+                        " of %s; %.*s no host memory, %s only that", each *
+                        map->step, granule,
+                        (int)(g_utf8_next_char(levels) - levels), levels,
+                        g_utf8_offset_to_pointer(levels, 4));
+
+    put(row, 0, A_NORMAL, text);
+    for (guint cell = 0; cell * each < n; cell++) {
+        guint last = MIN(n, (cell + 1) * each), sum = 0, level;
+        const char *block;
+
+        for (guint i = cell * each; i < last; i++) {
+            sum += map->parts->data[i];
+        }
+        /* The first is for nothing at all, the last for everything. */
+        level = sum ? 1 + 3 * sum / (255 * (last - cell * each)) : 0;
+        block = g_utf8_offset_to_pointer(levels, level);
+        mvaddnstr(row + 1 + cell / COLS, cell % COLS, block,
+                  g_utf8_next_char(block) - block);
+    }
+}
+
 static void draw_page(const Vm *vm)
 {
     const Sample *sample = vm->sample;
@@ -380,7 +438,7 @@ static void draw_page(const Vm *vm)
         verdicts[sample->figures[WORKS] - UNKNOWN]);
     g_autofree char *clean = report_text(title);
     int row = put_lines(0, colour(vm) | A_BOLD, clean);
-    int height = CLAMP((LINES - 24) / N_BARS, 1, 6), across = MAX(COLS / 40, 1);
+    int height = CLAMP((LINES - 24) / N_BARS, 1, 6);
 
     if (sample->detail) {
         g_autofree char *detail = report_text(sample->detail);
@@ -399,23 +457,19 @@ static void draw_page(const Vm *vm)
         row = draw_bars(vm, row + 1, bar, height) - (bar < N_BARS - 1);
     }
     row++;
-    for (int id = VM_MEMORY; id < N_FIGURES; id++) {
-        int place = id - VM_MEMORY;
-        gint64 value = sample->figures[id];
-        const char *name = figures[id].metric + strlen("freehint_");
-        char number[G_ASCII_DTOSTR_BUF_SIZE];
-        g_autofree char *size = report_size(value), *line = NULL;
+    if (!on_map) {
+        draw_figures(vm, row);
+    } else if (sample->map) {
+        draw_map(sample->map, row);
+    } else {
+        g_autofree char *problem = g_strdup_printf("map: %s",
+            sample->map_problem ? sample->map_problem : "looking...");
+        g_autofree char *text = report_text(problem);
 
-        report_figure(id, value, number);
-        line = g_strdup_printf(
-            "%-30s %7.7s", name, strstr(name, "bytes") || value == UNKNOWN ?
-            size : number);
-        if (row + place / across < LINES - 1) {
-            put(row + place / across, place % across * 40, A_NORMAL, line);
-        }
+        put_lines(row, A_NORMAL, text);
     }
     put(LINES - 1, 0, A_REVERSE, " q/Esc back  Up/Down other VM"
-             "  Space look now ");
+        "  m map or figures  Space look now ");
 }
 
 static void draw(void)
@@ -460,10 +514,17 @@ static gboolean look(gpointer opaque)
 {
     if (!sampling) {
         g_autoptr(GTask) task = g_task_new(NULL, NULL, looked, NULL);
+        GPtrArray *sources = sources_list(arguments, domains);
 
         g_clear_handle_id(&timer, g_source_remove);
         sampling = TRUE;
-        g_task_set_task_data(task, sources_list(arguments, domains),
+        for (guint i = 0; on_page && on_map && i < sources->len; i++) {
+            Source *source = sources->pdata[i];
+            g_autofree char *key = source_key(source);
+
+            source->wants_map = !strcmp(key, selected);
+        }
+        g_task_set_task_data(task, sources,
                              (GDestroyNotify)g_ptr_array_unref);
         g_task_run_in_thread(task, look_thread);
     }
@@ -518,12 +579,18 @@ static gboolean handle_key(int key)
     case 'r':
         reversed = !reversed;
         break;
+    case 'm':
+        on_map = !on_map;
+        break;
     case ' ':
         look(NULL);
         break;
     }
     if (vms) {
         g_ptr_array_sort(vms, compare);
+    }
+    if (on_page && on_map) {
+        look(NULL);
     }
     draw();
     return TRUE;

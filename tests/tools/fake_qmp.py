@@ -2,7 +2,9 @@
 """QMP sockets without a QEMU: as many VMs as one likes, in any state."""
 
 import copy
+import ctypes
 import json
+import mmap
 import os
 import socket
 import threading
@@ -23,8 +25,8 @@ def recorded(name: str) -> list[dict[str, Any]]:
 class FakeVM:
     """Takes one client at a time, as QEMU does; use it as a context manager.
 
-    Each time it is asked it has discarded `step` bytes more. `mute` is how often it
-    takes a client and says nothing.
+    Each time it is asked it has discarded `step` bytes more. `mute` is whether it takes
+    clients and says nothing. `ram` is what it says its guest's memory is.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class FakeVM:
         memory: int = 512 * MIB,
         step: int = 0,
         mute: bool = False,
+        ram: mmap.mmap | None = None,
     ) -> None:
         self.path = folder / f"{name}.sock"
         self.name = name
@@ -43,6 +46,7 @@ class FakeVM:
         self.memory = memory
         self.step = step
         self.mute = mute
+        self.ram = ram
         self.clients = 0
         self.asked = 0
         self._listener = socket.socket(socket.AF_UNIX)
@@ -94,6 +98,15 @@ class FakeVM:
             say({"event": "RTC_CHANGE", "data": {"offset": 0}})
             say(self._reply(request["execute"]) | {"id": request["id"]})
 
+    def _blocks(self) -> str:
+        """As x-query-ramblock has it, with a block that is not the guest's memory."""
+        lines = ["Block Name PSize Offset Used Total HVA RO", "pc.bios 4 KiB 0x0 0x0 0x0 0x0 ro"]
+        if self.ram:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self.ram))
+            size = len(self.ram)
+            lines.append(f"/objects/ram 4 KiB 0x0 {size:#x} {size:#x} {address:#x} rw")
+        return "\n".join(lines)
+
     def _reply(self, command: str) -> dict[str, Any]:
         if command == "query-freehint" and self.answer is None:
             error = {"class": "CommandNotFound", "desc": "there is no such command"}
@@ -110,6 +123,8 @@ class FakeVM:
                     "plugged-memory": 0,
                 },
                 "query-freehint": self.answer,
+                "query-memdev": [{"id": "ram"}],
+                "x-query-ramblock": {"human-readable-text": self._blocks()},
             }[command]
         }
 

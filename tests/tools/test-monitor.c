@@ -5,6 +5,7 @@
  */
 
 #include <string.h>
+#include <unistd.h>
 #include <glib/gstdio.h>
 #include "report.h"
 
@@ -340,6 +341,79 @@ static void test_arguments(void)
     g_assert_cmpstr(list[3]->domain, ==, "dom");
 }
 
+/* A map of process 42 below a folder that has its pagemap, if it has any. */
+static Map *map_of(const char *pagemap, gsize size, const char *blocks)
+{
+    g_autofree char *proc = g_dir_make_tmp(NULL, NULL);
+    g_autofree char *folder = g_build_filename(proc, "42", NULL);
+    g_autofree char *file = g_build_filename(folder, "pagemap", NULL);
+    g_autoptr(JsonNode) memdevs =
+        json_from_string("[{\"id\": \"pc.ram\"}, {\"id\": \"dimm\"}]", NULL);
+    g_autoptr(GError) error = NULL;
+    Map *map;
+
+    g_assert_cmpint(g_mkdir(folder, 0700), ==, 0);
+    if (pagemap) {
+        g_assert_true(g_file_set_contents(file, pagemap, size, NULL));
+    }
+    map = map_take(proc, 42, 2 * MIB, memdevs, blocks, &error);
+    g_assert_true(!map == !!error);
+    g_remove(file);
+    g_rmdir(folder);
+    g_rmdir(proc);
+    return map;
+}
+
+static void test_map(void)
+{
+    /* In any order; with firmware, and with a name that only ends alike. */
+    static const char blocks[] =
+        " Block Name PSize Offset Used Total HVA RO\n"
+        " /objects/dimm 2 MiB 0x1000000 0x200000 0x200000 0x200000 rw\n"
+        " pc.bios 256 KiB 0x800000 0x40000 0x40000 0x0 ro\n"
+        " a-dimm 4 KiB 0xa00000 0x200000 0x200000 0x0 rw\n"
+        " pc.ram 4 KiB 0x0 0x400000 0x400000 0x600000 rw\n";
+    const gsize pages = 2 * MIB / 4096;
+    g_autofree guint64 *entries = g_new0(guint64, 5 * pages);
+    const gsize size = 5 * pages * sizeof(*entries);
+    g_autoptr(Map) map = NULL;
+
+    if (sysconf(_SC_PAGESIZE) != 4096) {
+        g_test_skip("entries are those of pages of 4 KiB");
+        return;
+    }
+    /* All of it, a page of it, and nothing but what is swapped out. */
+    for (gsize i = 0; i < pages; i++) {
+        entries[3 * pages + i] = G_GUINT64_CONSTANT(1) << 63;
+        entries[pages + i] = G_GUINT64_CONSTANT(1) << 62;
+    }
+    entries[4 * pages + 7] = G_GUINT64_CONSTANT(1) << 63 | 5;
+    map = map_of((const char *)entries, size, blocks);
+    g_assert_nonnull(map);
+    g_assert_cmpuint(map->step, ==, 1);
+    g_assert_cmpmem(map->parts->data, map->parts->len, "\xff\x01\x00", 3);
+    /* Less than the process has; nothing; a process that is gone. */
+    g_assert_null(map_of((const char *)entries, size - 8, blocks));
+    g_assert_null(map_of("", 0, blocks));
+    g_assert_null(map_of(NULL, 0, blocks));
+}
+
+static void test_map_of_a_large_guest(void)
+{
+    /* 10 GiB and 2 MiB, at the same place. */
+    static const char blocks[] =
+        "pc.ram 4 KiB 0x0 0x280000000 0x280000000 0x0 rw\n"
+        "/objects/dimm 4 KiB 0x400000000 0x200000 0x200000 0x0 rw\n";
+    const gsize size = 10 * 1024 * MIB / sysconf(_SC_PAGESIZE) * 8;
+    g_autofree char *pagemap = g_malloc0(size);
+    g_autoptr(Map) map = map_of(pagemap, size, blocks);
+
+    /* 5121 granules of 2 MiB. */
+    g_assert_nonnull(map);
+    g_assert_cmpuint(map->step, ==, 2);
+    g_assert_cmpuint(map->parts->len, ==, 2561);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -352,6 +426,8 @@ int main(int argc, char **argv)
     g_test_add_func("/monitor/taken", test_taken);
     g_test_add_func("/monitor/found", test_found);
     g_test_add_func("/monitor/arguments", test_arguments);
+    g_test_add_func("/monitor/map", test_map);
+    g_test_add_func("/monitor/map-of-a-large-guest", test_map_of_a_large_guest);
     g_test_add_func("/report/sizes", test_sizes);
     g_test_add_func("/report/text", test_text);
     g_test_add_func("/report/metrics", test_metrics);

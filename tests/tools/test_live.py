@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """freehint-top in a terminal, which is tmux; every wait is for what is on the screen."""
 
+import mmap
 import os
 import re
 import subprocess
@@ -131,6 +132,34 @@ class LiveTest(unittest.TestCase):
         terminal.wait("^locked: guest memory is locked by -overcommit mem-lock")
         terminal.press("Escape")
         terminal.wait("^NAME +MEMORY")
+
+    def test_a_map(self) -> None:
+        terminal, ant = self.terminal, self.vms[0]
+        terminal.wait("^cat .* active$")
+        # Eight granules of this process, which the VM calls its own.
+        ant.ram = mmap.mmap(-1, 16 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        ant.ram.madvise(mmap.MADV_NOHUGEPAGE)
+        terminal.press("Down", "Enter", "m")
+        terminal.wait("^ant, device fh0")
+        terminal.wait("^map: each cell stands for 1 of 2.0M; · no host memory, █ only that$")
+        # Where it begins is up to the kernel.
+        terminal.wait("^·{8}$")
+        ant.ram[2 * MIB] = 1
+        ant.ram[4 * MIB : 6 * MIB] = b"x" * (2 * MIB)
+        terminal.wait("^·░█·{5}$")
+        # Given back, as the device does it.
+        ant.ram.madvise(mmap.MADV_DONTNEED, 4 * MIB, 2 * MIB)
+        terminal.wait("^·░·{6}$")
+        for columns, rows in ((30, 8), (80, 24)):
+            terminal.resize(columns, rows)
+            wait_for("its keys", lambda: terminal.lines()[-1].startswith(" q/Esc back"))
+        terminal.wait("^·░·{6}$")
+        terminal.press("m")
+        terminal.wait(r"guest_free_bytes +439M")
+        # There is no memory of whom nobody can ask.
+        with QmpClient(ant.path):
+            terminal.press("m")
+            terminal.wait("^map: QEMU cannot be asked$")
 
     def test_another_size(self) -> None:
         terminal = self.terminal

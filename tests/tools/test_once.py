@@ -8,6 +8,7 @@ import tempfile
 import unittest
 import unittest.mock
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "functional"))
 
@@ -37,7 +38,7 @@ class OnceTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
-    def fake(self, name: str, answer: str | None, **options: bool) -> FakeVM:
+    def fake(self, name: str, answer: str | None, **options: Any) -> FakeVM:
         said = recorded(answer) if answer else None
         return self.enterContext(FakeVM(self.folder, name, said, **options))
 
