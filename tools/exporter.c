@@ -11,10 +11,10 @@
 
 #define DRIVERS "/sys/bus/virtio/drivers/virtio_freehint"
 
-/* So many readers in a second cost QEMU as much as one. */
+/* Within this time all readers get the same answer. */
 #define KEEP_US G_USEC_PER_SEC
 
-/* A request that is longer, or pauses for longer, is none of Prometheus'. */
+/* Requests that are longer, or stall for longer, are refused. */
 #define MAX_REQUEST 8192
 #define REQUEST_SECONDS 5
 #define MAX_READERS 8
@@ -27,21 +27,21 @@ static gboolean guest;
 
 static GOptionEntry options[] = {
     { "domain", 'd', 0, G_OPTION_ARG_STRING_ARRAY, &domains,
-      "a domain of libvirt's, asked through virsh, which marks it as tainted;"
+      "a libvirt domain, asked through virsh, which marks it as tainted;"
       " may be given several times", "NAME" },
     { "listen", 'l', 0, G_OPTION_ARG_STRING, &listen_at,
       "where to serve /metrics (default: 127.0.0.1)", "ADDRESS" },
     { "port", 'p', 0, G_OPTION_ARG_INT, &port,
-      "the port there, 0 for any that is free (default: 9967)", "PORT" },
+      "its port; 0 for any free one (default: 9967)", "PORT" },
     { "textfile", 'f', 0, G_OPTION_ARG_FILENAME, &textfile,
-      "write to a file in place of serving", "FILE" },
+      "write to a file instead of serving", "FILE" },
     { "interval", 'i', 0, G_OPTION_ARG_DOUBLE, &interval,
-      "with --textfile: write again each time so much has passed (default:"
-      " write once)", "SECONDS" },
+      "with --textfile: write again after each such interval (default: write"
+      " once)", "SECONDS" },
     { "timeout", 't', 0, G_OPTION_ARG_INT, &timeout_s,
-      "how long to wait for an answer of QEMU's (default: 2)", "SECONDS" },
+      "how long to wait for each answer from QEMU (default: 2)", "SECONDS" },
     { "guest", 'g', 0, G_OPTION_ARG_NONE, &guest,
-      "in a guest: what only its driver knows", NULL },
+      "run in a guest: export what only its driver knows", NULL },
     { "sysfs", 0, 0, G_OPTION_ARG_FILENAME, &drivers,
       "with --guest: the driver's folder (default: " DRIVERS ")", "FOLDER" },
     { G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &arguments, NULL,
@@ -49,7 +49,7 @@ static GOptionEntry options[] = {
     { NULL }
 };
 
-/* Two VMs of one name would be one to Prometheus, and to us an error. */
+/* Prometheus refuses two VMs with the same name. */
 static void tell_apart(GPtrArray *samples)
 {
     g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);
@@ -80,7 +80,7 @@ static char *take_metrics(void)
     return report_metrics(samples);
 }
 
-/* The file, as a whole or not at all: a reader may come at any time. */
+/* Replace the file atomically: it may be read at any time. */
 static int write_textfile(void)
 {
     do {
@@ -98,7 +98,7 @@ static int write_textfile(void)
     return 0;
 }
 
-/* Readers come in threads of their own. */
+/* Each reader has a thread. */
 static char *cached_metrics(void)
 {
     static GMutex lock;
@@ -114,7 +114,7 @@ static char *cached_metrics(void)
     return g_strdup(text);
 }
 
-/* The head of a request; FALSE if there is none. */
+/* Read the head of a request. Returns FALSE if it is not complete. */
 static gboolean read_request(GInputStream *input, char head[MAX_REQUEST])
 {
     gsize size = 0;
@@ -177,7 +177,7 @@ static int serve_all(void)
                                        G_SOCKET_PROTOCOL_TCP, NULL, &bound,
                                        &error)) {
         g_printerr("freehint-exporter: %s: %s\n", listen_at,
-                   error ? error->message : "this is no address");
+                   error ? error->message : "not an address");
         return 1;
     }
     g_signal_connect(service, "run", G_CALLBACK(serve), NULL);
@@ -202,8 +202,8 @@ int main(int argc, char **argv)
     }
     if (timeout_s < 1 || interval < 0 || port < 0 || port > 65535 ||
         (interval && !textfile) || (guest && (arguments || domains))) {
-        g_printerr("freehint-exporter: these options do not go together, or"
-                   " are out of range; see --help\n");
+        g_printerr("freehint-exporter: these options exclude each other, or a"
+                   " value is out of range; see --help\n");
         return 2;
     }
     return textfile ? write_textfile() : serve_all();

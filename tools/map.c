@@ -1,5 +1,5 @@
 /*
- * Which of a guest's memory the host has, granule by granule
+ * Which granules of a guest are in host memory
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,17 +13,17 @@
 #include <glib/gstdio.h>
 #include "map.h"
 
-/* Of an entry of /proc/PID/pagemap. */
+/* A bit of an entry in /proc/PID/pagemap. */
 #define PRESENT (G_GUINT64_CONSTANT(1) << 63)
 
-/* The largest granule of a device. */
+/* The largest granule that a device can have. */
 #define MAX_GRANULE (512 << 20)
 
 typedef struct Block {
     guint64 offset, size, address;
 } Block;
 
-/* A memory backend's block is named by its ID, or by its path, which ends so. */
+/* A memory backend's block is named after its ID, or its path to that ID. */
 static gboolean is_memdev(JsonArray *memdevs, const char *name)
 {
     for (guint i = 0; i < json_array_get_length(memdevs); i++) {
@@ -49,7 +49,7 @@ static int by_offset(gconstpointer left, gconstpointer right)
     return (a->offset > b->offset) - (a->offset < b->offset);
 }
 
-/* The blocks of the guest's memory; others are firmware and devices'. */
+/* The blocks that are guest memory, not firmware or memory of devices. */
 static GArray *find_blocks(JsonArray *memdevs, const char *text)
 {
     GArray *blocks = g_array_new(FALSE, FALSE, sizeof(Block));
@@ -72,7 +72,7 @@ static GArray *find_blocks(JsonArray *memdevs, const char *text)
     return blocks;
 }
 
-/* How much of a granule is in memory, in 255ths; -1 and errno if nobody says. */
+/* How much of a granule is in host memory, in 255ths; -1 and errno on error. */
 static int look_at(int pagemap, guint64 address, gint64 granule)
 {
     const long page = getauxval(AT_PAGESZ);
@@ -88,7 +88,7 @@ static int look_at(int pagemap, guint64 address, gint64 granule)
     for (gsize i = 0; i < pages; i++) {
         present += !!(entries[i] & PRESENT);
     }
-    /* What little there is does not get lost. */
+    /* Round up: a single page is not nothing. */
     return (present * 255 + pages - 1) / pages;
 }
 
@@ -126,7 +126,7 @@ Map *map_take(const char *proc, gint64 pid, gint64 granule, JsonNode *memdevs,
     if (granule < (gint64)getauxval(AT_PAGESZ) || granule > MAX_GRANULE ||
         !JSON_NODE_HOLDS_ARRAY(memdevs)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
-                    "QEMU has said something else");
+                    "QEMU has returned something unexpected");
         return NULL;
     }
     found = find_blocks(json_node_get_array(memdevs), blocks);

@@ -1,5 +1,5 @@
 /*
- * Which of a guest's memory the host has, granule by granule
+ * Which granules of a guest are in host memory
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -10,20 +10,20 @@
 #include <gio/gio.h>
 #include <json-glib/json-glib.h>
 
-/* So many granules are looked at; of a larger guest, one in so many. */
+/* At most about this many granules are looked at. */
 #define MAP_GRANULES 4096
 
 typedef struct Map {
-    /* The part of each granule that is in host memory, in 255ths. */
+    /* How much of each granule is in host memory, in 255ths. */
     GByteArray *parts;
     gint64 granule;
-    /* One granule in so many is in parts. */
+    /* Every step-th granule is in parts. */
     guint64 step;
 } Map;
 
 /*
- * Of the process @pid below @proc. @memdevs and @blocks are what query-memdev
- * and x-query-ramblock have returned.
+ * Look at the process @pid below @proc. @memdevs and @blocks are what QEMU's
+ * query-memdev and x-query-ramblock returned.
  */
 Map *map_take(const char *proc, gint64 pid, gint64 granule, JsonNode *memdevs,
               const char *blocks, GError **error);

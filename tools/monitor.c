@@ -1,5 +1,5 @@
 /*
- * What QEMU and the host tell of VMs with a virtio-freehint device
+ * What QEMU and the host report about VMs with a virtio-freehint device
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,10 +9,10 @@
 #include <gio/gunixsocketaddress.h>
 #include "monitor.h"
 
-/* How many monitors are asked at a time. */
+/* The most monitors that are asked at a time. */
 #define MAX_THREADS 32
 
-/* Of a map, where there is no device. */
+/* For the map of a VM without a device. */
 #define DEFAULT_GRANULE (2 << 20)
 
 #define STATS "stats."
@@ -20,66 +20,69 @@
 
 const Figure figures[N_FIGURES] = {
     [MONITOR_UP] = { "freehint_monitor_up",
-        "Whether QEMU has answered on its monitor." },
+        "Whether QEMU answered on its monitor." },
     [WORKS] = { "freehint_works",
-        "Whether the guest's free memory gets back to the host: 1, 0.5 for some"
-        " of it, 0.",
+        "Whether the guest's free memory gets back to the host: 1 for all of"
+        " it, 0.5 for some, 0 for none.",
         NULL, WORKS_WELL },
     [VM_MEMORY] = { "freehint_vm_memory_bytes",
-        "Memory of the VM, as its guest sees it." },
+        "Memory of the guest, plugged memory included." },
     [HOST_RESIDENT] = { "freehint_host_resident_bytes",
-        "Memory that QEMU has on the host." },
+        "Host memory that QEMU uses (RSS)." },
     [HOST_LAZY_FREE] = { "freehint_host_lazy_free_bytes",
-        "The part of it that the host may take when it runs short." },
+        "The part of the RSS that the host may take when it runs short." },
     [GUEST_FREE] = { "freehint_guest_free_bytes",
-        "Free memory, as the guest reports it.", GAUGES "free" },
+        "Free memory, guest-reported.", GAUGES "free" },
     [GUEST_PENDING] = { "freehint_guest_pending_bytes",
-        "Free memory that the guest is to hint.", GAUGES "pending" },
+        "Free memory in whole granules that the guest has not hinted yet.",
+        GAUGES "pending" },
     [GUEST_HINTED] = { "freehint_guest_hinted_bytes",
         "Free memory that was discarded.", GAUGES "hinted" },
     [GUEST_IN_FLIGHT] = { "freehint_guest_in_flight_bytes",
-        "Memory in hints that the guest waits for.", GAUGES "in-flight" },
+        "Memory in hints for which the guest has no answer yet.",
+        GAUGES "in-flight" },
     [GUEST_STUCK] = { "freehint_guest_stuck_bytes",
-        "Free memory in pieces that are too small to be hinted.",
+        "Free memory in pieces smaller than the granule.",
         GAUGES "stuck" },
     [GUEST_REUSED] = { "freehint_guest_reused_bytes_total",
         "Memory that was used again soon after it was hinted.",
         GAUGES "reused" },
     [GUEST_REST] = { "freehint_guest_rest_seconds",
-        "For how long memory is free before it is hinted.",
+        "How long memory stays free before it is hinted.",
         GAUGES "rest-ms", 1e3 },
     [GUEST_AGE] = { "freehint_guest_gauges_age_seconds",
-        "How long ago the guest reported the figures of freehint_guest_.",
+        "How long ago the guest reported the freehint_guest_ metrics.",
         GAUGES "age-ms", 1e3 },
     [POPULATED_HINTED] = { "freehint_populated_hinted_bytes",
-        "Memory that the guest takes for discarded, and the host has.",
+        "Memory that the guest takes for discarded although the host has it.",
         "populated-hinted" },
     [GRANULE] = { "freehint_granule_bytes",
-        "The unit that memory is hinted in.", "granule" },
+        "The unit in which memory is hinted.", "granule" },
     [RATE_LIMIT] = { "freehint_rate_limit_bytes",
-        "The most memory that is discarded per second; 0 for no limit.",
+        "Limit of memory discarded per second; 0 for none.",
         "rate-limit" },
     [LAST_HINT_AGE] = { "freehint_last_hint_age_seconds",
         "How long ago the last hint arrived.", "last-hint-age-ms", 1e3 },
     [HINTS] = { "freehint_hints_total",
-        "Hints that the guest has sent.", STATS "hints" },
+        "Hints that the guest sent.", STATS "hints" },
     [MALFORMED] = { "freehint_malformed_total",
         "Messages that broke the device until the next reset.",
         STATS "malformed" },
     [UNSUPPORTED] = { "freehint_unsupported_total",
-        "Messages that the device does not know.", STATS "unsupported" },
+        "Messages of types that the device does not know.",
+        STATS "unsupported" },
     [HINTED] = { "freehint_hinted_bytes_total",
-        "Memory that hints named.", STATS "hinted.bytes" },
+        "Memory named in hints.", STATS "hinted.bytes" },
     [DISCARDED] = { "freehint_discarded_bytes_total",
         "Memory that was hinted and discarded.", STATS "discarded.bytes" },
     [DECLINED] = { "freehint_declined_bytes_total",
         "Memory that was refused for the time being.",
         STATS "declined.*.bytes" },
     [THROTTLED] = { "freehint_throttled_bytes_total",
-        "Memory that was refused because there was too much at once.",
+        "Memory that was refused because too much was hinted at once.",
         STATS "throttled.bytes" },
     [OVER_RATE] = { "freehint_over_rate_bytes_total",
-        "The part of it that was over the operator's limit.",
+        "The part of throttled memory that was over rate-limit.",
         STATS "over-rate.bytes" },
     [REJECTED] = { "freehint_rejected_bytes_total",
         "Memory that was refused for good.", STATS "rejected.*.bytes" },
@@ -89,15 +92,14 @@ const Figure figures[N_FIGURES] = {
         "Memory in hints that wait for the device's answer.",
         STATS "in-flight.bytes" },
     [DISCARD_CALLS] = { "freehint_discard_calls_total",
-        "How often the host was told to discard.", STATS "discard-calls" },
+        "Calls that told the host to discard.", STATS "discard-calls" },
     [DISCARD_TIME] = { "freehint_discard_seconds_total",
-        "How long all of those calls took.", STATS "discard-time-ns", 1e9 },
+        "Total time of those calls.", STATS "discard-time-ns", 1e9 },
     [LAZY_CALLS] = { "freehint_lazy_calls_total",
-        "How often the host was told that it may take memory when it runs"
-        " short.",
+        "Calls that told the host that it may take memory when it runs short.",
         STATS "lazy-calls" },
     [LAZY_BYTES] = { "freehint_lazy_bytes_total",
-        "How much memory those calls covered.", STATS "lazy-bytes" },
+        "Memory in those calls.", STATS "lazy-bytes" },
     [SKIPPED] = { "freehint_migration_skipped_bytes_total",
         "Memory that migrations did not send because it was discarded.",
         STATS "skipped-bytes" },
@@ -105,7 +107,7 @@ const Figure figures[N_FIGURES] = {
 
 const Word words[N_WORDS] = {
     [PROBLEM] = { "problem", NULL, "freehint_problem",
-        "1 for the reason why there are no figures of a device." },
+        "1 for the reason why there are no figures of the device." },
     [DEVICE] = { "device", "id" },
     [STATE] = { "state", "state", "freehint_state",
         "1 for what the device does with hints." },
@@ -114,7 +116,7 @@ const Word words[N_WORDS] = {
         "1 for what the guest's driver reports about itself." },
     [DISCARD] = { "discard", "discard" },
     [FLUSH] = { "last_flush", "flush.last.result", "freehint_last_flush",
-        "1 for how the last flush has ended." },
+        "1 for how the last flush ended." },
 };
 
 /* Sources */
@@ -127,7 +129,7 @@ void source_free(Source *source)
     g_free(source);
 }
 
-/* Takes all but @pid. */
+/* Takes ownership of the strings. */
 static void source_add(GPtrArray *sources, char *name, char *path, char *domain,
                        gint64 pid)
 {
@@ -158,14 +160,14 @@ GPtrArray *sources_list(char **sockets, char **domains)
 }
 
 /*
- * What QEMU connects to itself is somebody else's, and no monitor of its. Where
- * it waits for its first client, that is to be somebody else, too.
+ * Only sockets that QEMU listens at. If it waits for its first client before it
+ * starts the VM, that client must not be us.
  */
 #define SERVER "(?=[^\n]*,server(?:=on|=yes|=true|=y)?(?:,|$))" \
                "(?=[^\n]*,(?:nowait|wait=off|wait=no|wait=false|wait=n)(?:,|$))"
 #define VALUE "[^,\n]+"
 
-/* In QEMU's command line, with an argument on each line. */
+/* For QEMU's command line, with one argument per line. */
 static const char *const monitor_patterns[] = {
     "^--?qmp(?:-pretty)?\nunix:" SERVER "(?:path=)?(?<path>" VALUE ")",
     "^--?chardev\nsocket" SERVER "(?=[^\n]*,id=(?<id>" VALUE "))"
@@ -178,7 +180,7 @@ static const char qemu_pattern[] =
 static const char name_pattern[] =
     "^--?name\n(?:(?:[^\n]*,)?guest=)?(?<name>" VALUE ")";
 
-/* Whether a pattern is there (again), and where. */
+/* Find the first match of a pattern, or the next one if there is @info. */
 static gboolean find(const char *pattern, const char *text, GMatchInfo **info)
 {
     g_autoptr(GRegex) regex = NULL;
@@ -190,7 +192,7 @@ static gboolean find(const char *pattern, const char *text, GMatchInfo **info)
     return g_regex_match(regex, text, 0, info);
 }
 
-/* Whether QMP is what is spoken at a chardev; without an ID it is. */
+/* Whether a chardev is a QMP monitor. One without an ID is. */
 static gboolean is_monitor(const char *text, const char *id)
 {
     g_autofree char *word = g_regex_escape_string(id ? id : "", -1);
@@ -202,7 +204,7 @@ static gboolean is_monitor(const char *text, const char *id)
     return !id || !*id || find(pattern, text, &info);
 }
 
-/* Of its sockets one will do, if nobody else has it. */
+/* One of its QMP sockets, if possible one that nobody is connected to. */
 static char *find_socket(const char *text, const char *cwd)
 {
     char *path = NULL;
@@ -309,7 +311,7 @@ static JsonObject *object_of(JsonNode *node)
                                                 : NULL;
 }
 
-/* What members of members, with dots between them, have at last, or NULL. */
+/* The member at a path like "stats.hinted.bytes", or NULL. */
 static JsonNode *node_at(JsonNode *node, const char *path)
 {
     g_auto(GStrv) names = g_strsplit(path, ".", -1);
@@ -330,7 +332,7 @@ static const char *string_at(JsonNode *node, const char *path)
            json_node_get_string(node) : NULL;
 }
 
-/* UNKNOWN for what is no number, or more than any memory: guests may say so. */
+/* UNKNOWN if it is not a number, or too large: guests can report anything. */
 static gint64 number_at(JsonNode *node, const char *path)
 {
     const char *star = strstr(path, ".*.");
@@ -366,7 +368,7 @@ const char *sample_obstacle(const Sample *sample, guint index,
     return text ? text : "";
 }
 
-/* Whether nothing, some or all of what the guest frees gets back. */
+/* Whether all, some or none of the guest's freed memory gets back. */
 static gint64 judge(const Sample *sample)
 {
     static const char *const fatal[] = {
@@ -412,7 +414,7 @@ void sample_parse(Sample *sample, JsonNode *returned)
         sample->figures[WORKS] = WORKS_NOT;
         return;
     }
-    /* A machine has one at most. */
+    /* A VM has at most one. */
     device = devices ? json_array_get_element(devices, 0) : NULL;
     for (int i = 0; i < N_WORDS; i++) {
         if (words[i].path) {
@@ -425,7 +427,7 @@ void sample_parse(Sample *sample, JsonNode *returned)
     if (!sample->words[DEVICE] || !sample->words[STATE] ||
         !sample->words[DRIVER]) {
         set_problem(sample, "error",
-                    "query-freehint has returned something else");
+                    "query-freehint has returned something unexpected");
         return;
     }
     for (int i = 0; i < N_FIGURES; i++) {
@@ -467,7 +469,7 @@ gboolean socket_is_taken(const char *path, const char *table)
         unsigned state;
         int at = 0;
 
-        /* QEMU's end has the path, and is connected once QEMU has taken it. */
+        /* State 3 is "connected": QEMU has accepted a client. */
         if (sscanf(*line, "%*s %*x %*x %*x %*x %x %*u %n", &state, &at) == 1 &&
             at && state == 3 && !strcmp(*line + at, path)) {
             return TRUE;
@@ -476,7 +478,7 @@ gboolean socket_is_taken(const char *path, const char *table)
     return FALSE;
 }
 
-/* Takes @text; NULL is for the end of a conversation. */
+/* Takes ownership of @text, which is NULL if QEMU has hung up. */
 static JsonNode *parse_message(char *text, GError **error)
 {
     JsonNode *node = text ? json_from_string(text, NULL) : NULL;
@@ -485,7 +487,7 @@ static JsonNode *parse_message(char *text, GError **error)
         g_clear_pointer(&node, json_node_unref);
         g_set_error(error, G_IO_ERROR, text ? G_IO_ERROR_INVALID_DATA :
                                               G_IO_ERROR_CONNECTION_CLOSED,
-                    text ? "this is not QMP" : "QEMU has hung up");
+                    text ? "not a QMP monitor" : "QEMU has hung up");
     }
     g_free(text);
     return node;
@@ -512,7 +514,7 @@ static gboolean channel_open(Channel *channel, GError **error)
     g_autoptr(GCredentials) peer = NULL;
     g_autoptr(JsonNode) greeting = NULL;
 
-    /* Whoever waits in its queue takes the place of the next client. */
+    /* In the listen queue we would block the next client. */
     if (socket_is_taken(path, NULL)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY, "busy");
         return FALSE;
@@ -545,7 +547,7 @@ static JsonNode *ask_socket(Channel *channel, const char *command,
     JsonNode *message = NULL;
 
     if (g_output_stream_write_all(out, text, strlen(text), NULL, NULL, error)) {
-        /* Events may come before the answer. */
+        /* Events can come before the answer. */
         while ((message = receive(channel, error)) &&
                g_strcmp0(string_at(message, "id"), command)) {
             json_node_unref(message);
@@ -554,7 +556,7 @@ static JsonNode *ask_socket(Channel *channel, const char *command,
     return message;
 }
 
-/* virsh knows no limit of time, and QEMU may not answer. */
+/* virsh has no timeout of its own. */
 static JsonNode *ask_domain(Channel *channel, const char *command,
                             GError **error)
 {
@@ -584,7 +586,7 @@ static JsonNode *ask_domain(Channel *channel, const char *command,
     return parse_message(out, error);
 }
 
-/* What a command returns; NULL if nothing, or if there is an error already. */
+/* The result of a command; NULL if there was an error, now or before. */
 static JsonNode *execute(Channel *channel, const char *command, GError **error)
 {
     g_autoptr(JsonNode) message = NULL;
@@ -644,7 +646,7 @@ static void set_failure(Channel *channel, const GError *error)
         const char *problem;
     } problems[] = {
         { G_IO_ERROR_BUSY, "busy" },
-        /* Others wait in its queue. */
+        /* Its listen queue is full. */
         { G_IO_ERROR_WOULD_BLOCK, "busy" },
         { G_IO_ERROR_TIMED_OUT, "no-answer" },
         { G_IO_ERROR_NOT_FOUND, "gone" },
@@ -668,13 +670,13 @@ static void set_failure(Channel *channel, const GError *error)
     }
     set_problem(sample, problem, "%s: %s%s",
                 source->path ? source->path : source->domain, error->message,
-                !strcmp(problem, "busy") ? ": another client has the monitor,"
+                !strcmp(problem, "busy") ? ": another client uses the monitor,"
                 " which takes one at a time; give the VM a second one" :
                 !strcmp(problem, "no-answer") ?
-                ": QEMU hangs, or another client has the monitor" : "");
+                ": QEMU hangs, or another client uses the monitor" : "");
 }
 
-/* A line "NAME:   NUMBER kB" of a file in /proc/PID. */
+/* The value of a line "NAME:   NUMBER kB" in a file of /proc/PID. */
 static gint64 proc_figure(gint64 pid, const char *file, const char *name)
 {
     g_autofree char *path = g_strdup_printf("/proc/%" G_GINT64_FORMAT "/%s",
@@ -691,8 +693,8 @@ static gint64 proc_figure(gint64 pid, const char *file, const char *name)
 }
 
 /*
- * To sum up a large VM's mappings takes a while, in which its memory map is
- * locked, and without lazy discards there is nothing to find.
+ * smaps_rollup walks all mappings of a VM with its memory map locked, which
+ * takes a while for a large one. Without lazy discards it has nothing to tell.
  */
 static void ask_host(Sample *sample)
 {
@@ -704,7 +706,7 @@ static void ask_host(Sample *sample)
         values[LAZY_CALLS];
 }
 
-/* Which process it is has to be known by now. */
+/* Comes after match_process(), because it needs the PID. */
 static void take_map(Channel *channel)
 {
     Sample *sample = channel->sample;
@@ -726,7 +728,7 @@ static void take_map(Channel *channel)
     g_clear_pointer(&channel->blocks, json_node_unref);
 }
 
-/* What only the list of processes tells: of a monitor that is busy, too. */
+/* Find name and PID in the list of processes, also if the monitor is busy. */
 static void match_process(const Source *source, Sample *sample)
 {
     g_autoptr(GPtrArray) found = sample->pid && sample->name ?
@@ -761,9 +763,8 @@ static void sample_take(gpointer data, gpointer opaque)
     if (channel->source->path || channel->source->domain) {
         ask(channel, &error);
     } else {
-        set_problem(sample, "no-monitor", "this QEMU listens at no QMP socket"
-                    " with a path and wait=off; if libvirt runs it, see"
-                    " --domain");
+        set_problem(sample, "no-monitor", "this QEMU has no QMP socket with a"
+                    " path and wait=off; if libvirt runs it, see --domain");
     }
     if (error) {
         set_failure(channel, error);
@@ -775,7 +776,7 @@ static void sample_take(gpointer data, gpointer opaque)
     g_clear_object(&channel->connection);
 }
 
-/* Who is silent has the name and the device that he has told of before. */
+/* A VM that does not answer keeps the name and device it had before. */
 static void remember(const Source *source, Sample *sample)
 {
     static GHashTable *known;

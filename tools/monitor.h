@@ -1,5 +1,5 @@
 /*
- * What QEMU and the host tell of VMs with a virtio-freehint device
+ * What QEMU and the host report about VMs with a virtio-freehint device
  *
  * A source says where to ask, a sample is what came of it. Nothing is kept
  * open between two samples: a QMP socket has room for one client, and others
@@ -24,21 +24,21 @@ typedef enum FigureId {
 } FigureId;
 
 typedef struct Figure {
-    /* In Prometheus' format; in JSON without "freehint_". */
+    /* For Prometheus; in JSON without "freehint_". */
     const char *metric;
     const char *help;
-    /* Where query-freehint has it, if it does; "*" is the sum of all. */
+    /* Its path in query-freehint, if it is there; "*" sums all members. */
     const char *path;
-    /* How much of it the unit is that the name says; 0 stands for 1. */
+    /* Divides the value to get the unit in the name; 0 means 1. */
     double divisor;
 } Figure;
 
 extern const Figure figures[N_FIGURES];
 
-/* A figure that nobody has told. */
+/* A figure that is not known. */
 #define UNKNOWN ((gint64)-1)
 
-/* Values of WORKS, which has UNKNOWN, too: does the guest's memory get back? */
+/* Values of WORKS: none, some or all of the guest's memory gets back. */
 enum { WORKS_NOT, WORKS_PARTLY, WORKS_WELL };
 
 typedef enum WordId {
@@ -49,7 +49,7 @@ typedef enum WordId {
 typedef struct Word {
     const char *name;
     const char *path;
-    /* The metric that is 1 with this word as its label, if there is one. */
+    /* The metric that has this word as a label, if there is one. */
     const char *metric;
     const char *help;
 } Word;
@@ -57,40 +57,40 @@ typedef struct Word {
 extern const Word words[N_WORDS];
 
 typedef struct Source {
-    /* As the operator calls it; may be NULL. */
+    /* The name that the operator gave it, or NULL. */
     char *name;
-    /* One of a QMP socket's path and a domain of libvirt's, or none. */
+    /* The path of a QMP socket, or a libvirt domain, or neither. */
     char *path;
     char *domain;
-    /* QEMU's process, if it was found by it. */
+    /* QEMU's process, if the source was found in /proc. */
     gint64 pid;
-    /* Whether a sample is to have a map. */
+    /* Whether to take a map. */
     gboolean wants_map;
 } Source;
 
 typedef struct Sample {
     char *name;
     gint64 pid;
-    /* In microseconds, of g_get_monotonic_time(). */
+    /* By g_get_monotonic_time(). */
     gint64 when;
     /*
-     * NULL where there is none. If there is a PROBLEM, there is nothing else:
+     * Each may be NULL. If there is a PROBLEM, all others are:
      *   no-device   the VM has none
      *   no-command  QEMU does not know the device
-     *   no-monitor  QEMU listens at no socket with a path
-     *   busy        another client has the monitor
-     *   no-answer   QEMU accepts us, and says nothing
+     *   no-monitor  QEMU has no QMP socket with a path
+     *   busy        another client uses the monitor
+     *   no-answer   QEMU accepts us, but does not answer
      *   gone        nobody listens
-     *   denied      we must not ask
+     *   denied      we lack the permission
      *   error       anything else
      */
     char *words[N_WORDS];
-    /* The problem, for people. */
+    /* The problem as a sentence. */
     char *detail;
     /* As query-freehint has them. */
     JsonArray *obstacles;
     gint64 figures[N_FIGURES];
-    /* NULL if nobody wants one; or if there is none, which map_problem says. */
+    /* NULL if it was not wanted, or failed: then map_problem says why. */
     Map *map;
     char *map_problem;
 } Sample;
@@ -98,31 +98,31 @@ typedef struct Sample {
 void source_free(Source *source);
 
 /*
- * Where to ask: sockets, with a name of the operator's before it or not, and
- * domains of libvirt's; if there are neither, whatever QEMU runs here.
+ * Where to ask: sockets, as "[NAME=]PATH", and libvirt domains. If neither is
+ * given, all QEMU processes on this host.
  */
 GPtrArray *sources_list(char **sockets, char **domains);
 
-/* All QEMU processes below @proc, with a QMP socket that they listen at. */
+/* All QEMU processes below @proc, each with its QMP socket if it has one. */
 GPtrArray *sources_find(const char *proc);
 
 /*
- * In the order of @sources; QEMU has @timeout_s for each of its answers. There
- * may be one call at a time.
+ * Take a sample of each source, in their order. @timeout_s is for each answer
+ * from QEMU. Only one call may run at a time.
  */
 GPtrArray *samples_take(GPtrArray *sources, unsigned timeout_s);
 
 Sample *sample_new(const char *name);
 void sample_free(Sample *sample);
 
-/* Take over what query-freehint has returned. */
+/* Fill in what query-freehint returned. */
 void sample_parse(Sample *sample, JsonNode *returned);
 
 guint sample_obstacles(const Sample *sample);
 const char *sample_obstacle(const Sample *sample, guint index,
                             const char *member);
 
-/* Whether somebody talks to a socket, by what is in /proc/net/unix. */
+/* Whether a client is connected; @table replaces /proc/net/unix in tests. */
 gboolean socket_is_taken(const char *path, const char *table);
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Sample, sample_free)

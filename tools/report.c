@@ -1,5 +1,5 @@
 /*
- * What is said of samples: for people, in JSON, and to Prometheus
+ * Samples as text, as JSON and as Prometheus metrics
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -43,7 +43,7 @@ char *report_text(const char *text)
 
     for (char *at = valid; *at; at = g_utf8_next_char(at)) {
         if (!g_unichar_isprint(g_utf8_get_char(at))) {
-            /* It may take several bytes. */
+            /* A character can have several bytes. */
             memset(at, '?', g_utf8_next_char(at) - at);
         }
     }
@@ -64,7 +64,7 @@ char *report_state(const Sample *sample)
         g_string_append_printf(text, ": %s",
                                sample_obstacle(sample, 0, "reason"));
     }
-    /* That it waits goes without saying while the device is not active. */
+    /* A driver always waits while the device is not active. */
     if (strcmp(said[DRIVER], "active") &&
         (strcmp(said[DRIVER], "waiting") || !strcmp(said[STATE], "active"))) {
         g_string_append_printf(text, ", driver %s", said[DRIVER]);
@@ -154,7 +154,7 @@ static void add_label(GString *out, const char *name, const char *value)
     g_string_append_c(out, '"');
 }
 
-/* With one more label where it has a name. */
+/* @label is an additional one, or NULL. */
 static void add_value(GString *out, const char *metric, const char *vm,
                       const char *device, const char *label, const char *word,
                       const char *value)
@@ -187,7 +187,7 @@ static void add_words(GString *out, GPtrArray *samples, const Word *word)
 static void add_obstacles(GString *out, GPtrArray *samples)
 {
     add_head(out, PREFIX "obstacle",
-             "1 for each thing that keeps the VM from shrinking.");
+             "1 for each obstacle that keeps the VM from shrinking.");
     for (guint i = 0; i < samples->len; i++) {
         const Sample *sample = samples->pdata[i];
 
@@ -237,7 +237,7 @@ char *report_guest(const char *folder, const char *vm)
     GString *out = g_string_new(NULL);
     const char *device;
 
-    add_head(out, metric, "Memory that the guest has lost until the device"
+    add_head(out, metric, "Memory that the guest lacks until the device"
              " confirms its reset.");
     while (dir && (device = g_dir_read_name(dir))) {
         g_autofree char *path = g_build_filename(folder, device, "freehint",

@@ -1,5 +1,5 @@
 /*
- * What is said of samples: for people, in JSON, and to Prometheus
+ * Samples as text, as JSON and as Prometheus metrics
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,26 +9,26 @@
 
 #include "monitor.h"
 
-/* Five characters at most; "-" for what nobody knows. */
+/* At most five characters; "-" if it is not known. */
 char *report_size(gint64 bytes);
 
-/* In the unit that the figure's name says. */
+/* In the unit that its name ends in. */
 void report_figure(FigureId id, gint64 value,
                    char text[G_ASCII_DTOSTR_BUF_SIZE]);
 
-/* State and reason in a few words. */
+/* State, first obstacle and driver status in a few words. */
 char *report_state(const Sample *sample);
 
-/* Without what a terminal might take for orders. */
+/* Without control characters. */
 char *report_text(const char *text);
 
-/* @rates has the bytes that each discarded in a second. */
+/* @rates are bytes discarded per second, one for each sample. */
 char *report_json(GPtrArray *samples, const gint64 *rates);
 
 /* Prometheus' text format. */
 char *report_metrics(GPtrArray *samples);
 
-/* The same of the driver in this guest, by what is in sysfs below @folder. */
+/* The same for the driver of this guest, from sysfs below @folder. */
 char *report_guest(const char *folder, const char *vm);
 
 #endif

@@ -18,15 +18,15 @@
 #define MAX_NAME 24
 #define ESCAPE 27
 
-/* What there are bars of. */
+/* Figures with history bars. */
 enum { BAR_HOST, BAR_FREE, BAR_RATE, N_BARS };
 
-/* A row, from one sample to the next. */
+/* A VM's row. It is made anew from each sample. */
 typedef struct Vm {
     char *key;
     Sample *sample;
     gint64 rate;
-    /* The latest at the end. */
+    /* Oldest value first. */
     gint64 history[N_BARS][HISTORY];
 } Vm;
 
@@ -35,7 +35,7 @@ typedef struct Column {
     FigureId figure;
 } Column;
 
-/* What is no figure is told by the column's place. */
+/* Columns that do not show a figure. */
 enum { COLUMN_NAME = 0, COLUMN_RATE = 7, COLUMN_STATE = 8, N_COLUMNS = 9 };
 
 static const Column columns[N_COLUMNS] = {
@@ -45,7 +45,7 @@ static const Column columns[N_COLUMNS] = {
     { "STATE", WORKS },
 };
 
-/* By WORKS, and after UNKNOWN, which comes first. */
+/* Indexed by WORKS - UNKNOWN. */
 static const char *const verdicts[] = {
     "unknown", "not working", "works partly", "works"
 };
@@ -57,16 +57,16 @@ static gboolean once, json;
 
 static GOptionEntry options[] = {
     { "domain", 'd', 0, G_OPTION_ARG_STRING_ARRAY, &domains,
-      "a domain of libvirt's, asked through virsh, which marks it as tainted;"
+      "a libvirt domain, asked through virsh, which marks it as tainted;"
       " may be given several times", "NAME" },
     { "interval", 'i', 0, G_OPTION_ARG_DOUBLE, &interval,
       "time between two looks (default: 2)", "SECONDS" },
     { "timeout", 't', 0, G_OPTION_ARG_INT, &timeout_s,
-      "how long to wait for an answer of QEMU's (default: 2)", "SECONDS" },
+      "how long to wait for each answer from QEMU (default: 2)", "SECONDS" },
     { "once", '1', 0, G_OPTION_ARG_NONE, &once,
-      "look twice, print that, and end; status 1 if a monitor could not be"
-      " asked", NULL },
-    { "json", 'j', 0, G_OPTION_ARG_NONE, &json, "with --once: all figures, as"
+      "look twice, print the result and exit; the status is 1 if a monitor"
+      " could not be asked", NULL },
+    { "json", 'j', 0, G_OPTION_ARG_NONE, &json, "with --once: all figures as"
       " JSON", NULL },
     { G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &arguments, NULL,
       "[[NAME=]SOCKET...]" },
@@ -105,7 +105,7 @@ static int compare(gconstpointer left, gconstpointer right)
     if (sort_column != COLUMN_NAME) {
         gint64 x = vm_value(a, sort_column), y = vm_value(b, sort_column);
 
-        /* Much comes first, and what is wrong. */
+        /* Large values come first, and VMs that do not work. */
         order = sort_column == COLUMN_STATE ? (x > y) - (x < y) :
                                               (x < y) - (x > y);
     }
@@ -130,7 +130,7 @@ static Vm *find_vm(GPtrArray *list, const char *key)
     return NULL;
 }
 
-/* Takes @sample. */
+/* Takes ownership of @sample. */
 static Vm *vm_next(const Vm *last, const char *key, Sample *sample)
 {
     Vm *vm = g_new0(Vm, 1);
@@ -143,7 +143,7 @@ static Vm *vm_next(const Vm *last, const char *key, Sample *sample)
         gint64 before = last->sample->figures[DISCARDED];
         gint64 passed = sample->when - last->sample->when;
 
-        /* It is less in another QEMU at the same socket. */
+        /* It is lower if another QEMU listens at the socket now. */
         if (before != UNKNOWN && now >= before && passed > 0) {
             vm->rate = (double)(now - before) * G_USEC_PER_SEC / passed;
         }
@@ -167,7 +167,7 @@ static char *source_key(const Source *source)
                            source->domain ? source->domain : "", source->pid);
 }
 
-/* What one look has found, with what was there before. */
+/* Merge the samples of a look with the rows of the last one. */
 static void take_over(GPtrArray *sources, GPtrArray *samples)
 {
     GPtrArray *next = g_ptr_array_new_with_free_func(vm_free);
@@ -194,7 +194,7 @@ static void take_over(GPtrArray *sources, GPtrArray *samples)
 
 /* Text */
 
-/* "12 VMs: 10 works, 2 not; host 4.1G of 16G, ..." */
+/* "12 VMs: 10 works, 2 not working; memory 16G, host 4.1G, ..." */
 static char *summary(void)
 {
     GString *text = g_string_new(NULL);
@@ -240,7 +240,7 @@ static int name_width(void)
     return MIN(width, MAX_NAME);
 }
 
-/* A row; the titles if there is no VM. */
+/* The row of a VM, or the titles if @vm is NULL. */
 static char *row_text(const Vm *vm)
 {
     g_autofree char *name = report_text(vm ? vm->sample->name
@@ -267,7 +267,7 @@ static char *row_text(const Vm *vm)
     return g_string_free(text, FALSE);
 }
 
-/* What is wrong, for people; NULL if nothing is. */
+/* What keeps the VM from shrinking, as a sentence; NULL if nothing does. */
 static char *complaint(const Vm *vm)
 {
     const Sample *sample = vm->sample;
@@ -280,7 +280,7 @@ static char *complaint(const Vm *vm)
 
 /* The screen */
 
-/* As much as fits; ncurses would go on in the next line. */
+/* Cut off what does not fit; ncurses would continue on the next line. */
 static void put(int row, int column, int attributes, const char *text)
 {
     glong room = MAX(COLS - column, 0);
@@ -293,7 +293,7 @@ static void put(int row, int column, int attributes, const char *text)
     }
 }
 
-/* Over several lines; the next one. */
+/* Wrap the text. Returns the row after it. */
 static int put_lines(int row, int attributes, const char *text)
 {
     glong length = g_utf8_strlen(text, -1);
@@ -338,7 +338,7 @@ static void draw_list(void)
 
         put(LINES - 2, 0, colour(vms->pdata[current]), text ? text : "");
     } else {
-        put(3, 0, A_NORMAL, "no QEMU is running here that we may see");
+        put(3, 0, A_NORMAL, "no QEMU process is visible here");
     }
     put(LINES - 1, 0, A_REVERSE, " q quit  Up/Down select  Enter one VM"
         "  s/S sort  r reverse  Space now ");
@@ -399,7 +399,7 @@ static void draw_figures(const Vm *vm, int row)
     }
 }
 
-/* A cell has the mean of as many granules as it takes to fill the screen. */
+/* If there are more granules than cells, a cell shows the mean of several. */
 static void draw_map(const Map *map, int row)
 {
     const char *levels = utf8() ? "·░▒▓█" : ".-+*#";
@@ -420,7 +420,7 @@ static void draw_map(const Map *map, int row)
         for (guint i = cell * each; i < last; i++) {
             sum += map->parts->data[i];
         }
-        /* The first is for nothing at all, the last for everything. */
+        /* The first level means none at all, the last one all of it. */
         level = sum ? 1 + 3 * sum / (255 * (last - cell * each)) : 0;
         block = g_utf8_offset_to_pointer(levels, level);
         mvaddnstr(row + 1 + cell / COLS, cell % COLS, block,
@@ -509,7 +509,7 @@ static void looked(GObject *object, GAsyncResult *result, gpointer opaque)
     timer = g_timeout_add(interval * 1000, look, NULL);
 }
 
-/* In a thread: one that does not answer holds up nobody who presses a key. */
+/* In a thread, so that keys work while a VM does not answer. */
 static gboolean look(gpointer opaque)
 {
     if (!sampling) {
@@ -665,7 +665,7 @@ static int run_once(void)
     g_autofree char *text = NULL;
     int status = 0;
 
-    /* The first look is for what is discarded until the second. */
+    /* The rate of discards takes two looks. */
     for (int i = 0; i < 2; i++) {
         g_autoptr(GPtrArray) taken = NULL;
 
@@ -713,14 +713,15 @@ int main(int argc, char **argv)
     }
     if (interval < 0.1 || timeout_s < 1 || (json && !once)) {
         g_printerr("freehint-top: %s\n", json && !once ?
-                   "--json goes with --once" : "that is too short a time");
+                   "--json needs --once" :
+                   "the interval or the timeout is too short");
         return 2;
     }
     if (once) {
         return run_once();
     }
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
-        g_printerr("freehint-top: this is no terminal; see --once\n");
+        g_printerr("freehint-top: not a terminal; see --once\n");
         return 2;
     }
     return run_live();

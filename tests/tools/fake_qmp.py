@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QMP sockets without a QEMU: as many VMs as one likes, in any state."""
+"""QMP sockets without QEMU, to play any number of VMs in any state."""
 
 import copy
 import ctypes
@@ -16,17 +16,17 @@ MIB = 1 << 20
 
 
 def recorded(name: str) -> list[dict[str, Any]]:
-    """What query-freehint has returned; the first line is the licence."""
+    """A recorded answer of query-freehint; the first line of the file is the licence."""
     text = (RECORDED / f"{name}.json").read_text()
     answer: list[dict[str, Any]] = json.loads(text.partition("\n")[2])
     return answer
 
 
 class FakeVM:
-    """Takes one client at a time, as QEMU does; use it as a context manager.
+    """Serves one client at a time, as QEMU does. A context manager.
 
-    Each time it is asked it has discarded `step` bytes more. `mute` is whether it takes
-    clients and says nothing. `ram` is what it says its guest's memory is.
+    Between two queries it discards `step` bytes. If it is `mute` it accepts clients and
+    does not answer. `ram` stands for its guest's memory.
     """
 
     def __init__(
@@ -94,13 +94,14 @@ class FakeVM:
             if self.mute:
                 continue
             request = json.loads(line)
-            # An event may come at any time.
+            # An event can come at any time.
             say({"event": "RTC_CHANGE", "data": {"offset": 0}})
             say(self._reply(request["execute"]) | {"id": request["id"]})
 
     def _blocks(self) -> str:
-        """As x-query-ramblock has it, with a block that is not the guest's memory."""
-        lines = ["Block Name PSize Offset Used Total HVA RO", "pc.bios 4 KiB 0x0 0x0 0x0 0x0 ro"]
+        """The answer of x-query-ramblock, with a block that is not guest memory."""
+        lines = ["Block Name PSize Offset Used Total HVA RO"]
+        lines.append("pc.bios 256 KiB 0x0 0x40000 0x40000 0x0 ro")
         if self.ram:
             address = ctypes.addressof(ctypes.c_char.from_buffer(self.ram))
             size = len(self.ram)
@@ -130,7 +131,7 @@ class FakeVM:
 
 
 class QmpClient:
-    """Somebody else who uses a monitor."""
+    """Another client of a monitor."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)

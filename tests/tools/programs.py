@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs of tools/, and what is said by them."""
+"""The programs of tools/, and what they print."""
 
 import json
 import os
@@ -19,7 +19,7 @@ EXPORTER = BUILD / "tools" / "freehint-exporter"
 def run(
     *command: str | Path, status: int | None = 0, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run something to its end, which has to be with that status, if there is one."""
+    """Run a command, which has to end with `status` unless that is None."""
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -34,7 +34,7 @@ def run(
 
 
 def look(*arguments: str | Path, status: int | None = 0) -> list[dict[str, Any]]:
-    """All VMs, by freehint-top."""
+    """All VMs, as freehint-top sees them."""
     options = ("--once", "--json", "--interval=0.5")
     done = run(TOP, *options, *arguments, status=status)
     vms: list[dict[str, Any]] = json.loads(done.stdout)["vms"]
@@ -42,7 +42,7 @@ def look(*arguments: str | Path, status: int | None = 0) -> list[dict[str, Any]]
 
 
 def wait_for(what: str, holds: Callable[[], Any], timeout: float = 30) -> Any:
-    """Wait until something holds, and return it."""
+    """Wait until `holds` returns something true, and return that."""
     deadline = time.monotonic() + timeout
     while not (found := holds()):
         if time.monotonic() > deadline:

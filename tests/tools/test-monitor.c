@@ -1,5 +1,5 @@
 /*
- * What the tools make of answers that a QEMU has given
+ * What the tools make of recorded answers of QEMU
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,7 +23,7 @@ static Sample *parse(const char *text, gint64 memory)
     return sample;
 }
 
-/* All were recorded of VMs with 512 MiB. */
+/* All recorded VMs have 512 MiB. */
 static Sample *recorded(const char *name)
 {
     g_autofree char *file = g_strconcat(name, ".json", NULL);
@@ -60,7 +60,7 @@ static void test_figures(void)
     g_assert_cmpint(values[WORKS], ==, WORKS_WELL);
 }
 
-/* Whoever renames something in QEMU's answer makes one of them unknown. */
+/* Fails if a member of QEMU's answer is renamed. */
 static void test_all_are_there(void)
 {
     g_autoptr(Sample) file = recorded("file"), lazy = recorded("lazy");
@@ -96,7 +96,7 @@ static void test_sums(void)
     g_assert_cmpint(sample->figures[FAILED], ==, UNKNOWN);
 }
 
-/* The guest's word can be anything. */
+/* A guest can report anything. */
 static void test_nonsense(void)
 {
     static const char *const texts[] = {
@@ -124,7 +124,7 @@ static void test_nonsense(void)
     }
 }
 
-/* One line for each state: what is said, and whether it works. */
+/* For each state: what is shown, and whether it works. */
 static void test_states(void)
 {
     static const struct {
@@ -154,7 +154,7 @@ static void test_states(void)
     }
 }
 
-/* There is memory beside that file. */
+/* There is other memory, too. */
 static void test_partly(void)
 {
     g_autofree char *path =
@@ -225,7 +225,7 @@ static void test_metrics(void)
         g_test_message("%s", *line);
         g_assert_nonnull(strstr(text, whole));
     }
-    /* What nobody knows is not zero. */
+    /* An unknown value is absent, not zero. */
     g_assert_null(strstr(text, "\nfreehint_populated_hinted_bytes{"));
 }
 
@@ -264,7 +264,7 @@ static void test_taken(void)
     g_assert_false(socket_is_taken("/q", table));
 }
 
-/* Processes as below /proc: arguments are separated by ';' here. */
+/* Look for a process with these arguments, which ';' separates. */
 static GPtrArray *find_in(const char *arguments)
 {
     g_autofree char *proc = g_dir_make_tmp(NULL, NULL);
@@ -298,7 +298,7 @@ static void test_found(void)
           "chardev=c,mode=control", NULL, "/c" },
         { "kvm;-chardev;socket,server,path=/c,nowait,id=c;-mon;c,mode=control",
           NULL, "/c" },
-        /* For people; opened by another; somebody else's end; not for us yet. */
+        /* HMP; passed as a file descriptor; QEMU is the client; no wait=off. */
         { "kvm;-name;h;-chardev;socket,id=c,path=/c,server=on,wait=off;-mon;"
           "chardev=c", "h", NULL },
         { "kvm;-name;l;-chardev;socket,id=c,fd=5;-mon;chardev=c,mode=control",
@@ -341,7 +341,7 @@ static void test_arguments(void)
     g_assert_cmpstr(list[3]->domain, ==, "dom");
 }
 
-/* A map of process 42 below a folder that has its pagemap, if it has any. */
+/* The map of a process with this pagemap; NULL if it has none. */
 static Map *map_of(const char *pagemap, gsize size, const char *blocks)
 {
     g_autofree char *proc = g_dir_make_tmp(NULL, NULL);
@@ -366,7 +366,7 @@ static Map *map_of(const char *pagemap, gsize size, const char *blocks)
 
 static void test_map(void)
 {
-    /* In any order; with firmware, and with a name that only ends alike. */
+    /* Not by offset; with firmware, and with a name that only ends alike. */
     static const char blocks[] =
         " Block Name PSize Offset Used Total HVA RO\n"
         " /objects/dimm 2 MiB 0x1000000 0x200000 0x200000 0x200000 rw\n"
@@ -382,7 +382,7 @@ static void test_map(void)
         g_test_skip("entries are those of pages of 4 KiB");
         return;
     }
-    /* All of it, a page of it, and nothing but what is swapped out. */
+    /* All present, one page present, and all swapped out. */
     for (gsize i = 0; i < pages; i++) {
         entries[3 * pages + i] = G_GUINT64_CONSTANT(1) << 63;
         entries[pages + i] = G_GUINT64_CONSTANT(1) << 62;
@@ -392,7 +392,7 @@ static void test_map(void)
     g_assert_nonnull(map);
     g_assert_cmpuint(map->step, ==, 1);
     g_assert_cmpmem(map->parts->data, map->parts->len, "\xff\x01\x00", 3);
-    /* Less than the process has; nothing; a process that is gone. */
+    /* A pagemap that ends early, an empty one, and no process. */
     g_assert_null(map_of((const char *)entries, size - 8, blocks));
     g_assert_null(map_of("", 0, blocks));
     g_assert_null(map_of(NULL, 0, blocks));
@@ -400,7 +400,7 @@ static void test_map(void)
 
 static void test_map_of_a_large_guest(void)
 {
-    /* 10 GiB and 2 MiB, at the same place. */
+    /* 10 GiB and 2 MiB; the addresses may overlap. */
     static const char blocks[] =
         "pc.ram 4 KiB 0x0 0x280000000 0x280000000 0x0 rw\n"
         "/objects/dimm 4 KiB 0x400000000 0x200000 0x200000 0x0 rw\n";

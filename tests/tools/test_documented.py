@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Man pages, rules and dashboard name what there is, and all of it."""
+"""Man pages, alert rules and dashboard match the programs."""
 
 import re
 import tempfile
@@ -12,7 +12,7 @@ WORD = re.compile(r"\bfreehint_\w+")
 
 
 def exported() -> dict[str, str]:
-    """The metrics that there are, with what they are said to be."""
+    """All metrics, with their help texts."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "metrics"
         texts = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""freehint-exporter, as a reader, promtool and Prometheus see it."""
+"""freehint-exporter, read by an HTTP client, promtool and Prometheus."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def fetch(url: str) -> str:
 
 
 def values(text: str) -> dict[str, float]:
-    """What has which value, labels included."""
+    """Values by metric and labels."""
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     pairs = (line.rsplit(" ", 1) for line in lines)
     return {name: float(value) for name, value in pairs}
@@ -38,7 +38,7 @@ class ExporterTest(unittest.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def start(self, *command: str | Path) -> subprocess.Popen[str]:
-        """Something that goes on until the end of the test."""
+        """Start a program that runs until the end of the test."""
         process = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,
@@ -56,7 +56,7 @@ class ExporterTest(unittest.TestCase):
         return process
 
     def export(self, *arguments: str | Path) -> str:
-        """Start it, on a port that is free; where its metrics are."""
+        """Start the exporter on a free port; return the URL of its metrics."""
         process = self.start(EXPORTER, "--port=0", "--timeout=1", *arguments)
         assert process.stdout
         return process.stdout.readline().split()[-1]
@@ -122,7 +122,7 @@ class ExporterTest(unittest.TestCase):
                     client.shutdown(socket.SHUT_WR)
                     self.assertIn(b" 400 ", client.recv(1000))
                 except OSError:
-                    # It has hung up before all of what was too much was there.
+                    # It may hang up before it has read all of a request that is too long.
                     pass
         self.assertIn("freehint_works", fetch(url))
 
@@ -132,7 +132,7 @@ class ExporterTest(unittest.TestCase):
         run(EXPORTER, f"--textfile={file}", vm.path)
         self.assertIn('freehint_works{vm="vm",device="fh0"} 1\n', file.read_text())
         self.assertEqual(file.stat().st_mode & 0o777, 0o644)
-        # Whoever has it open keeps the old one, whole.
+        # A reader that has it open keeps the old one.
         with file.open() as stream:
             self.start(EXPORTER, f"--textfile={file}", "--interval=0.1", vm.path)
             vm.answer = recorded("off")
@@ -204,7 +204,7 @@ class ExporterTest(unittest.TestCase):
         self.assertEqual(found[0]["metric"]["vm"], "vm")
         self.assertTrue(wait_for("up", lambda: result("up == 1")))
         self.assertEqual(result("freehint_works")[0]["value"][1], "0")
-        # The rules can be evaluated on what there is, and the dashboard's queries.
+        # Prometheus can evaluate the dashboard's queries and the rules.
         panels = json.loads((TOOLS / "dashboard.json").read_text())["panels"]
         queries = [target["expr"] for panel in panels for target in panel["targets"]]
         self.assertGreater(len(queries), 10)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""freehint-top in a terminal, which is tmux; every wait is for what is on the screen."""
+"""freehint-top in a terminal (tmux). Every wait is for something on the screen."""
 
 import mmap
 import os
@@ -16,7 +16,7 @@ KEYS = " q quit "
 
 
 class Terminal:
-    """A program on a screen of so many columns and rows; a context manager."""
+    """A program in a terminal of the given size. A context manager."""
 
     def __init__(self, folder: Path, columns: int, rows: int, command: str) -> None:
         self._tmux = ("tmux", "-S", str(folder / "tmux"), "-f", "/dev/null", "-u")
@@ -44,7 +44,7 @@ class Terminal:
         return self.tmux("capture-pane", "-p", *options).splitlines()
 
     def wait(self, pattern: str) -> list[str]:
-        """Wait until it is on the screen, and return that."""
+        """Wait until the pattern is on the screen, and return the screen."""
 
         def shown() -> list[str]:
             lines = self.lines()
@@ -94,11 +94,11 @@ class LiveTest(unittest.TestCase):
         terminal = self.terminal
         lines = terminal.wait("^cat .* active$")
         self.assertIn("3 VMs: 2 works, 1 not working", lines[0])
-        # What does not work comes first, and is selected; below is why.
+        # The VM that does not work comes first and is selected; the last lines say why.
         self.assertEqual(self.order(lines), "bac")
         terminal.wait("^guest memory is locked by -overcommit mem-lock")
         terminal.wait(r"^bee +4.0G .* vetoed: locked$")
-        # A rate takes two looks.
+        # The rate takes two looks.
         terminal.wait(r"^ant +512M .* [1-9]\d*M  active$")
         for keys, order in (
             ("s", "abc"),  # by name
@@ -112,7 +112,7 @@ class LiveTest(unittest.TestCase):
     def test_what_works_is_green(self) -> None:
         self.terminal.wait("^cat .* active$")
         text = "\n".join(self.terminal.lines("-e"))
-        # A colour holds until the next one.
+        # A colour applies until the next one.
         colours = {
             name: re.findall(r"\x1b\[(?:\d+;)*(3\d)[;m]", text[: text.index(name)])[-1]
             for name in ("ant", "bee", "cat")
@@ -136,18 +136,17 @@ class LiveTest(unittest.TestCase):
     def test_a_map(self) -> None:
         terminal, ant = self.terminal, self.vms[0]
         terminal.wait("^cat .* active$")
-        # Eight granules of this process, which the VM calls its own.
+        # Eight granules of this process play the guest's memory.
         ant.ram = mmap.mmap(-1, 16 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         ant.ram.madvise(mmap.MADV_NOHUGEPAGE)
         terminal.press("Down", "Enter", "m")
         terminal.wait("^ant, device fh0")
         terminal.wait("^map: each cell stands for 1 of 2.0M; · no host memory, █ only that$")
-        # Where it begins is up to the kernel.
         terminal.wait("^·{8}$")
         ant.ram[2 * MIB] = 1
         ant.ram[4 * MIB : 6 * MIB] = b"x" * (2 * MIB)
         terminal.wait("^·░█·{5}$")
-        # Given back, as the device does it.
+        # Discarded, as by the device.
         ant.ram.madvise(mmap.MADV_DONTNEED, 4 * MIB, 2 * MIB)
         terminal.wait("^·░·{6}$")
         for columns, rows in ((30, 8), (80, 24)):
@@ -156,7 +155,7 @@ class LiveTest(unittest.TestCase):
         terminal.wait("^·░·{6}$")
         terminal.press("m")
         terminal.wait(r"guest_free_bytes +439M")
-        # There is no memory of whom nobody can ask.
+        # While the monitor is busy there is no map.
         with QmpClient(ant.path):
             terminal.press("m")
             terminal.wait("^map: QEMU cannot be asked$")
@@ -192,7 +191,7 @@ class LiveTest(unittest.TestCase):
     def test_a_monitor_that_somebody_uses(self) -> None:
         terminal, ant = self.terminal, self.vms[0]
         terminal.wait("^ant .* active$")
-        # A client that comes during a look waits for its end, which is soon.
+        # A client that connects during a look has to wait for its end.
         with QmpClient(ant.path) as client:
             terminal.wait("^ant .* busy$")
             clients = ant.clients

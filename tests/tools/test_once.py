@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""freehint-top --once, of VMs in any state, and of one that runs."""
+"""freehint-top --once, with VMs in any state, and with a real one."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from fake_qmp import FakeVM, QmpClient, recorded  # noqa: E402
 from freehint_vm import MIB, FreehintVM  # noqa: E402
 from programs import TOP, look, run  # noqa: E402
 
-# What a gauge is called by QEMU, and by the tools.
+# Names of gauges in QEMU and in the tools.
 GAUGES = {
     "free": "guest_free_bytes",
     "pending": "guest_pending_bytes",
@@ -61,10 +61,10 @@ class OnceTest(unittest.TestCase):
         vm = self.fake("vm", "active")
         with QmpClient(vm.path) as client:
             done = run(TOP, "--once", vm.path, status=1)
-            self.assertIn(f"{vm.path}: busy: another client has", done.stderr)
+            self.assertIn(f"{vm.path}: busy: another client uses", done.stderr)
             self.assertEqual(look(vm.path, status=1)[0]["problem"], "busy")
             self.assertEqual(client.cmd("query-name"), {"name": "vm"})
-        # Nobody has waited in its queue meanwhile.
+        # Nobody waited in its listen queue meanwhile.
         self.assertEqual(vm.clients, 1)
         self.assertEqual(look(vm.path)[0]["problem"], None)
 
@@ -130,7 +130,7 @@ esac
             vm.flush()
             vm.settle()
             before = vm.query()
-            # Others may run here, whose monitors may be busy.
+            # Other VMs may run here, and their monitors may be busy.
             pid = vm.machine.get_pid()
             found = next(v for v in look(status=None) if v["pid"] == pid)
             after = vm.query()
@@ -151,7 +151,7 @@ esac
             self.assertAlmostEqual(
                 found["host_resident_bytes"], vm.memory.now().rss, delta=8 * MIB
             )
-            # What is freed lazily shows up where the host has it, too.
+            # Lazily freed memory shows up as the host's LazyFree.
             vm.machine.cmd("freehint-set", id="fh0", discard="lazy")
             vm.check("memhog 128m")
             vm.flush()
@@ -164,7 +164,7 @@ esac
             self.assertAlmostEqual(
                 lazy["host_lazy_free_bytes"], kib * 1024, delta=8 * MIB
             )
-            # The same socket, with QEMU at its other end.
+            # The same with QEMU's own socket.
             with QmpClient(path) as client:
                 busy = look(path, status=1)[0]
                 self.assertEqual((busy["problem"], busy["vm"]), ("busy", "web"))
