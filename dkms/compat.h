@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Virtio free memory hint driver: what its files expect of a kernel, for older and newer
- * ones. This is the only place that knows of versions; it is included before all else.
+ * Virtio free memory hint driver: differences between kernel versions. This is the only
+ * place that knows versions; it is included before everything else.
  */
 #ifndef _VIRTIO_FREEHINT_COMPAT_H
 #define _VIRTIO_FREEHINT_COMPAT_H
@@ -19,14 +19,14 @@
 })
 #endif
 
-/* A maximum was a number of orders before it was an order. */
+/* MAX_ORDER was the number of orders before it was the highest order. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 #define NR_PAGE_ORDERS		MAX_ORDER
 #elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 #define NR_PAGE_ORDERS		(MAX_ORDER + 1)
 #endif
 
-/* The old name is warned of. */
+/* The old name causes a warning. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 #define system_unbound_wq	system_dfl_wq
 #endif

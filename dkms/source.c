@@ -28,26 +28,29 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
-/* How often page reporting is looked at: does it want to run; on a CPU that is awake. */
+/* How often to look whether page reporting wants to run; on a CPU that is awake. */
 #define LOOK_TIME	max(HZ / 20, 1)
 
-/* Longest wait for an offer, in jiffies; for as long as a pass takes on a busy guest. */
+/* Longest wait for an offer, in jiffies: the time of a pass in a busy guest. */
 #define MAX_WAITS	max(HZ / 4, 2)
 
-/* An offer that nobody collects is withdrawn after this. */
+/* An offer that nobody collects is withdrawn after this time. */
 #define OFFER_TIME	max(HZ / 4, 1)
 
 /* A list takes 16 passes. */
 #define MAX_PASSES	20
 
-/* A pass that brought nothing has looked at each block: then so many ms without one. */
+/* A pass without an offer has looked at all blocks: pause for 1 ms per so many. */
 #define BLOCKS_PER_MS	64
 
-/* After an offer that is to be tried again; twice as long each time, this many times. */
+/* Delay before an offer is retried. It doubles each time, up to this many times. */
 #define RETRY_TIME	max(HZ / 4, 1)
 #define MAX_RETRIES	6U
 
-/* Nobody tells whether another device is still registered. Less than the driver waits. */
+/*
+ * There is no way to ask whether another device is still registered, so for this long it
+ * counts as registered. It has to be less than the time between two tries of the driver.
+ */
 #define OTHER_TIME	(4 * HZ)
 
 static struct page_reporting_dev_info reporting;
@@ -57,31 +60,31 @@ static void (*wake_user)(void *data);
 static void *user_data;
 static unsigned long other_until = INITIAL_JIFFIES;
 
-/* What page reporting has taken off the free lists, and waits for. */
+/* Blocks that page reporting has taken off the free lists, and waits for. */
 static struct {
-	spinlock_t lock;		/* for all of it */
-	wait_queue_head_t changed;	/* woken when there is one, and when there is less */
-	unsigned int nr;		/* ranges that have not been collected */
+	spinlock_t lock;		/* protects all members */
+	wait_queue_head_t changed;	/* an offer was made, or part of it is back */
+	unsigned int nr;		/* ranges not collected yet */
 	struct freehint_range ranges[PAGE_REPORTING_CAPACITY];	/* by ascending address */
-	unsigned long held;		/* pages that were collected, and are not back */
-	unsigned long lost;		/* of these, pages that are not expected back */
-	bool failed;			/* some of it is to be tried again */
+	unsigned long held;		/* pages collected and not back */
+	unsigned long lost;		/* pages of these not expected back */
+	bool failed;			/* some of it has to be retried */
 	bool withdrawn;			/* some of it was not collected */
-	bool stopped;			/* there will be no more */
-	u64 returned;			/* sum of pages: returned as discarded */
+	bool stopped;			/* no more offers */
+	u64 returned;			/* pages returned as discarded, in all */
 } offer = {
 	.lock = __SPIN_LOCK_UNLOCKED(offer.lock),
 	.changed = __WAIT_QUEUE_HEAD_INITIALIZER(offer.changed),
 };
 
-/* When there is to be a pass. */
+/* When to have a pass over the free lists. */
 static struct {
-	bool awaited;			/* somebody collects */
-	bool again;			/* something was turned away */
-	bool told;			/* the user was woken for it */
-	bool fruitful;			/* there was an offer in this pass */
-	bool rested;			/* a whole period has gone by */
-	unsigned int left;		/* passes for this round */
+	bool awaited;			/* the user is collecting */
+	bool again;			/* page reporting was turned away */
+	bool told;			/* the user was woken for that */
+	bool fruitful;			/* this pass made an offer */
+	bool rested;			/* a whole period has passed */
+	unsigned int left;		/* passes left in this round */
 	unsigned int retries;		/* offers that failed in a row */
 	unsigned long not_before;	/* jiffies */
 } pass;
@@ -103,7 +106,7 @@ static bool adjoin(const struct freehint_range *low, const struct freehint_range
 	       pfn_to_section_nr(low->pfn) == pfn_to_section_nr(high->pfn);
 }
 
-/* What another user of page reporting has had it report may be less than a granule. */
+/* If page reporting had another user, blocks can be smaller than a granule. */
 static unsigned int write_ranges(struct freehint_range *ranges, struct scatterlist *sgl,
 				 unsigned int nents)
 {
@@ -152,7 +155,7 @@ static bool make_offer(struct scatterlist *sgl, unsigned int nents)
 	return made;
 }
 
-/* What is collected leaves the one and joins the other at once. */
+/* Under the lock, because collecting moves pages from nr to held. */
 static bool is_settled(void)
 {
 	bool settled;
@@ -164,8 +167,8 @@ static bool is_settled(void)
 }
 
 /*
- * For as long as it takes, if the device has some of it. Whoever collects may have been
- * told to pause, and nothing is to be kept from the guest for that.
+ * Wait for as long as it takes if the device has some of the offer. If nobody collects,
+ * for example because the driver was told to pause, the guest gets the memory back.
  */
 static void await_answers(void)
 {
@@ -178,8 +181,8 @@ static void await_answers(void)
 }
 
 /*
- * An offer that is to be tried again and again, because of the same few of its blocks, is
- * one day taken for reported: the host has been told of all of it.
+ * If an offer has to be retried again and again because of a few of its blocks, it counts
+ * as reported in the end: all of it has been hinted.
  */
 static int judge_offer(void)
 {
@@ -190,7 +193,7 @@ static int judge_offer(void)
 		return 0;
 	}
 	spin_unlock(&offer.lock);
-	/* That ends the pass. */
+	/* The error ends the pass. */
 	WRITE_ONCE(pass.awaited, false);
 	WRITE_ONCE(pass.not_before, jiffies + (RETRY_TIME << pass.retries));
 	WRITE_ONCE(pass.again, true);
@@ -198,7 +201,7 @@ static int judge_offer(void)
 	return -EAGAIN;
 }
 
-/* In page reporting's work item. What it is given is nobody's until it returns. */
+/* Runs in page reporting's work item. Until it returns, it owns the blocks. */
 static int report(struct page_reporting_dev_info *info, struct scatterlist *sgl,
 		  unsigned int nents)
 {
@@ -206,7 +209,7 @@ static int report(struct page_reporting_dev_info *info, struct scatterlist *sgl,
 		WRITE_ONCE(pass.again, true);
 		if (reporting.work.wq)
 			return -EAGAIN;
-		/* Nobody could call for it later, see bring_forward(). */
+		/* There is no way to start a pass later, see bring_forward(). */
 		WRITE_ONCE(pass.awaited, true);
 		wake_user(user_data);
 	}
@@ -228,7 +231,7 @@ static bool is_due(void)
 	       (READ_ONCE(pass.again) || delayed_work_pending(&reporting.work));
 }
 
-/* A deferrable timer's: an idle guest has freed nothing. */
+/* By a deferrable timer, because an idle guest frees nothing. */
 static void look(struct timer_list *timer)
 {
 	if (!READ_ONCE(pass.awaited) && !READ_ONCE(pass.told) && is_due()) {
@@ -239,9 +242,10 @@ static void look(struct timer_list *timer)
 }
 
 /*
- * On the queue that page reporting uses, which differs from kernel to kernel, and must be
- * the same, lest the work item run twice at a time. It is known from the first delay; a
- * kernel that was told to do without any needs nobody to hurry it.
+ * This has to be the workqueue that page reporting uses, which depends on the kernel:
+ * on another one the work item could run twice at a time. It is known after page reporting
+ * has queued the work for the first time. A kernel that was told to use no delay needs no
+ * hurrying.
  */
 static void bring_forward(void)
 {
@@ -253,7 +257,7 @@ static void bring_forward(void)
 		mod_delayed_work(wq, &reporting.work, 0);
 }
 
-/* Each block below is in a list that a pass goes along. */
+/* Free blocks, or pages in them, of these orders. A pass looks at each block. */
 static unsigned long count_free(unsigned int low, unsigned int high, bool pages)
 {
 	unsigned long nr = 0;
@@ -282,7 +286,7 @@ static void end_round(void)
 		WRITE_ONCE(pass.not_before, rest);
 }
 
-/* Nobody tells when a pass is over; but it is short, unless there is an offer. */
+/* The end of a pass cannot be seen; but without an offer it is short. */
 static bool await_offer(void)
 {
 	unsigned int waits;
@@ -336,7 +340,7 @@ int freehint_start(unsigned int order, void (*wake)(void *data), void *data)
 	offer.stopped = false;
 	memset(&pass, 0, sizeof(pass));
 	pass.not_before = jiffies;
-	/* All that is free is due. */
+	/* All free memory is due. */
 	pass.again = true;
 	pass.rested = true;
 
@@ -346,13 +350,13 @@ int freehint_start(unsigned int order, void (*wake)(void *data), void *data)
 		WRITE_ONCE(other_until, jiffies + OTHER_TIME);
 		return ret;
 	}
-	pr_info_once("virtio_freehint: this kernel's page reporting tells what is free: what the host forgets is not hinted again\n");
+	pr_info_once("virtio_freehint: free memory comes from page reporting, which does not report it again after an epoch change\n");
 	timer_setup(&look_timer, look, TIMER_DEFERRABLE);
 	mod_timer(&look_timer, jiffies + LOOK_TIME);
 	return 0;
 }
 
-/* Page reporting waits for what is out when it is told to stop, and nobody else may. */
+/* When it is unregistered, page reporting waits for what is out. Nobody else may. */
 void freehint_stop(void)
 {
 	bool is_out;
@@ -454,7 +458,7 @@ void freehint_lost(struct freehint_batch *batch)
 	spin_unlock(&offer.lock);
 }
 
-/* Page reporting forgets only of what is allocated that it was reported. */
+/* Page reporting reports memory again only after it was allocated and freed. */
 void freehint_rehint(void)
 {
 }
@@ -464,7 +468,7 @@ bool freehint_worth_a_look(void)
 	return false;
 }
 
-/* No way leads from here to per-CPU lists, or to compaction. */
+/* Modules can neither drain per-CPU lists nor compact. */
 void freehint_gather(bool compact, unsigned long deadline)
 {
 }

@@ -54,7 +54,7 @@ class StockTest(unittest.TestCase):
 
     def test_it_says_where_free_memory_comes_from(self) -> None:
         self.assertEqual(self.driver.engine(), "page-reporting")
-        log = self.vm.check("dmesg | grep -c 'page reporting tells what is free'")
+        log = self.vm.check("dmesg | grep -c 'free memory comes from page reporting'")
         self.assertEqual(log, "1")
 
     def test_nobody_waits_for_page_reporting(self) -> None:
