@@ -60,3 +60,10 @@ def functional_tests(project: Path = PROJECT) -> set[str]:
             elif name.startswith("test_"):
                 found.add(f"{path.stem}.{current}.{name}")
     return found
+
+
+def names() -> set[str]:
+    """All of these, as lists of tests name them: tests/spec/coverage.toml, for one."""
+    found = {f"qtest/{name}" for name in qtests()}
+    found |= {f"kunit/{name}" for name in kunit_cases()}
+    return found | {f"functional/{name}" for name in functional_tests()}

@@ -165,10 +165,14 @@ class LazyTest(unittest.TestCase):
 
     def test_it_is_the_guests_until_the_host_takes_it(self) -> None:
         with FreehintVM(memory_mib=GUEST_MIB) as vm:
-            vm.settle()
+            before = vm.settle()
+            discarded = vm.query()["stats"]["discarded"]["bytes"]
             vm.machine.cmd("freehint-set", id=DEVICE_ID, discard="lazy")
             use_memory(vm)
+            discarded = vm.query()["stats"]["discarded"]["bytes"] - discarded
+            self.assertGreater(discarded, USED // 2)
             self.assertGreater(lazily_freed(self.pid(vm)), USED // 2)
+            self.assertGreater(vm.settle(), before + USED // 2)
             result = vm.run("churn -n 3 -m 128", timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)

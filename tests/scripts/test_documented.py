@@ -3,13 +3,20 @@
 
 import re
 import subprocess
+import sys
+import tomllib
 import unittest
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lib"))
+
+import registered  # noqa: E402
+
+PROJECT = registered.PROJECT
 GUEST = PROJECT / "guest-driver"
 DEVICE = PROJECT / "qemu-device"
 GUIDE = PROJECT / "docs/operator-guide.md"
+NOT_SHRINKING = PROJECT / "tests/not-shrinking.toml"
 OPTIONS = DEVICE / "docs/system/devices/virtio-freehint.rst"
 DRIVER = GUEST / "drivers/virtio/freehint"
 MAN = PROJECT / "docs/man"
@@ -68,6 +75,12 @@ def quoted(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
+def not_shrinking() -> list[str]:
+    """What an operator sees of a VM that does not shrink: the rows of that table."""
+    text = section(GUIDE, "Why did this VM not shrink?")
+    return re.findall(r"^\| (.*?) \|", text, re.M)[2:]
+
+
 def entries(page: str) -> dict[str, list[str]]:
     """What is listed below each heading of a man page."""
     text = (MAN / page).read_text().replace("\\-", "-")
@@ -118,13 +131,19 @@ class DocumentedTest(unittest.TestCase):
         for name in "Info", "Gauges", "Stats", "Rejected":
             members |= set(qapi("struct", f"Freehint{name}"))
         members |= {"query-freehint", "[]", "lazy-..."}
-        rows = re.findall(
-            r"^\| (.*?) \|", section(GUIDE, "Why did this VM not shrink?"), re.M
-        )[2:]
+        rows = not_shrinking()
         self.assertGreater(len(rows), 10)
         for row in rows:
             self.assertTrue(quoted(row), row)
             self.assertLessEqual(quoted(row), members, row)
+
+    def test_what_the_guide_names_is_brought_about(self) -> None:
+        """Each row of that table by a test, and no other."""
+        tests = tomllib.loads(NOT_SHRINKING.read_text())
+        self.assertEqual(list(tests), not_shrinking())
+        for row, names in tests.items():
+            self.assertTrue(names, row)
+            self.assertLessEqual(set(names), registered.names(), row)
 
     def test_obstacles_are_listed_in_order(self) -> None:
         _, _, text = OPTIONS.read_text().partition("in ``obstacles``, in this order:")

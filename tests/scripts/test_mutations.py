@@ -48,9 +48,7 @@ class MutationsTest(unittest.TestCase):
                 self.assertLessEqual(len(changed), MOST_LINES, path.stem)
 
     def test_each_says_what_it_breaks_and_what_notices(self) -> None:
-        known = {f"qtest/{name}" for name in registered.qtests()}
-        known |= {f"kunit/{name}" for name in registered.kunit_cases()}
-        known |= {f"functional/{name}" for name in registered.functional_tests()}
+        known = registered.names()
         # Made in a loop, or of another suite.
         other = re.compile(r"qtest/virtio-freehint/(backing|lazy)/memory-.*|spec/.*")
         for path in MUTATIONS:

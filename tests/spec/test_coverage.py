@@ -69,9 +69,7 @@ class Coverage(unittest.TestCase):
             self.assertTrue(all(row.values()), label)
 
     def test_every_named_test_exists(self) -> None:
-        known = {f"qtest/{name}" for name in registered.qtests()}
-        known |= {f"kunit/{name}" for name in registered.kunit_cases()}
-        known |= {f"functional/{name}" for name in registered.functional_tests()}
+        known = registered.names()
         for label, row in self.table.items():
             for test in row.get("tests", []):
                 self.assertIn(test, known, f"{label} names a test that is not there")
