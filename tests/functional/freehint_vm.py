@@ -72,6 +72,9 @@ REPORTERS: dict[str, list[str]] = {
     "balloon": ["-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"],
 }
 
+# The driver takes what it is offered.
+PACKED_RING = ("-global", "virtio-freehint-device.packed=on")
+
 # A port for one device that comes and goes; the guest's PCIe hotplug sees to it.
 PORT = "port1"
 HOTPLUG_PORT = (

@@ -5,7 +5,7 @@ import time
 import unittest
 from typing import Any
 
-from freehint_vm import MIB, FreehintVM
+from freehint_vm import MIB, PACKED_RING, FreehintVM
 
 CHURN_BYTES = 512 * MIB
 VIRTIO_F_RING_PACKED = 34
@@ -72,8 +72,7 @@ class ControlTest(unittest.TestCase):
             self.assert_adds_up(vm.query())
 
     def test_a_packed_ring_will_do(self) -> None:
-        packed = ("-global", "virtio-freehint-device.packed=on")
-        with FreehintVM(memory_mib=512, extra_args=packed) as vm:
+        with FreehintVM(memory_mib=512, extra_args=PACKED_RING) as vm:
             features = vm.check(f"cat {DRIVER}/virtio*/features")
             self.assertEqual(features.strip()[VIRTIO_F_RING_PACKED], "1", features)
             before = vm.settle()

@@ -7,7 +7,14 @@ hint in flight while churn runs, which verifies what it wrote.
 
 import unittest
 
-from freehint_vm import DEVICE_ID, HOTPLUG_PORT, PORT, SYSFS, FreehintVM
+from freehint_vm import (
+    DEVICE_ID,
+    HOTPLUG_PORT,
+    PACKED_RING,
+    PORT,
+    SYSFS,
+    FreehintVM,
+)
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 
@@ -23,6 +30,7 @@ POWER_OFF, INDICATOR_OFF = 0x0400, 0x0300
 class RebindTest(unittest.TestCase):
     """One guest for both cases, which end as they began."""
 
+    args: tuple[str, ...] = SLOW
     vm: FreehintVM
     driver: GuestDriver
 
@@ -32,7 +40,7 @@ class RebindTest(unittest.TestCase):
             "testdev",
             memory_mib=512,
             cpus=2,
-            extra_args=SLOW,
+            extra_args=cls.args,
             append="virtio_freehint.adapt=0",
         )
         cls.vm = cls.enterClassContext(vm)
@@ -73,6 +81,12 @@ class RebindTest(unittest.TestCase):
             self.vm.check(f"echo 1 >{switch}")
             self.assertEqual(self.driver.violations(), 0)
         self.check_end()
+
+
+class PackedRebindTest(RebindTest):
+    """The same with a packed ring."""
+
+    args = (*SLOW, *PACKED_RING)
 
 
 class UnplugTest(unittest.TestCase):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import migration
-from freehint_vm import MIB, FreehintVM
+from freehint_vm import MIB, PACKED_RING, FreehintVM
 from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 from migration import HOG_MIB, MEMORY_MIB, start_vm
@@ -21,11 +21,11 @@ SHARED_MEMORY = (
 
 
 class MigrationTest(unittest.TestCase):
-    def test_the_guest_goes_on(self) -> None:
+    def check_goes_on(self, *extra: str) -> None:
         """To other memory and other settings, in the middle of everything."""
         props = "min-age-ms=250,delay-ms=40"
-        with start_vm() as source, start_vm(
-            props, *SHARED_MEMORY, origin=source
+        with start_vm("", *extra) as source, start_vm(
+            props, *SHARED_MEMORY, *extra, origin=source
         ) as target:
             epoch = source.query()["rehint-epoch"]
             churn = source.start("churn -m 64 -n 10 -p 200")
@@ -41,6 +41,12 @@ class MigrationTest(unittest.TestCase):
             after = target.query()
             self.assertEqual((after["state"], after["driver-status"]), ("active",) * 2)
             self.assertGreater(after["stats"]["discarded"]["bytes"], HOG_MIB * MIB)
+
+    def test_the_guest_goes_on(self) -> None:
+        self.check_goes_on()
+
+    def test_the_guest_goes_on_with_a_packed_ring(self) -> None:
+        self.check_goes_on(*PACKED_RING)
 
     def test_a_destination_that_is_disabled(self) -> None:
         """Its operator's word counts, until the operator takes it back."""
