@@ -22,10 +22,10 @@ import test_ports  # noqa: E402
 
 CONFIGS = overlay.PROJECT / "guest-driver" / "kernel" / "configs"
 
-# What is quick: all that QEMU's tests of any device and ours do without "-m slow",
-# a minute or two in the end, and one migration. The longest come first.
+# What is quick: all that QEMU's tests of any device do without "-m slow" and ours, a
+# minute or two in the end, and one migration. The longest come first.
 QTESTS: dict[str, tuple[str, ...]] = {
-    "qos-test": (),
+    "qos-test": ("-m", "slow"),
     "qom-test": (),
     "device-introspect-test": (),
     "test-hmp": (),

@@ -258,6 +258,10 @@ static void register_virtio_freehint_flood_test(void)
 {
     QOSGraphTestOptions rng = { .before = setup_rng };
 
+    /* It measures time, of which "make check" leaves no program much. */
+    if (!g_test_slow()) {
+        return;
+    }
     qos_add_test("flood", "virtio-freehint", test_flood, &rng);
 }
 
