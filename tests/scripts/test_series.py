@@ -66,6 +66,10 @@ class SeriesTest(unittest.TestCase):
                 run("git", "am", "--quiet", patch, cwd=root)
                 self.check_makefiles(root)
                 self.check_meson(root, built)
+            unsent = [path for path in installed if path.startswith("configs/")]
+            self.assertEqual(bool(unsent), name == "qemu")
+            for path in unsent:
+                del installed[path]
             self.assertEqual(self.content(root), installed)
             subjects = run("git", "log", "--format=%s", cwd=root).splitlines()
             self.assertEqual(len(subjects), len(patches) + 1)
