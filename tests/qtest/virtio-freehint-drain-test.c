@@ -543,7 +543,7 @@ static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
 /* Whatever kept the main loop, the next thing it does is to answer. */
 static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
 {
-    const int hold_ms = g_test_quick() ? 2000 : 8000;
+    const int hold_ms = g_test_perf() ? 8000 : 2000;
     QVirtioFreehint *fh = obj;
     QFreehintHint hints[4];
     int i;
@@ -606,7 +606,7 @@ static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
         .type = VIRTIO_FREEHINT_T_HINT,
         .nranges = 1,
     };
-    const int rounds = g_test_quick() ? 2000 : 100000;
+    const int rounds = g_test_perf() ? 100000 : 2000;
     QVirtioFreehint *fh = obj;
     QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
     uint64_t hints = qfreehint_stat("hints");
