@@ -56,7 +56,7 @@ struct DiscardTestdev {
     bool pool_busy;
 };
 
-static void write_page(uint64_t addr, Error **errp)
+static void discard_testdev_write_page(uint64_t addr, Error **errp)
 {
     uint8_t page[4096];
 
@@ -68,8 +68,8 @@ static void write_page(uint64_t addr, Error **errp)
     }
 }
 
-static void set_disabled(DiscardTestdev *dev, bool *held, bool value,
-                         int (*disable)(bool state), Error **errp)
+static void discard_testdev_hold(DiscardTestdev *dev, bool *held, bool value,
+                                 int (*disable)(bool state), Error **errp)
 {
     if (*held == value) {
         return;
@@ -80,7 +80,7 @@ static void set_disabled(DiscardTestdev *dev, bool *held, bool value,
     }
     *held = value;
     if (value && dev->dma_addr) {
-        write_page(dev->dma_addr, errp);
+        discard_testdev_write_page(dev->dma_addr, errp);
     }
 }
 
@@ -94,7 +94,8 @@ static void discard_testdev_set_disabled(Object *obj, bool value,
 {
     DiscardTestdev *dev = DISCARD_TESTDEV(obj);
 
-    set_disabled(dev, &dev->disabled, value, ram_block_discard_disable, errp);
+    discard_testdev_hold(dev, &dev->disabled, value, ram_block_discard_disable,
+                         errp);
 }
 
 /* As VFIO devices have it: whether this one leaves discards alone. */
@@ -113,8 +114,8 @@ static void discard_testdev_set_uncoordinated(Object *obj, bool value,
 {
     DiscardTestdev *dev = DISCARD_TESTDEV(obj);
 
-    set_disabled(dev, &dev->uncoordinated_disabled, value,
-                 ram_block_uncoordinated_discard_disable, errp);
+    discard_testdev_hold(dev, &dev->uncoordinated_disabled, value,
+                         ram_block_uncoordinated_discard_disable, errp);
 }
 
 static bool discard_testdev_get_lazy_forbidden(Object *obj, Error **errp)
@@ -162,7 +163,7 @@ static void discard_testdev_set_blink(Object *obj, bool value, Error **errp)
     discard_testdev_set_disabled(obj, false, errp);
 }
 
-static void flap(void *opaque)
+static void discard_testdev_flap(void *opaque)
 {
     DiscardTestdev *dev = opaque;
 
@@ -180,7 +181,7 @@ static void discard_testdev_set_flapping(Object *obj, bool value, Error **errp)
     DiscardTestdev *dev = DISCARD_TESTDEV(obj);
 
     if (value && !dev->flap_bh) {
-        dev->flap_bh = qemu_bh_new_guarded(flap, dev,
+        dev->flap_bh = qemu_bh_new_guarded(discard_testdev_flap, dev,
                                            &DEVICE(dev)->mem_reentrancy_guard);
         qemu_bh_schedule(dev->flap_bh);
     } else if (!value && dev->flap_bh) {
@@ -190,8 +191,8 @@ static void discard_testdev_set_flapping(Object *obj, bool value, Error **errp)
 }
 
 /* Where RDMA sets it, too: after the state of the last one has been cleared. */
-static int pretend_rdma(NotifierWithReturn *notifier, MigrationEvent *event,
-                        Error **errp)
+static int discard_testdev_pretend_rdma(NotifierWithReturn *notifier,
+                                        MigrationEvent *event, Error **errp)
 {
     if (event->type == MIG_EVENT_PRECOPY_SETUP) {
         migrate_get_current()->rdma_migration = true;
@@ -209,7 +210,7 @@ static void discard_testdev_set_rdma(Object *obj, bool value, Error **errp)
     NotifierWithReturn *notifier = &DISCARD_TESTDEV(obj)->rdma_notifier;
 
     if (value && !notifier->notify) {
-        migration_add_notifier(notifier, pretend_rdma);
+        migration_add_notifier(notifier, discard_testdev_pretend_rdma);
     } else if (!value && notifier->notify) {
         migration_remove_notifier(notifier);
     }
@@ -236,7 +237,7 @@ static void discard_testdev_set_hold_bql(Object *obj, Visitor *v,
     }
 }
 
-static int keep_busy(void *opaque)
+static int discard_testdev_keep_busy(void *opaque)
 {
     DiscardTestdev *dev = opaque;
 
@@ -246,7 +247,7 @@ static int keep_busy(void *opaque)
     return 0;
 }
 
-static void busy_ended(void *opaque, int ret)
+static void discard_testdev_busy_ended(void *opaque, int ret)
 {
     object_unref(OBJECT(opaque));
 }
@@ -265,7 +266,8 @@ static void discard_testdev_set_pool_busy(Object *obj, bool value,
     qatomic_set(&dev->pool_busy, value);
     if (begins) {
         object_ref(obj);
-        thread_pool_submit_aio(keep_busy, dev, busy_ended, dev);
+        thread_pool_submit_aio(discard_testdev_keep_busy, dev,
+                               discard_testdev_busy_ended, dev);
     }
 }
 

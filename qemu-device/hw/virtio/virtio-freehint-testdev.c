@@ -72,7 +72,7 @@ typedef enum Fault {
     FAULT__MAX,
 } Fault;
 
-static const char *const fault_names[FAULT__MAX] = {
+static const char *const testdev_fault_names[FAULT__MAX] = {
     [FAULT_FEATURES] = "features",
     [FAULT_GRANULE] = "granule",
     [FAULT_MAX_RANGES] = "max-ranges",
@@ -112,20 +112,21 @@ struct FreehintTestdev {
     bool reset_owed;
 };
 
-static VirtIOFreehintClass *production_class(void)
+static VirtIOFreehintClass *testdev_production_class(void)
 {
     return VIRTIO_FREEHINT_CLASS(object_class_by_name(TYPE_VIRTIO_FREEHINT));
 }
 
-static bool has_fault(const FreehintTestdev *dev, Fault fault)
+static bool testdev_has_fault(const FreehintTestdev *dev, Fault fault)
 {
     return dev->faults[fault].given;
 }
 
 /* What there is instead of the true value. */
-static uint64_t faulty(const FreehintTestdev *dev, Fault fault, uint64_t value)
+static uint64_t testdev_faulty(const FreehintTestdev *dev, Fault fault,
+                               uint64_t value)
 {
-    return has_fault(dev, fault) ? dev->faults[fault].value : value;
+    return testdev_has_fault(dev, fault) ? dev->faults[fault].value : value;
 }
 
 /* What the device does at the fault's time */
@@ -136,61 +137,64 @@ static void testdev_get_config(VirtIODevice *vdev, uint8_t *data)
     const VirtIOFreehint *fh = &dev->parent_obj;
     struct virtio_freehint_config *config = (void *)data;
 
-    VIRTIO_DEVICE_CLASS(production_class())->get_config(vdev, data);
-    config->granule = cpu_to_le64(faulty(dev, FAULT_GRANULE, fh->granule));
-    config->max_ranges = cpu_to_le32(faulty(dev, FAULT_MAX_RANGES,
-                                            fh->max_ranges));
-    config->state = cpu_to_le32(faulty(dev, FAULT_STATE, fh->state));
+    VIRTIO_DEVICE_CLASS(testdev_production_class())->get_config(vdev, data);
+    config->granule = cpu_to_le64(testdev_faulty(dev, FAULT_GRANULE,
+                                                 fh->granule));
+    config->max_ranges = cpu_to_le32(testdev_faulty(dev, FAULT_MAX_RANGES,
+                                                    fh->max_ranges));
+    config->state = cpu_to_le32(testdev_faulty(dev, FAULT_STATE, fh->state));
 }
 
 static bool testdev_may_advance(VirtIOFreehint *fh)
 {
     const FreehintTestdev *dev = FREEHINT_TESTDEV(fh);
 
-    if (has_fault(dev, FAULT_NEEDS_RESET) && !QTAILQ_EMPTY(&fh->hints)) {
+    if (testdev_has_fault(dev, FAULT_NEEDS_RESET) &&
+        !QTAILQ_EMPTY(&fh->hints)) {
         virtio_error(VIRTIO_DEVICE(fh), "virtio-freehint: broken as x-faults"
                      " wants it");
         freehint_drain(fh, false);
         return false;
     }
-    return !has_fault(dev, FAULT_HANG);
+    return !testdev_has_fault(dev, FAULT_HANG);
 }
 
-static bool loses_answer(FreehintTestdev *dev)
+static bool testdev_loses_answer(FreehintTestdev *dev)
 {
     FaultValue *lose = &dev->faults[FAULT_LOSE];
 
     return lose->given && lose->value && lose->value--;
 }
 
-static void spoil_ack(const FreehintTestdev *dev,
-                      struct virtio_freehint_ack *ack)
+static void testdev_spoil_ack(const FreehintTestdev *dev,
+                              struct virtio_freehint_ack *ack)
 {
     const uint32_t epoch = le32_to_cpu(ack->rehint_epoch);
 
-    ack->result = cpu_to_le16(faulty(dev, FAULT_RESULT,
-                                     le16_to_cpu(ack->result)));
-    ack->reserved = cpu_to_le16(faulty(dev, FAULT_RESERVED, 0));
-    ack->nstatus = cpu_to_le32(faulty(dev, FAULT_NSTATUS,
-                                      le32_to_cpu(ack->nstatus)));
+    ack->result = cpu_to_le16(testdev_faulty(dev, FAULT_RESULT,
+                                             le16_to_cpu(ack->result)));
+    ack->reserved = cpu_to_le16(testdev_faulty(dev, FAULT_RESERVED, 0));
+    ack->nstatus = cpu_to_le32(testdev_faulty(dev, FAULT_NSTATUS,
+                                              le32_to_cpu(ack->nstatus)));
     ack->rehint_epoch = cpu_to_le32(epoch +
-                                    faulty(dev, FAULT_EPOCH_OFFSET, 0));
-    ack->retry_after_ms = cpu_to_le32(faulty(dev, FAULT_RETRY_AFTER_MS,
-                                             le32_to_cpu(ack->retry_after_ms)));
+                                    testdev_faulty(dev, FAULT_EPOCH_OFFSET, 0));
+    ack->retry_after_ms = cpu_to_le32(
+        testdev_faulty(dev, FAULT_RETRY_AFTER_MS,
+                       le32_to_cpu(ack->retry_after_ms)));
 }
 
-static void spoil_answer(const FreehintTestdev *dev,
-                         const FreehintHint *hint)
+static void testdev_spoil_answer(const FreehintTestdev *dev,
+                                 const FreehintHint *hint)
 {
     const VirtQueueElement *elem = &hint->elem;
     struct virtio_freehint_ack ack;
 
     iov_to_buf(elem->in_sg, elem->in_num, 0, &ack, sizeof(ack));
-    spoil_ack(dev, &ack);
+    testdev_spoil_ack(dev, &ack);
     iov_from_buf(elem->in_sg, elem->in_num, 0, &ack, sizeof(ack));
-    if (has_fault(dev, FAULT_STATUS)) {
+    if (testdev_has_fault(dev, FAULT_STATUS)) {
         iov_memset(elem->in_sg, elem->in_num, sizeof(ack),
-                   faulty(dev, FAULT_STATUS, 0), hint->nranges);
+                   testdev_faulty(dev, FAULT_STATUS, 0), hint->nranges);
     }
 }
 
@@ -200,20 +204,20 @@ static void testdev_use(VirtIOFreehint *fh, FreehintHint *hint, size_t len)
     FreehintTestdev *dev = FREEHINT_TESTDEV(fh);
 
     if (!hint->nranges) {
-        hint->elem.index = faulty(dev, FAULT_USED_ID, hint->elem.index);
-    } else if (loses_answer(dev)) {
+        hint->elem.index = testdev_faulty(dev, FAULT_USED_ID, hint->elem.index);
+    } else if (testdev_loses_answer(dev)) {
         virtqueue_detach_element(fh->hintq, &hint->elem, 0);
         return;
     } else {
-        spoil_answer(dev, hint);
-        len = faulty(dev, FAULT_USED_LENGTH, len);
+        testdev_spoil_answer(dev, hint);
+        len = testdev_faulty(dev, FAULT_USED_LENGTH, len);
     }
-    production_class()->use(fh, hint, len);
+    testdev_production_class()->use(fh, hint, len);
 }
 
 /* Jobs that take their time, both in the worker */
 
-static void delay(uint32_t ms)
+static void testdev_delay(uint32_t ms)
 {
     if (ms) {
         g_usleep(ms * 1000ull);
@@ -222,87 +226,90 @@ static void delay(uint32_t ms)
 
 static void testdev_begin_job(FreehintJob *job)
 {
-    delay(FREEHINT_TESTDEV(job->fh)->start_delay_ms);
+    testdev_delay(FREEHINT_TESTDEV(job->fh)->start_delay_ms);
 }
 
 static void testdev_discard(FreehintJob *job)
 {
-    delay(FREEHINT_TESTDEV(job->fh)->delay_ms);
-    production_class()->discard(job);
+    testdev_delay(FREEHINT_TESTDEV(job->fh)->delay_ms);
+    testdev_production_class()->discard(job);
 }
 
 /* The device status that nobody can write */
 
-static VirtIOPCIProxy *pci_proxy(FreehintTestdev *dev)
+static VirtIOPCIProxy *testdev_pci_proxy(FreehintTestdev *dev)
 {
     return VIRTIO_PCI(qdev_get_parent_bus(DEVICE(dev))->parent);
 }
 
-static uint64_t stuck_status_read(void *opaque, hwaddr addr, unsigned size)
+static uint64_t testdev_stuck_status_read(void *opaque, hwaddr addr,
+                                          unsigned size)
 {
     return VIRTIO_DEVICE(opaque)->status;
 }
 
-static void stuck_status_write(void *opaque, hwaddr addr, uint64_t value,
-                               unsigned size)
+static void testdev_stuck_status_write(void *opaque, hwaddr addr,
+                                       uint64_t value, unsigned size)
 {
     FreehintTestdev *dev = opaque;
 
     dev->reset_owed |= !value;
 }
 
-static const MemoryRegionOps stuck_status_ops = {
-    .read = stuck_status_read,
-    .write = stuck_status_write,
+static const MemoryRegionOps testdev_stuck_status_ops = {
+    .read = testdev_stuck_status_read,
+    .write = testdev_stuck_status_write,
     .endianness = DEVICE_LITTLE_ENDIAN,
     .impl.max_access_size = 1,
 };
 
-static void map_stuck_status(FreehintTestdev *dev)
+static void testdev_map_stuck_status(FreehintTestdev *dev)
 {
-    memory_region_init_io(&dev->status_mr, OBJECT(dev), &stuck_status_ops,
-                          dev, "virtio-freehint-stuck-status", 1);
-    memory_region_add_subregion_overlap(&pci_proxy(dev)->common.mr,
+    memory_region_init_io(&dev->status_mr, OBJECT(dev),
+                          &testdev_stuck_status_ops, dev,
+                          "virtio-freehint-stuck-status", 1);
+    memory_region_add_subregion_overlap(&testdev_pci_proxy(dev)->common.mr,
                                         VIRTIO_PCI_COMMON_STATUS,
                                         &dev->status_mr, 1);
     dev->status_mapped = true;
 }
 
-static void unmap_stuck_status(FreehintTestdev *dev)
+static void testdev_unmap_stuck_status(FreehintTestdev *dev)
 {
-    memory_region_del_subregion(&pci_proxy(dev)->common.mr, &dev->status_mr);
+    memory_region_del_subregion(&testdev_pci_proxy(dev)->common.mr,
+                                &dev->status_mr);
     object_unparent(OBJECT(&dev->status_mr));
     dev->status_mapped = false;
 }
 
 /* The driver may be waiting for what it asked for meanwhile. */
-static void reset_at_last(FreehintTestdev *dev)
+static void testdev_reset_at_last(FreehintTestdev *dev)
 {
     if (dev->reset_owed) {
         dev->reset_owed = false;
-        memory_region_dispatch_write(&pci_proxy(dev)->common.mr,
+        memory_region_dispatch_write(&testdev_pci_proxy(dev)->common.mr,
                                      VIRTIO_PCI_COMMON_STATUS, 0, MO_8,
                                      MEMTXATTRS_UNSPECIFIED);
     }
 }
 
-static void set_status_stuck(FreehintTestdev *dev, bool stuck)
+static void testdev_set_status_stuck(FreehintTestdev *dev, bool stuck)
 {
     if (stuck && !dev->status_mapped) {
-        map_stuck_status(dev);
+        testdev_map_stuck_status(dev);
     }
     if (dev->status_mapped) {
         memory_region_set_enabled(&dev->status_mr, stuck);
     }
     if (!stuck) {
-        reset_at_last(dev);
+        testdev_reset_at_last(dev);
     }
 }
 
 /* The property */
 
-static void get_faults(Object *obj, Visitor *v, const char *name,
-                       void *opaque, Error **errp)
+static void testdev_get_faults(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
 {
     const FreehintTestdev *dev = FREEHINT_TESTDEV(obj);
     Fault i;
@@ -311,18 +318,18 @@ static void get_faults(Object *obj, Visitor *v, const char *name,
         return;
     }
     for (i = 0; i < FAULT__MAX; i++) {
-        uint64_t value = faulty(dev, i, 0);
+        uint64_t value = testdev_faulty(dev, i, 0);
 
-        if (has_fault(dev, i) &&
-            !visit_type_uint64(v, fault_names[i], &value, errp)) {
+        if (testdev_has_fault(dev, i) &&
+            !visit_type_uint64(v, testdev_fault_names[i], &value, errp)) {
             break;
         }
     }
     visit_end_struct(v, NULL);
 }
 
-static bool visit_faults(Visitor *v, const char *name, FaultValue *faults,
-                         Error **errp)
+static bool testdev_visit_faults(Visitor *v, const char *name,
+                                 FaultValue *faults, Error **errp)
 {
     bool ok = true;
     Fault i;
@@ -331,8 +338,9 @@ static bool visit_faults(Visitor *v, const char *name, FaultValue *faults,
         return false;
     }
     for (i = 0; ok && i < FAULT__MAX; i++) {
-        if (visit_optional(v, fault_names[i], &faults[i].given)) {
-            ok = visit_type_uint64(v, fault_names[i], &faults[i].value, errp);
+        if (visit_optional(v, testdev_fault_names[i], &faults[i].given)) {
+            ok = visit_type_uint64(v, testdev_fault_names[i], &faults[i].value,
+                                   errp);
         }
     }
     ok = ok && visit_check_struct(v, errp);
@@ -341,7 +349,7 @@ static bool visit_faults(Visitor *v, const char *name, FaultValue *faults,
 }
 
 /* Else what was held would not be acted on at all, being late. */
-static void forgive_lateness(VirtIOFreehint *fh)
+static void testdev_forgive_lateness(VirtIOFreehint *fh)
 {
     const int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     FreehintHint *hint;
@@ -352,15 +360,15 @@ static void forgive_lateness(VirtIOFreehint *fh)
 }
 
 /* A member that is gone takes its effect with it. */
-static void set_faults(Object *obj, Visitor *v, const char *name,
-                       void *opaque, Error **errp)
+static void testdev_set_faults(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
 {
     FreehintTestdev *dev = FREEHINT_TESTDEV(obj);
     VirtIOFreehint *fh = &dev->parent_obj;
-    const uint64_t old_features = faulty(dev, FAULT_FEATURES, 0);
+    const uint64_t old_features = testdev_faulty(dev, FAULT_FEATURES, 0);
     FaultValue faults[FAULT__MAX] = { };
 
-    if (!visit_faults(v, name, faults, errp)) {
+    if (!testdev_visit_faults(v, name, faults, errp)) {
         return;
     }
     if (!DEVICE(dev)->realized) {
@@ -369,9 +377,9 @@ static void set_faults(Object *obj, Visitor *v, const char *name,
     }
     memcpy(dev->faults, faults, sizeof(faults));
     VIRTIO_DEVICE(fh)->host_features ^=
-        old_features ^ faulty(dev, FAULT_FEATURES, 0);
-    set_status_stuck(dev, has_fault(dev, FAULT_STUCK_STATUS));
-    forgive_lateness(fh);
+        old_features ^ testdev_faulty(dev, FAULT_FEATURES, 0);
+    testdev_set_status_stuck(dev, testdev_has_fault(dev, FAULT_STUCK_STATUS));
+    testdev_forgive_lateness(fh);
     freehint_notify_config(fh);
     qemu_bh_schedule(fh->bh);
 }
@@ -381,7 +389,7 @@ static void testdev_realize(DeviceState *dev, Error **errp)
     VirtIOFreehint *fh = VIRTIO_FREEHINT(dev);
     ERRP_GUARD();
 
-    VIRTIO_DEVICE_CLASS(production_class())->realize(dev, errp);
+    VIRTIO_DEVICE_CLASS(testdev_production_class())->realize(dev, errp);
     if (*errp) {
         return;
     }
@@ -397,9 +405,9 @@ static void testdev_realize(DeviceState *dev, Error **errp)
 static void testdev_unrealize(DeviceState *dev)
 {
     if (FREEHINT_TESTDEV(dev)->status_mapped) {
-        unmap_stuck_status(FREEHINT_TESTDEV(dev));
+        testdev_unmap_stuck_status(FREEHINT_TESTDEV(dev));
     }
-    VIRTIO_DEVICE_CLASS(production_class())->unrealize(dev);
+    VIRTIO_DEVICE_CLASS(testdev_production_class())->unrealize(dev);
 }
 
 static const Property testdev_properties[] = {
@@ -424,8 +432,8 @@ static void testdev_class_init(ObjectClass *klass,
     fc->use = testdev_use;
     fc->begin_job = testdev_begin_job;
     fc->discard = testdev_discard;
-    object_class_property_add(klass, "x-faults", "struct", get_faults,
-                              set_faults, NULL, NULL);
+    object_class_property_add(klass, "x-faults", "struct", testdev_get_faults,
+                              testdev_set_faults, NULL, NULL);
 }
 
 static const TypeInfo testdev_info = {
