@@ -153,8 +153,12 @@ static void remove_log(void)
 
 /* Backings of the machine's RAM */
 
-/* That obstacle is there, for the machine's memory "mem0" alone. */
-static void assert_obstacle(const char *reason, int host_errno)
+/*
+ * That obstacle is there, for the machine's memory "mem0" alone, and says what
+ * to do about it.
+ */
+static void assert_obstacle(const char *reason, const char *advice,
+                            int host_errno)
 {
     QDict *device = qfreehint_query();
     const QListEntry *entry;
@@ -168,6 +172,8 @@ static void assert_obstacle(const char *reason, int host_errno)
 
             g_assert_cmpuint(qlist_size(list), ==, 1);
             memory = qobject_to(QDict, qlist_peek(list));
+            g_assert_nonnull(strstr(qdict_get_str(obstacle, "detail"),
+                                    advice));
         }
     }
     g_assert_nonnull(memory);
@@ -535,7 +541,7 @@ static void test_file(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     g_assert_true(file_is_filled(&file, 0xa5));
-    assert_obstacle("file-memory", 0);
+    assert_obstacle("file-memory", "discard-file-backed=on", 0);
     vm_stop(vm);
     assert_warned("memory 'mem0' is not discarded", 1);
     assert_warned("discard-file-backed=on", 1);
@@ -633,7 +639,7 @@ static void test_prealloc(void)
 
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
-    assert_obstacle("reserved-memory", 0);
+    assert_obstacle("reserved-memory", "discard-reserved=on", 0);
     vm_stop(vm);
     assert_warned("memory 'mem0' is not discarded", 1);
     assert_warned("discard-reserved=on", 1);
@@ -655,7 +661,7 @@ static void test_prealloc_later(void)
     assert_discarded(vm, 0, FREE_START, GRANULE);
     qfreehint_set_prop("/objects/mem0", "prealloc", true);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_BACKING);
-    assert_obstacle("reserved-memory", 0);
+    assert_obstacle("reserved-memory", "discard-reserved=on", 0);
     vm_stop(vm);
 }
 
@@ -708,7 +714,7 @@ static void test_host_failure(void)
     epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
-    assert_obstacle("host-failure", EPERM);
+    assert_obstacle("host-failure", "it is tried again", EPERM);
     assert_info("    mem0, 134217728 bytes, 1 times: Operation not permitted");
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     await_epoch_other_than(vm, epoch);
@@ -805,7 +811,7 @@ static void test_host_recovers(void)
         epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
         g_assert_cmphex(hint(vm, 0, FREE_START, GRANULE), ==,
                         VIRTIO_FREEHINT_S_FAILED);
-        assert_obstacle("host-failure", EPERM);
+        assert_obstacle("host-failure", "it is tried again", EPERM);
         g_assert_true(file_set_append_only(&file, false));
         await_epoch_other_than(vm, epoch);
         assert_discarded(vm, 0, FREE_START, GRANULE);
