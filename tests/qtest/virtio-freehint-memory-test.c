@@ -1052,6 +1052,9 @@ static uint64_t populated_hinted(void)
 
 static void test_read(void)
 {
+    static const char *const commands[] = {
+        "pmemsave", "memsave", "dump-guest-memory",
+    };
     const uint64_t len = RAM_SIZE - FREE_START;
     g_autofree char *path = g_strdup_printf("%s/qtest-freehint-%d.dump",
                                             g_get_tmp_dir(), getpid());
@@ -1061,7 +1064,7 @@ static void test_read(void)
                       " -object memory-backend-memfd,id=mem0,size=128M,"
                       "share=on");
 
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < ARRAY_SIZE(commands); i++) {
         epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
         assert_discarded(vm, 0, FREE_START, len);
         /* What that has looked at is populated again. */
@@ -1070,18 +1073,17 @@ static void test_read(void)
         say_hinted(vm, len);
         g_assert_cmpuint(populated_hinted(), ==, 0);
         g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), ==, epoch);
-        if (i) {
+        if (!strcmp(commands[i], "dump-guest-memory")) {
             g_autofree char *uri = g_strdup_printf("file:%s", path);
 
-            qtest_qmp_assert_success(global_qtest, "{ 'execute':"
-                                     " 'dump-guest-memory', 'arguments': {"
-                                     " 'paging': false, 'protocol': %s } }",
-                                     uri);
+            qtest_qmp_assert_success(global_qtest, "{ 'execute': %s,"
+                                     " 'arguments': { 'paging': false,"
+                                     " 'protocol': %s } }", commands[i], uri);
         } else {
-            qtest_qmp_assert_success(global_qtest, "{ 'execute': 'pmemsave',"
+            qtest_qmp_assert_success(global_qtest, "{ 'execute': %s,"
                                      " 'arguments': { 'val': 0, 'size': %"
                                      PRIu64 ", 'filename': %s } }",
-                                     (uint64_t)RAM_SIZE, path);
+                                     commands[i], (uint64_t)RAM_SIZE, path);
         }
         await_epoch_other_than(vm, epoch);
         g_assert_cmpuint(populated_hinted(), >=, len - GRANULE);
