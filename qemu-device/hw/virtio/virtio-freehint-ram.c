@@ -877,17 +877,21 @@ static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
 {
     const uint64_t page_size = section->mr->ram_block->page_size;
     const uint64_t len = int128_get64(section->size);
+    const FreehintPart *last = job->parts->len ?
+        &g_array_index(job->parts, FreehintPart, job->parts->len - 1) : NULL;
     FreehintPart part = {
         .mr = section->mr,
         .offset = section->offset_within_region,
         .len = MIN(len, QEMU_ALIGN_DOWN(job->room, page_size)),
     };
 
-    if (!part.len && job->room && !job->parts->len) {
+    if (!part.len && job->room && !last) {
         part.len = page_size;
     }
     if (part.len) {
-        part.advice = freehint_advice(fh, part.mr);
+        /* To ask the host about each part would take longer than the rest. */
+        part.advice = last && last->mr == part.mr ?
+                      last->advice : freehint_advice(fh, part.mr);
         memory_region_ref(part.mr);
         g_array_append_val(job->parts, part);
     }
