@@ -380,18 +380,30 @@ static void test_lazy_vhost_scsi(void)
     vm_stop(vm);
 }
 
-/* The host's KSM, which is put back to what it was */
+/* Settings of the host, which are put back to what they were */
+
+typedef struct HostSetting {
+    const char *path;
+    char *value;
+} HostSetting;
 
 #define KSM "/sys/kernel/mm/ksm/"
+#define THP "/sys/kernel/mm/transparent_hugepage/"
 
-static const char *const ksm_files[] = {
-    KSM "run", KSM "pages_to_scan", KSM "sleep_millisecs",
+static HostSetting ksm_settings[] = {
+    { KSM "run" }, { KSM "pages_to_scan" }, { KSM "sleep_millisecs" }, { }
 };
-static char *ksm_values[ARRAY_SIZE(ksm_files)];
 
-static bool ksm_write(const char *file, const char *value)
+static HostSetting thp_settings[] = {
+    { THP "enabled" }, { THP "khugepaged/max_ptes_none" },
+    { THP "khugepaged/pages_to_scan" },
+    { THP "khugepaged/scan_sleep_millisecs" },
+    { THP "khugepaged/alloc_sleep_millisecs" }, { }
+};
+
+static bool host_write(const char *path, const char *value)
 {
-    int fd = open(file, O_WRONLY);
+    int fd = open(path, O_WRONLY);
     bool written = fd >= 0 && write(fd, value, strlen(value)) > 0;
 
     if (fd >= 0) {
@@ -400,29 +412,42 @@ static bool ksm_write(const char *file, const char *value)
     return written;
 }
 
-static bool ksm_save(void)
+static void host_restore(void *opaque)
 {
-    int i;
+    HostSetting *setting;
 
-    for (i = 0; i < ARRAY_SIZE(ksm_files); i++) {
-        if (!g_file_get_contents(ksm_files[i], &ksm_values[i], NULL, NULL) ||
-            !ksm_write(ksm_files[i], ksm_values[i])) {
+    for (setting = opaque; setting->path; setting++) {
+        if (setting->value) {
+            host_write(setting->path, setting->value);
+            g_clear_pointer(&setting->value, g_free);
+        }
+    }
+}
+
+/* Returns whether they can be set. Of several words, one is in brackets. */
+static bool host_save(HostSetting *settings)
+{
+    HostSetting *setting;
+
+    for (setting = settings; setting->path; setting++) {
+        char *value, *end;
+
+        if (!g_file_get_contents(setting->path, &setting->value, NULL, NULL)) {
+            return false;
+        }
+        value = strchr(setting->value, '[');
+        end = value ? strchr(value, ']') : NULL;
+        if (end) {
+            memmove(setting->value, value + 1, end - value - 1);
+            setting->value[end - value - 1] = '\0';
+        }
+        if (!host_write(setting->path, setting->value)) {
             return false;
         }
     }
+    g_test_queue_destroy(host_restore, settings);
+    qtest_add_abrt_handler(host_restore, settings);
     return true;
-}
-
-static void ksm_restore(void *unused)
-{
-    int i;
-
-    for (i = ARRAY_SIZE(ksm_files) - 1; i >= 0; i--) {
-        if (ksm_values[i]) {
-            ksm_write(ksm_files[i], ksm_values[i]);
-            g_clear_pointer(&ksm_values[i], g_free);
-        }
-    }
 }
 
 static uint64_t ksm_merged_pages(pid_t pid)
@@ -446,12 +471,10 @@ static void test_lazy_ksm(void)
     VM *vm;
 
     if (!g_file_test("/proc/self/ksm_merging_pages", G_FILE_TEST_EXISTS) ||
-        !ksm_save()) {
+        !host_save(ksm_settings)) {
         g_test_skip("KSM cannot be switched on");
         return;
     }
-    g_test_queue_destroy(ksm_restore, NULL);
-    qtest_add_abrt_handler(ksm_restore, NULL);
     bystander = mmap(NULL, GRANULE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     g_assert(bystander != MAP_FAILED);
@@ -460,9 +483,9 @@ static void test_lazy_ksm(void)
 
     vm = vm_start(LAZY_VM, "", "");
     qfreehint_fill(FREE_START, len, 0xa5);
-    g_assert_true(ksm_write(KSM "pages_to_scan", "100000"));
-    g_assert_true(ksm_write(KSM "sleep_millisecs", "1"));
-    g_assert_true(ksm_write(KSM "run", "1"));
+    g_assert_true(host_write(KSM "pages_to_scan", "100000"));
+    g_assert_true(host_write(KSM "sleep_millisecs", "1"));
+    g_assert_true(host_write(KSM "run", "1"));
     while (!ksm_merged_pages(getpid()) ||
            !ksm_merged_pages(qtest_pid(global_qtest))) {
         g_assert_cmpint(g_get_monotonic_time() - start, <, 60 * 1000 * 1000);
@@ -470,7 +493,7 @@ static void test_lazy_ksm(void)
     }
     assert_lazy(vm, false, "driver-not-ready lazy-merging ");
     /* Nothing new is merged, but what is stays. */
-    g_assert_true(ksm_write(KSM "run", "0"));
+    g_assert_true(host_write(KSM "run", "0"));
     assert_lazy(vm, false, "driver-not-ready lazy-merging ");
     g_assert_true(bystander[0] == 0xa5 &&
                   !memcmp(bystander, bystander + 1, GRANULE - 1));
@@ -480,7 +503,7 @@ static void test_lazy_ksm(void)
     assert_lazy(vm, true, "driver-not-ready ");
     vm_stop(vm);
 
-    g_assert_true(ksm_write(KSM "run", "2"));
+    g_assert_true(host_write(KSM "run", "2"));
     vm = vm_start(LAZY_VM, "", "");
     assert_lazy(vm, true, "driver-not-ready ");
     vm_stop(vm);
@@ -959,6 +982,131 @@ static void test_scattered_and_wrong(void)
                                           VIRTIO_FREEHINT_S_DISCARDED ? 0 :
                                                                         0xa5));
     }
+    vm_stop(vm);
+}
+
+/*
+ * The host's khugepaged makes a huge page of small ones where no more than
+ * max_ptes_none of them are absent. It fills those in, hinted or not.
+ */
+
+/* So many granules, with as many between them; then whole huge pages. */
+#define NUM_HOLES 256
+#define HOLES (NUM_HOLES * SMALL_GRANULE)
+#define WHOLE (FREE_START + 2 * HOLES)
+
+/* QEMU asks for huge pages, so that it does not take them to be for all. */
+static bool begin_collapsing(void)
+{
+    return host_save(thp_settings) &&
+           host_write(THP "enabled", "madvise") &&
+           host_write(THP "khugepaged/pages_to_scan", "1000000") &&
+           host_write(THP "khugepaged/scan_sleep_millisecs", "10") &&
+           host_write(THP "khugepaged/alloc_sleep_millisecs", "10");
+}
+
+static uint64_t full_scans(void)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(THP "khugepaged/full_scans", &text, NULL,
+                                      NULL));
+    return g_ascii_strtoull(text, NULL, 10);
+}
+
+/* Until khugepaged, with that setting, has seen all that there is. */
+static void collapse(const char *max_ptes_none)
+{
+    gint64 start = g_get_monotonic_time();
+    uint64_t end;
+
+    g_assert_true(host_write(THP "khugepaged/max_ptes_none", max_ptes_none));
+    end = full_scans() + 3;
+    while (full_scans() < end) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, 60 * 1000 * 1000);
+        g_usleep(10 * 1000);
+    }
+}
+
+/* As much as that, but for what QEMU itself has come to need. */
+static void assert_resident(uint64_t bytes)
+{
+    g_assert_cmpuint(resident() + 2 * GRANULE - bytes, <=, 4 * GRANULE);
+}
+
+/*
+ * Whole huge pages stay away. Smaller pieces come back, full of zeros, unless
+ * the operator says otherwise.
+ */
+static void test_collapse(void)
+{
+    uint64_t low;
+    VM *vm;
+
+    if (!begin_collapsing()) {
+        g_test_skip("khugepaged cannot be told what to do");
+        return;
+    }
+    g_assert_true(host_write(THP "khugepaged/max_ptes_none", "0"));
+    vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
+                  ",x-granule=64K");
+    qfreehint_fill(WHOLE, RAM_SIZE - WHOLE, 0xa5);
+    g_assert_cmphex(hint(vm, 0, WHOLE, RAM_SIZE - WHOLE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    low = resident() + HOLES;
+    hint_many(vm, NUM_HOLES, 2 * SMALL_GRANULE);
+    assert_resident(low);
+    collapse("0");
+    assert_resident(low);
+    collapse("511");
+    assert_resident(low + HOLES);
+    assert_many_zero(NUM_HOLES, 2 * SMALL_GRANULE);
+    g_assert_true(qfreehint_is_filled(WHOLE, RAM_SIZE - WHOLE, 0));
+    vm_stop(vm);
+}
+
+/*
+ * What was freed lazily is there still. Of pieces, khugepaged may make huge
+ * pages that the host does not take, whatever the setting; whole huge pages are
+ * left alone. Nothing is lost, and pieces can be hinted again.
+ */
+static void test_collapse_lazy(void)
+{
+    uint64_t before, after;
+    uint32_t i;
+    VM *vm;
+
+    if (!begin_collapsing()) {
+        g_test_skip("khugepaged cannot be told what to do");
+        return;
+    }
+    vm = vm_start(LAZY_VM, "", ",x-granule=64K");
+    qfreehint_fill(WHOLE, RAM_SIZE - WHOLE, 0xa5);
+    g_assert_cmphex(hint(vm, 0, WHOLE, RAM_SIZE - WHOLE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    hint_many(vm, NUM_HOLES, 2 * SMALL_GRANULE);
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==,
+                     RAM_SIZE - WHOLE + HOLES);
+    /* One is used again. */
+    qfreehint_fill(FREE_START, SMALL_GRANULE, 0x5a);
+    before = lazily_freed();
+    collapse("0");
+    after = lazily_freed();
+    g_test_message("free: %" PRIu64 " KiB of whole huge pages, %" PRIu64
+                   " KiB with pieces; %" PRIu64 " KiB later",
+                   (RAM_SIZE - WHOLE) / KiB, before / KiB, after / KiB);
+    g_assert_cmpuint(after, >=, (RAM_SIZE - WHOLE) / 2);
+    g_assert_true(qfreehint_is_filled(FREE_START, SMALL_GRANULE, 0x5a));
+    for (i = 0; i < NUM_HOLES; i++) {
+        const uint64_t addr = FREE_START + 2 * i * SMALL_GRANULE;
+
+        g_assert_true(!i || qfreehint_is_filled(addr, SMALL_GRANULE, 0xa5) ||
+                      qfreehint_is_filled(addr, SMALL_GRANULE, 0));
+        g_assert_true(qfreehint_is_filled(addr + SMALL_GRANULE, SMALL_GRANULE,
+                                          0xa5));
+    }
+    hint_many(vm, NUM_HOLES, 2 * SMALL_GRANULE);
+    g_assert_cmpuint(lazily_freed(), >=, (RAM_SIZE - WHOLE + HOLES) / 2);
     vm_stop(vm);
 }
 
@@ -1983,6 +2131,8 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/scattered/lazily", test_scattered_lazily);
     qtest_add_func("virtio-freehint/scattered/and-wrong",
                    test_scattered_and_wrong);
+    qtest_add_func("virtio-freehint/collapse", test_collapse);
+    qtest_add_func("virtio-freehint/collapse/lazy", test_collapse_lazy);
     qtest_add_func("virtio-freehint/backing/numa", test_numa);
     qtest_add_func("virtio-freehint/backing/small-pool", test_small_pool);
     qtest_add_func("virtio-freehint/backing/small-file-system",
