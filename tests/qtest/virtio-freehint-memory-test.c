@@ -1167,19 +1167,70 @@ static void test_small_file_system(void)
     rmdir(folder);
 }
 
+/*
+ * From here on, what is mounted is seen by this process and by QEMU alone.
+ * Returns a way back to what others see, or -1 if that needs rights.
+ */
+static int begin_own_mounts(void)
+{
+    int fd = open("/proc/self/ns/mnt", O_RDONLY);
+
+    if (unshare(CLONE_NEWNS)) {
+        close(fd);
+        return -1;
+    }
+    g_assert_cmpint(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), ==, 0);
+    return fd;
+}
+
+/* That leads to the root directory, too. */
+static void end_own_mounts(int fd)
+{
+    g_autofree char *folder = g_get_current_dir();
+
+    g_assert_cmpint(setns(fd, CLONE_NEWNS), ==, 0);
+    g_assert_cmpint(chdir(folder), ==, 0);
+    close(fd);
+}
+
 /* As large as the host's huge pages, so that none is split. */
 static void test_granule_of_host(void)
 {
+    static const struct {
+        const char *huge_page;
+        uint64_t granule;
+    } hosts[] = {
+        { "65536\n", 64 * KiB },
+        { "33554432\n", 32 * MiB },
+        /* Guests keep less than that together. */
+        { "1073741824\n", 512 * MiB },
+        /* It does not say. */
+        { "\n", 2 * MiB },
+    };
+    const char *path = THP "hpage_pmd_size";
+    const int mounts = begin_own_mounts();
     g_autofree char *text = NULL;
-    uint64_t size = GRANULE;
-    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE);
+    int i;
 
-    if (g_file_get_contents("/sys/kernel/mm/transparent_hugepage/"
-                            "hpage_pmd_size", &text, NULL, NULL)) {
-        size = g_ascii_strtoull(text, NULL, 10);
+    if (mounts < 0 || !g_file_get_contents(path, &text, NULL, NULL)) {
+        g_test_skip("this host's huge pages cannot be made to look different");
+        return;
     }
-    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, size);
-    vm_stop(vm);
+    for (i = 0; i < ARRAY_SIZE(hosts); i++) {
+        g_autofree char *other = log_path();
+        VM *vm;
+
+        g_assert_true(g_file_set_contents(other, hosts[i].huge_page, -1,
+                                          NULL));
+        g_assert_cmpint(mount(other, path, NULL, MS_BIND, NULL), ==, 0);
+        vm = vm_start("-M q35 -nodefaults -device " DEVICE);
+        g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==,
+                         hosts[i].granule);
+        vm_stop(vm);
+        g_assert_cmpint(umount(path), ==, 0);
+        unlink(other);
+    }
+    end_own_mounts(mounts);
 }
 
 /* Whoever reads memory has the host populate what was discarded of it */
