@@ -540,36 +540,6 @@ static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* Whatever kept the main loop, the next thing it does is to answer. */
-static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
-{
-    const int hold_ms = g_test_perf() ? 8000 : 2000;
-    QVirtioFreehint *fh = obj;
-    QFreehintHint hints[4];
-    int i;
-
-    for (i = 0; i < ARRAY_SIZE(hints); i++) {
-        hints[i] = submit_slow_hint(fh, alloc);
-    }
-    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
-                             " 'arguments': { 'path': 'veto0',"
-                             " 'property': 'hold-bql-ms', 'value': %d } }",
-                             hold_ms);
-    g_assert_cmpint(wait_for_all(fh, hints, ARRAY_SIZE(hints)), <,
-                    1000 * 1000);
-    qfreehint_assert_state("active", NULL);
-    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
-                    VIRTIO_FREEHINT_S_DISCARDED);
-    qfreehint_assert_identity();
-}
-
-/* The address sanitizer keeps what was freed; it finds leaks by itself. */
-#ifdef QEMU_SANITIZE_ADDRESS
-#define FREED_IS_KEPT true
-#else
-#define FREED_IS_KEPT false
-#endif
-
 /* QEMU's own memory, in KiB. */
 static uint64_t resident_anon(void)
 {
@@ -583,6 +553,61 @@ static uint64_t resident_anon(void)
     g_assert_nonnull(line);
     return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10);
 }
+
+/* Whoever has the BQL, what is in progress goes on. */
+static void hold_bql_during_discard(int ms)
+{
+    uint64_t before = resident_anon();
+    gint64 start = g_get_monotonic_time();
+    QDict *rsp;
+
+    qtest_qmp_send(global_qtest, "{ 'execute': 'qom-set', 'arguments': {"
+                   " 'path': 'veto0', 'property': 'hold-bql-ms',"
+                   " 'value': %d } }", ms);
+    while (resident_anon() + JOB_LEN / KiB / 2 > before) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, ms * 1000);
+        g_usleep(1000);
+    }
+    rsp = qtest_qmp_receive(global_qtest);
+    g_assert_true(qdict_haskey(rsp, "return"));
+    g_assert_cmpint(g_get_monotonic_time() - start, >=, ms * 1000);
+    qobject_unref(rsp);
+}
+
+/* Whatever kept the main loop, the next thing it does is to answer. */
+static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const QFreehintRange range = { FREE_START + SLOW_LEN, GRANULE };
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .nranges = 1,
+    };
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hints[4];
+    int i;
+
+    hints[0] = start_slow_hint(fh, alloc);
+    for (i = 1; i < ARRAY_SIZE(hints); i++) {
+        hints[i] = qfreehint_prepare(fh, alloc, &hdr, &range, 1);
+        qfreehint_submit(fh, &hints[i]);
+    }
+    hold_bql_during_discard(g_test_perf() ? 8000 : 2000);
+    g_assert_cmpint(wait_for_all(fh, hints, ARRAY_SIZE(hints)), <,
+                    1000 * 1000);
+    g_assert_cmphex(qfreehint_status(&hints[0], 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    qfreehint_assert_state("active", NULL);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    qfreehint_assert_identity();
+}
+
+/* The address sanitizer keeps what was freed; it finds leaks by itself. */
+#ifdef QEMU_SANITIZE_ADDRESS
+#define FREED_IS_KEPT true
+#else
+#define FREED_IS_KEPT false
+#endif
 
 /* A hint, and then DRIVER_OK goes: the device forgets it, and all about it. */
 static void hint_and_clear_driver_ok(QVirtioFreehint *fh, QFreehintHint *hint,
@@ -807,7 +832,7 @@ static void register_virtio_freehint_drain_test(void)
                                   stringify(LONG_DELAY_MS),
     };
     QOSGraphTestOptions late = {
-        .edge.extra_device_opts = "x-job-delay-ms=200",
+        .edge.extra_device_opts = SLOW_OPTS,
         .before = qfreehint_setup_veto,
     };
     /* One that is not given back is there for good. */
