@@ -5,7 +5,7 @@
 A case is a line of TAP, not a program that printed many of them. It has failed, too, if
 
 - meson knows of a program in one of the suites that the log says nothing of;
-- a program's plan names another number of cases than it has printed;
+- a program's plan names another number of cases than it has printed, or none;
 - the sources register a case of a qtest, of KUnit or of the functional tests that no
   program has printed, and tests/skips.toml does not say who runs it instead;
 - it was skipped, and tests/skips.toml does not allow that, here and for that reason;
@@ -127,12 +127,13 @@ def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
     """All cases of a program, and what is wrong with the program itself."""
     program = record["name"].split("/")[-1].strip()
     lines = (record.get("stdout") or "").splitlines()
-    plans, cases = [], []
+    plans, cases, skipped = [], [], False
     for index, line in enumerate(lines):
         if plan := PLAN.match(line):
             plans.append(int(plan["count"]))
             if plan["reason"] is not None:
                 # Nothing of it has run; as a case it has no name.
+                skipped = True
                 skip = f"ok 1 - (all) # SKIP {plan['reason']}"
                 yield read_case(program, skip, (), skips)
         elif RESULT.match(line):
@@ -142,7 +143,7 @@ def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
     # It may have crashed or been too slow without a word about any case.
     verdict = record["result"]
     any_failed = any(case.outcome == "failed" for case in cases)
-    if plans != [len(cases)]:
+    if plans != [len(cases)] or not (cases or skipped):
         planned = " and ".join(map(str, plans)) or "no number"
         text = f": {verdict.lower()}: {len(cases)} cases, and {planned} of them planned"
         yield failure(program, "(plan)", text)

@@ -85,8 +85,13 @@ class SummaryTest(unittest.TestCase):
         self.assert_counts(3, 0, 0)
 
     def test_nothing_is_no_success(self) -> None:
-        self.add("program", tap())
         self.assert_counts(0, 0, 0)
+
+    def test_a_program_that_has_nothing_to_run(self) -> None:
+        """As one that is told to run a case that there is not."""
+        self.add("program", passes(["one"]))
+        self.add("other", tap())
+        self.assertIn("FAILED: other: ", self.assert_counts(1, 1, 0))
 
     def test_what_a_failed_case_said_is_shown(self) -> None:
         self.add("program", tap("ok 1 - one", "not ok 2 - two\n# why"), "FAIL")
