@@ -6,8 +6,10 @@ import signal
 import time
 import unittest
 
-from freehint_vm import MIB, FreehintVM
+from freehint_vm import BUILD, MIB, FreehintVM
 from guest_driver import GuestDriver, wait_for
+
+import accel  # found by freehint_vm
 
 TIMEOUT_MS = 1000
 # How long the driver waits for a reset; VFH_RESET_TIME.
@@ -228,6 +230,52 @@ class StarvedGuestTest(unittest.TestCase):
             driver.settle()
             self.assertEqual(driver.counters()["timeouts"], 0)
             self.assertEqual(driver.attribute("status"), "active")
+
+
+class BusyMainLoopTest(unittest.TestCase):
+    """QEMU does something else for longer than the driver waits for an answer."""
+
+    HOLD_MS = 8000
+    OPTIONS = (
+        *("-device", "discard-testdev,id=veto0"),
+        *("-global", "virtio-freehint-testdev.x-job-delay-ms=200"),
+    )
+
+    def test_hints_go_on_when_the_bql_was_held(self) -> None:
+        """Those that were in flight, and those of the guest that was kept, too."""
+        with FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=self.OPTIONS) as vm:
+            driver = GuestDriver(vm)
+            driver.settle()
+            churn = vm.start("churn -n 8 -m 64 -p 400")
+            driver.wait_in_flight()
+            vm.machine.cmd(
+                "qom-set",
+                path="/machine/peripheral/veto0",
+                property="hold-bql-ms",
+                value=self.HOLD_MS,
+            )
+            self.assertFalse(churn.done.is_set())
+            self.assertIn(" 0 bytes lost", vm.finish(churn).output)
+            wait_for(
+                "the driver is active", lambda: driver.attribute("status") == "active", 60
+            )
+            driver.settle()
+            driver.wait_accounted()
+            counters = driver.counters()
+            self.assertEqual(counters["leaked_bytes"], 0)
+            # Under KVM the guest has gone on, and may have reset the device.
+            if accel.chosen(BUILD) == "tcg":
+                self.assertEqual(counters["timeouts"], 0)
+                self.assertEqual(counters["aborted_bytes"], 0)
+            self.assertEqual(driver.violations(), 0)
+            self.assertEqual(vm.query()["stats"]["in-flight"]["bytes"], 0)
+            discarded = vm.query()["stats"]["discarded"]["bytes"]
+            vm.check("memhog 96m")
+            wait_for(
+                "freed memory is discarded",
+                lambda: vm.query()["stats"]["discarded"]["bytes"]
+                > discarded + 64 * MIB,
+            )
 
 
 class UnconfirmedResetTest(unittest.TestCase):
