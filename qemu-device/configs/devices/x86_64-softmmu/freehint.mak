@@ -34,6 +34,8 @@ CONFIG_VGA_PCI=y
 CONFIG_VFIO_PCI=y
 CONFIG_VTD=y
 CONFIG_VHOST_USER_BLK=y
+CONFIG_VIRTIO_SCSI=y
+CONFIG_VHOST_SCSI=y
 
 # What QEMU's own tests expect of any build with these machines
 CONFIG_TEST_DEVICES=y
