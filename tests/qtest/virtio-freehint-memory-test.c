@@ -367,15 +367,38 @@ static void test_lazy_unreliable(void)
     vm_stop(vm);
 }
 
-/* While there is somebody who writes to pages and leaves them clean. */
+static void assert_too_late(QDict *rsp)
+{
+    QDict *error = qdict_get_qdict(rsp, "error");
+
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"), "freed lazily"));
+    qobject_unref(rsp);
+}
+
+/*
+ * While there is somebody who writes to pages and leaves them clean. Nobody of
+ * that kind may come where there are lazily freed pages already.
+ */
 static void test_lazy_vhost_scsi(void)
 {
-    VM *vm = vm_start(LAZY_VM, "", " -device discard-testdev,id=veto0");
+    VM *vm = vm_start("-M pc,memory-backend=mem0 -nodefaults"
+                      " -object memory-backend-ram,id=mem0,size=128M"
+                      " -device discard-testdev,id=veto0 -device " DEVICE
+                      ",discard=lazy");
 
-    assert_lazy(vm, true, "driver-not-ready ");
     qfreehint_set_prop("veto0", "lazy-forbidden", true);
     assert_lazy(vm, false, "driver-not-ready lazy-forbidden ");
     qfreehint_set_prop("veto0", "lazy-forbidden", false);
+    assert_lazy(vm, true, "driver-not-ready ");
+    assert_too_late(qmp("{ 'execute': 'qom-set', 'arguments': {"
+                        " 'path': 'veto0', 'property': 'lazy-forbidden',"
+                        " 'value': true } }"));
+    if (qtest_has_device("vhost-scsi-pci")) {
+        assert_too_late(qmp("{ 'execute': 'device_add', 'arguments': {"
+                            " 'driver': 'vhost-scsi-pci',"
+                            " 'wwpn': 'naa.5000000000000001' } }"));
+    }
     assert_lazy(vm, true, "driver-not-ready ");
     vm_stop(vm);
 }

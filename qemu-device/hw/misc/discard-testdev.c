@@ -128,6 +128,10 @@ static void discard_testdev_set_lazy_forbidden(Object *obj, bool value,
 {
     DiscardTestdev *dev = DISCARD_TESTDEV(obj);
 
+    if (value && !dev->lazy_forbidden && vhost_allowed_lazy_discards()) {
+        error_setg(errp, "guest memory may have been freed lazily");
+        return;
+    }
     if (dev->lazy_forbidden != value) {
         dev->lazy_forbidden = value;
         vhost_forbid_lazy_discards(value);
