@@ -120,7 +120,7 @@ esac
         for options in (["--json"], ["-t0"], ["--once", "-i0"], ["--none"]):
             with self.subTest(options):
                 self.assertTrue(run(TOP, *options, status=2).stderr)
-        self.assertIn("no terminal", run(TOP, status=2).stderr)
+        self.assertIn("not a terminal", run(TOP, status=2).stderr)
 
     def test_the_figures_of_a_guest(self) -> None:
         path = self.folder / "qmp"
