@@ -47,7 +47,7 @@ static const Column columns[N_COLUMNS] = {
 
 /* Indexed by WORKS - UNKNOWN. */
 static const char *const verdicts[] = {
-    "unknown", "not working", "works partly", "works"
+    "unknown", "not working", "partly working", "working"
 };
 
 static char **arguments, **domains;
@@ -194,7 +194,7 @@ static void take_over(GPtrArray *sources, GPtrArray *samples)
 
 /* Text */
 
-/* "12 VMs: 10 works, 2 not working; memory 16G, host 4.1G, ..." */
+/* "12 VMs: 10 working, 2 not working; memory 16G, host 4.1G, ..." */
 static char *summary(void)
 {
     GString *text = g_string_new(NULL);
@@ -406,11 +406,11 @@ static void draw_map(const Map *map, int row)
     guint rows = MAX(LINES - 3 - row, 1), n = map->parts->len;
     guint each = MAX((n + rows * COLS - 1) / (rows * COLS), 1);
     g_autofree char *granule = report_size(map->granule), *text =
-        g_strdup_printf("map: each cell stands for %" G_GUINT64_FORMAT
-                        " of %s; %.*s no host memory, %s only that", each *
-                        map->step, granule,
-                        (int)(g_utf8_next_char(levels) - levels), levels,
-                        g_utf8_offset_to_pointer(levels, 4));
+        g_strdup_printf("map: a cell is %" G_GUINT64_FORMAT " granule%s of %s;"
+                        " %.*s not in host memory, %s all of it",
+                        each * map->step, each * map->step > 1 ? "s" : "",
+                        granule, (int)(g_utf8_next_char(levels) - levels),
+                        levels, g_utf8_offset_to_pointer(levels, 4));
 
     put(row, 0, A_NORMAL, text);
     for (guint cell = 0; cell * each < n; cell++) {
@@ -580,7 +580,7 @@ static gboolean handle_key(int key)
         reversed = !reversed;
         break;
     case 'm':
-        on_map = !on_map;
+        on_map ^= on_page;
         break;
     case ' ':
         look(NULL);

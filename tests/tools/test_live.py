@@ -93,7 +93,7 @@ class LiveTest(unittest.TestCase):
     def test_rows_and_their_order(self) -> None:
         terminal = self.terminal
         lines = terminal.wait("^cat .* active$")
-        self.assertIn("3 VMs: 2 works, 1 not working", lines[0])
+        self.assertIn("3 VMs: 2 working, 1 not working", lines[0])
         # The VM that does not work comes first and is selected; the last lines say why.
         self.assertEqual(self.order(lines), "bac")
         terminal.wait("^guest memory is locked by -overcommit mem-lock")
@@ -123,7 +123,7 @@ class LiveTest(unittest.TestCase):
         terminal = self.terminal
         terminal.wait("^cat .* active$")
         terminal.press("Down", "Enter")
-        terminal.wait(r"^ant, device fh0, pid \d+: active \(works\)")
+        terminal.wait(r"^ant, device fh0, pid \d+: active \(working\)")
         terminal.wait(r"^discarded/s +[1-9]\d*M .*█")
         terminal.wait(r"^guest free +439M +[▁▂▃▄▅▆▇█]{3,}$")
         terminal.wait(r"guest_free_bytes +439M")
@@ -141,7 +141,7 @@ class LiveTest(unittest.TestCase):
         ant.ram.madvise(mmap.MADV_NOHUGEPAGE)
         terminal.press("Down", "Enter", "m")
         terminal.wait("^ant, device fh0")
-        terminal.wait("^map: each cell stands for 1 of 2.0M; · no host memory, █ only that$")
+        terminal.wait("^map: a cell is 1 granule of 2.0M; · not in host memory, █ all of it$")
         terminal.wait("^·{8}$")
         ant.ram[2 * MIB] = 1
         ant.ram[4 * MIB : 6 * MIB] = b"x" * (2 * MIB)
