@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each functional test is run by the suite that is said to run it."""
+"""Each functional test is run by the suite that is said to run it, and that can be asked for."""
 
 import json
 import subprocess
@@ -27,10 +27,15 @@ def meson(*arguments: str) -> str:
     return done.stdout
 
 
+def suites_option() -> dict[str, Any]:
+    options = json.loads(meson("introspect", "meson.build", "--buildoptions"))
+    found: dict[str, Any] = next(o for o in options if o["name"] == "suites")
+    return found
+
+
 def programs() -> list[dict[str, Any]]:
     """What meson would run if all suites were chosen."""
-    options = json.loads(meson("introspect", "meson.build", "--buildoptions"))
-    suites = next(option for option in options if option["name"] == "suites")
+    suites = suites_option()
     with tempfile.TemporaryDirectory() as folder:
         meson("setup", f"-Dsuites={','.join(suites['choices'])}", folder)
         found: list[dict[str, Any]] = json.loads(meson("introspect", folder, "--tests"))
@@ -60,6 +65,19 @@ class ListsTest(unittest.TestCase):
         for name in tomllib.loads(summary.SKIPS.read_text())["elsewhere"]:
             found = [test for test in tests if is_part(test, name)]
             self.assertTrue(found, f"skips.toml names {name}")
+
+    def test_each_default_suite_can_be_asked_for(self) -> None:
+        """scripts/test looks at its arguments one by one."""
+        suites = suites_option()["value"]
+        done = subprocess.run(
+            [registered.PROJECT / "scripts" / "test", *suites, "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for suite in suites:
+            self.assertRegex(done.stdout, rf"\b{suite}\b")
 
 
 if __name__ == "__main__":
