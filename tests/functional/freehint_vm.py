@@ -31,6 +31,7 @@ sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 
 import accel as accelerator  # noqa: E402
 from qemu.machine import QEMUMachine  # noqa: E402
+from splats import complaints  # noqa: E402
 
 MIB = 1 << 20
 DEVICE_ID = "fh0"
@@ -56,12 +57,6 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 
 # How often a port that is silent is sent something, in seconds.
 NUDGE = 5
-
-# What a kernel says when something in it is wrong.
-SPLAT = re.compile(
-    r"WARNING:|BUG:|BUG |INFO: (task|rcu|trying|possible|suspicious)|ODEBUG:|"
-    r"general protection|Oops|bad page|list_(add|del) corruption"
-)
 
 # What reports free memory: nothing, our device, the one that can be made slow or wrong,
 # or the balloon.
@@ -482,11 +477,7 @@ class FreehintVM:
         if not self.machine.is_running():
             return []
         status: Any = self.machine.cmd("query-status")
-        if not status["running"]:
-            return []
-        lines = self.check("dmesg").splitlines()
-        first = next((i for i, line in enumerate(lines) if SPLAT.search(line)), None)
-        return [] if first is None else lines[first:]
+        return complaints(self.check("dmesg")) if status["running"] else []
 
     # -- devices --
 

@@ -3,7 +3,8 @@
 """Boot the KUnit kernel and print a TAP line for each case of our suites.
 
 The kernel runs the tests before it looks for an init, and then powers off.
-Its results are read by the kernel's own parser, tools/testing/kunit.
+Its results are read by the kernel's own parser, tools/testing/kunit. Another line says
+whether the kernel had nothing to complain of: a case may pass all the same.
 """
 
 import argparse
@@ -19,6 +20,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 
 from accel import chosen  # noqa: E402
+from splats import complaints  # noqa: E402
 from tap import TapReport  # noqa: E402
 
 # Suites of others come with KUnit options of their own, and are theirs.
@@ -90,6 +92,7 @@ def main() -> None:
             report.skipped(name, "the kernel skips it")
         else:
             report.failed(name or "kunit", "\n".join(case.log) or console)
+    report.result("the kernel does not complain", "\n".join(complaints(console)))
     report.finish()
 
 
