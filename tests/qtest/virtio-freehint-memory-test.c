@@ -1335,6 +1335,7 @@ static void test_numa(void)
 
     assert_discarded(vm, 0, border - GRANULE, 2 * GRANULE);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 2);
+    qfreehint_assert_obstacles("driver-not-ready ");
     vm_stop(vm);
 
     file = file_create();

@@ -143,7 +143,8 @@ static void freehint_foreach_boot_block(FreehintBlockFn fn, void *opaque)
     MachineState *ms = current_machine;
     int i;
 
-    if (ms->ram) {
+    /* Where NUMA nodes have all memory, it only contains them. */
+    if (ms->ram && memory_region_is_ram(ms->ram)) {
         fn(ms->ram, NULL, opaque);
     }
     for (i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
