@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The deliberate faults of scripts/mutate fit the sources, and name tests there are."""
 
+import importlib.machinery
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lib"))
 
@@ -17,6 +20,18 @@ PROJECT = registered.PROJECT
 MUTATIONS = sorted((PROJECT / "tests" / "mutations").glob("*.patch"))
 # More than that is no fault that somebody overlooks.
 MOST_LINES = 6
+
+
+def load_mutate() -> Any:
+    """The script, as a module."""
+    path = PROJECT / "scripts" / "mutate"
+    loader = importlib.machinery.SourceFileLoader("mutate", str(path))
+    spec = importlib.util.spec_from_loader("mutate", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutate"] = module
+    loader.exec_module(module)
+    return module
 
 
 def head(path: Path) -> str:
@@ -63,6 +78,32 @@ class MutationsTest(unittest.TestCase):
         quick = [path for path in MUTATIONS if "\nQuick:     yes\n" in head(path)]
         self.assertGreaterEqual(len(MUTATIONS), 50)
         self.assertEqual(len(quick), 8)
+
+    def test_what_a_result_was_seen_with(self) -> None:
+        """A result is of the code, and of the tests that it names."""
+        path = PROJECT / "tests/mutations/limit-without-effect.patch"
+        fault = load_mutate().Mutation.read(path)
+        matters = {
+            "qemu-device/hw/virtio/virtio-freehint.c": True,
+            "qemu-device/patches/qemu-10.0/0007-hw-virtio-add-virtio-freehint.patch": True,
+            "spec/virtio_freehint.h": True,
+            "tests/qtest/virtio-freehint-control-test.c": True,
+            "tests/qtest/virtio-freehint-drain-test.c": False,
+            "qemu-device/docs/devel/virtio-freehint.rst": False,
+            "guest-driver/mm/freehint/core.c": False,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder)
+            for name in "qemu-device", "guest-driver", "spec", "tests/qtest":
+                shutil.copytree(PROJECT / name, copy / name)
+            seen = fault.seen_with(copy)
+            self.assertEqual(seen, fault.seen_with(PROJECT))
+            for name, does in matters.items():
+                before = (copy / name).read_text()
+                (copy / name).write_text(f"{before}\n")
+                self.assertEqual(fault.seen_with(copy) != seen, does, name)
+                (copy / name).write_text(before)
+            self.assertEqual(fault.seen_with(copy), seen)
 
 
 if __name__ == "__main__":
