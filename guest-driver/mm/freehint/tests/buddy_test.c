@@ -8,15 +8,18 @@
 static void test_freed_taken_and_back(struct kunit *test)
 {
 	struct client *user = test->priv;
-	struct freehint_stats stats;
+	struct freehint_stats before, stats;
 	unsigned long pfn = free_block(test);
 
+	freehint_get_stats(&before);
 	KUNIT_EXPECT_GT(test, user->woken, 0);
 	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_OUT);
 	KUNIT_EXPECT_FALSE(test, is_free(pfn));
 	freehint_get_stats(&stats);
 	KUNIT_EXPECT_EQ(test, stats.out, user->batch->nr_pages);
+	/* Give or take what others use. */
+	KUNIT_EXPECT_LT(test, stats.free, before.free - stats.out / 2);
 
 	return_as(user->batch, FREEHINT_DISCARDED);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
@@ -24,6 +27,42 @@ static void test_freed_taken_and_back(struct kunit *test)
 	freehint_get_stats(&stats);
 	KUNIT_EXPECT_EQ(test, stats.out, 0);
 	KUNIT_EXPECT_GE(test, stats.returned, MAX_ORDER_NR_PAGES);
+}
+
+/* Whole pageblocks are freed at once, and may be many granules. */
+static void test_small_granules(struct kunit *test)
+{
+	const unsigned int order = ORDER - 3;
+	unsigned long pfn, i;
+
+	freehint_stop();
+	KUNIT_ASSERT_EQ(test, freehint_start(order, wake, test->priv), 0);
+	settle(test);
+	pfn = free_block(test);
+	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += 1UL << order)
+		KUNIT_EXPECT_EQ(test, state_of(i), FH_YOUNG);
+	settle(test);
+	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += 1UL << order)
+		KUNIT_EXPECT_EQ(test, state_of(i), FH_DISCARDED);
+}
+
+/* What the host has is the last thing to be used again. */
+static void test_discarded_is_used_last(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+	struct page *page = pfn_to_page(pfn);
+	struct zone *zone = page_zone(page);
+	struct list_head *list;
+	bool is_last;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+	spin_lock_irq(&zone->lock);
+	list = &zone->free_area[MAX_PAGE_ORDER].free_list[get_pageblock_migratetype(page)];
+	is_last = list_is_last(&page->buddy_list, list);
+	spin_unlock_irq(&zone->lock);
+	KUNIT_EXPECT_TRUE(test, is_last);
 }
 
 /* Ranges go down, do not touch, are wholly in a section, and are what was asked for. */
@@ -342,6 +381,8 @@ static void test_rests_without_drains(struct kunit *test)
 
 static struct kunit_case buddy_cases[] = {
 	KUNIT_CASE(test_freed_taken_and_back),
+	KUNIT_CASE(test_small_granules),
+	KUNIT_CASE(test_discarded_is_used_last),
 	KUNIT_CASE(test_batches_are_in_order),
 	KUNIT_CASE(test_retry_is_due_again),
 	KUNIT_CASE(test_refused),

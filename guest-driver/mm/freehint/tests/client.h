@@ -56,8 +56,11 @@ static inline void settle(struct kunit *test)
 {
 	struct client *user = test->priv;
 	bool progress = true;
+	unsigned int rounds;
 
-	while (progress) {
+	for (rounds = 0; progress; rounds++) {
+		/* Nobody frees that much meanwhile. */
+		KUNIT_ASSERT_LT(test, rounds, 100);
 		freehint_age(FREEHINT_NOW);
 		progress = false;
 		while (freehint_collect(user->batch, ALL, FREEHINT_NOW)) {

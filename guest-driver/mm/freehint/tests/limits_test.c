@@ -248,6 +248,31 @@ static void test_reuse_is_seen(struct kunit *test)
 	settle(test);
 }
 
+/* Also if it is wanted by the piece. */
+static void test_use_in_part_is_seen(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+	struct freehint_stats before, after;
+	struct page *pages[64];
+	unsigned int i;
+
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_DISCARDED);
+	freehint_get_stats(&before);
+	after = before;
+	/* Until there is no smaller block left. */
+	for (i = 0; i < ARRAY_SIZE(pages) && after.reused == before.reused; i++) {
+		pages[i] = alloc_pages(GFP_KERNEL | __GFP_MOVABLE, ORDER - 1);
+		KUNIT_ASSERT_NOT_NULL(test, pages[i]);
+		freehint_get_stats(&after);
+	}
+	while (i--)
+		__free_pages(pages[i], ORDER - 1);
+	KUNIT_EXPECT_GT(test, after.reused, before.reused);
+	settle(test);
+}
+
 static void use_burst(struct kunit *test, struct page *blocks[], unsigned long not)
 {
 	unsigned int i;
@@ -365,6 +390,7 @@ static struct kunit_case limits_cases[] = {
 	KUNIT_CASE_SLOW(test_who_yields_goes_on),
 	KUNIT_CASE(test_a_failed_page_stays_away),
 	KUNIT_CASE(test_reuse_is_seen),
+	KUNIT_CASE(test_use_in_part_is_seen),
 	KUNIT_CASE(test_a_burst_is_put_off),
 	KUNIT_CASE_SLOW(test_out_of_memory),
 	{ }

@@ -415,6 +415,24 @@ static void test_random(struct kunit *test)
 	}
 }
 
+/* A section that there is no memory to keep track of changes nothing. */
+static void test_no_memory_for_a_map(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	/* A map with a pointer for each section up to there takes more than there is. */
+	unsigned long too_far = SEC + (totalram_pages() << PAGE_SHIFT) / 4;
+	struct fh_map *map = fz->map;
+
+	bring(fz, at(3), FH_DUE);
+	spin_unlock(&fake->zone.lock);
+	KUNIT_EXPECT_EQ(test, fh_zone_add_section(fz, too_far), -ENOMEM);
+	spin_lock(&fake->zone.lock);
+	KUNIT_EXPECT_PTR_EQ(test, fz->map, map);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_DUE);
+	KUNIT_EXPECT_EQ(test, fz->nr[FH_UNKNOWN], GRANULES - 1);
+}
+
 static struct kunit_case state_cases[] = {
 	KUNIT_CASE(test_every_cell),
 	KUNIT_CASE(test_freed_marks_what_was_freed),
@@ -425,6 +443,7 @@ static struct kunit_case state_cases[] = {
 	KUNIT_CASE(test_holds_are_bounded),
 	KUNIT_CASE(test_any_out),
 	KUNIT_CASE(test_map_grows),
+	KUNIT_CASE(test_no_memory_for_a_map),
 	KUNIT_CASE(test_size_at_12_tib),
 	KUNIT_CASE(test_random),
 	{ }
