@@ -89,6 +89,7 @@ class MutationsTest(unittest.TestCase):
             "spec/virtio_freehint.h": True,
             "tests/qtest/virtio-freehint-control-test.c": True,
             "tests/qtest/virtio-freehint-drain-test.c": False,
+            "qemu-device/hw/misc/discard-testdev.c": False,
             "qemu-device/docs/devel/virtio-freehint.rst": False,
             "guest-driver/mm/freehint/core.c": False,
         }
