@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a device saw and did, from QEMU's trace: ranges, addresses, times.
 
-Times are seconds since the epoch, as QEMU writes them. What the device does to
-a range is in the trace even where it tells the driver something else.
+Times are seconds since the epoch, as QEMU writes them. The trace has what the device really
+does to a range, even if it answers something else.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _LINE = re.compile(r"^\d+@(?P<when>[\d.]+):virtio_freehint_(?P<event>\w+) (?P<re
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A range that got a status; with the flags of its hint."""
+    """A range with its status, and the flags of its hint."""
 
     when: float
     cookie: int
@@ -49,7 +49,7 @@ class HintTrace:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def text(self, mark: int = 0) -> str:
-        """The trace since the mark, as QEMU wrote it."""
+        """The trace since the mark, as text."""
         with self._path.open() as stream:
             stream.seek(mark)
             return stream.read()
@@ -71,7 +71,7 @@ class HintTrace:
             cookie = e["cookie"]
             if event == "hint":
                 flags[cookie] = e["flags"]
-            # Of a hint from before the mark nobody knows.
+            # Hints from before the mark are unknown here.
             elif cookie in flags:
                 found.append(
                     Range(when, cookie, flags[cookie], e["addr"], e["len"], e["status"])
@@ -79,7 +79,7 @@ class HintTrace:
         return found
 
     def granules(self, granule: int, mark: int = 0) -> set[int]:
-        """All that got a status since the mark, by number."""
+        """All ranges that got a status since the mark, by number."""
         return {g for r in self.ranges(mark) for g in r.granules(granule)}
 
     def answers(self, mark: int = 0) -> dict[int, float]:
@@ -95,14 +95,14 @@ class HintTrace:
         return [e["id"] for _, _, e in self._events(mark, "flush_answer")]
 
     def overlaps(self, granule: int) -> tuple[int, set[int]]:
-        """How many hints the device had at most, and what two of them named.
+        """The most hints that the device had at a time, and what two of them named.
 
-        Where the device was not reset: a hint ends with its answer.
+        Only if the device was not reset: a hint ends with its answer.
         """
         open_hints: set[int] = set()
         most = 0
-        # Which granules a hint names is known only when they get their status. Until
-        # then others may come that name them, too.
+        # Which granules a hint names is known only when they get their status. Until then,
+        # other hints may name them, too.
         named: dict[int, list[int]] = {}
         began: dict[int, int] = {}
         ended: dict[int, int] = {}

@@ -37,10 +37,10 @@ from qemu.machine import QEMUMachine  # found by freehint_vm
 
 NOBODY = 65534
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# In a slot that libvirt gives to nothing in the domains below.
+# A slot that libvirt does not use in the domains below.
 DEVICE = f"virtio-freehint-pci,id={DEVICE_ID},bus=pcie.0,addr=0x10"
 
-# $0 is the host's name, $1 a folder for huge pages or nothing, the rest a command.
+# $0 is the host's name, $1 a folder for huge pages or nothing; the rest is a command.
 ENTER_HOST = f"""
 hostname "$0"
 [ -z "$1" ] || mount -t hugetlbfs -o uid={NOBODY},gid={NOBODY},pagesize=2M none "$1"
@@ -122,7 +122,7 @@ class Host:
         settings = self.folder / "config/libvirt"
         for folder in settings, self.folder / "run", self.folder / "huge":
             folder.mkdir(parents=True)
-        # Two hosts of one identity are one host to libvirt.
+        # For libvirt two hosts with the same identity are the same host.
         (settings / "libvirtd.conf").write_text(f'host_uuid = "{uuid.uuid4()}"\n')
         lines = ['stdio_handler = "file"']
         if self._huge:
@@ -156,7 +156,7 @@ class Host:
         return self._socket.exists()
 
     def virsh(self, *arguments: str) -> str:
-        """Run virsh, which has to succeed; what it says."""
+        """Run virsh, which has to succeed; return its output."""
         done = subprocess.run(
             ["virsh", "-q", "-c", self.uri, *arguments],
             capture_output=True,
@@ -170,7 +170,7 @@ class Host:
 
 
 class Monitor:
-    """A domain's monitor: what a guest needs of a QEMUMachine."""
+    """A domain's monitor, with those methods of a QEMUMachine that a guest needs."""
 
     def __init__(self, host: Host, name: str) -> None:
         self._host = host
@@ -197,7 +197,7 @@ class Monitor:
 
 
 class Domain(FreehintVM):
-    """A domain that runs our guest, with the device by an argument for QEMU.
+    """A domain that runs our guest, with the device on QEMU's command line.
 
     It can be saved, restored and migrated; `host` is where it is.
     """
@@ -273,7 +273,7 @@ class Domain(FreehintVM):
         return str(path)
 
     def _listen(self, host: Host) -> None:
-        """Before QEMU starts, so that the guest's port is never without its host."""
+        """Listen before QEMU starts, so the guest's port always has its host."""
         path = host.folder / "agent"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
@@ -283,7 +283,7 @@ class Domain(FreehintVM):
         self._listeners[host] = listener
 
     def _meet(self) -> None:
-        """Be with the guest where it has just come to run."""
+        """Connect to the guest where it runs now."""
         origin = getattr(self, "agent", None)
         connection, _ = self._listeners[self.host].accept()
         connection.settimeout(None)
@@ -298,7 +298,7 @@ class Domain(FreehintVM):
             self.agent.close()
 
     def flush(self, timeout_ms: int = 10000, compact: bool = False) -> dict[str, Any]:
-        """As that of any guest; its end is looked for, as virsh tells of events alone."""
+        """As for any guest, but polls for the end, because virsh reports events only."""
         started: Any = self.machine.cmd(
             "freehint-flush", id=DEVICE_ID, timeout_ms=timeout_ms, compact=compact
         )
@@ -319,7 +319,7 @@ class Domain(FreehintVM):
         self._meet()
 
     def migrate(self, target: Host, *arguments: str) -> None:
-        """Live, by a socket, as both are on one machine, to a QEMU with more arguments."""
+        """Migrate live through a socket, to a QEMU with additional arguments."""
         self._listen(target)
         xml = self.host.virsh("dumpxml", "--migratable", self.name)
         xml = xml.replace(str(self.host.folder), str(target.folder))

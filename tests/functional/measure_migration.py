@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure what moving or saving a guest costs after it has freed memory.
+"""Measure what it costs to move or save a guest that has freed memory.
 
-First by precopy: a guest writes to memory and frees it while the device is
-disabled, and moves with 100 MiB/s to a destination whose device is disabled: as
-it is, with the device enabled just before, and so again with postcopy allowed,
-but not used, with which nothing is skipped.
+First by precopy: a guest writes to memory and frees it while the device is disabled, and
+moves at 100 MiB/s to a destination whose device is disabled. Three cases: device disabled
+on the source; enabled just before; and enabled with postcopy allowed but not used, so that
+nothing is skipped.
 
-Then by what else there is, with the device disabled, and with it enabled when
-memory was freed: by postcopy, and to nowhere by a background snapshot, with
-100 MiB/s, and by savevm. Memory is what is resident where the guest runs, just
-when it has ended and after what is free has been hinted again; for how long the
-device was vetoed is by its events. Prints a line for each, in MiB and seconds.
+Then by postcopy, by a background snapshot to nowhere (both at 100 MiB/s) and by savevm,
+with the device disabled, and with it enabled when memory was freed.
+
+Memory is what is resident where the guest runs, right after the end, and after free memory
+has been hinted again. How long the device was vetoed comes from its events. Prints a line
+for each case, in MiB and seconds.
 """
 
 import contextlib
@@ -71,7 +72,7 @@ def measure(backing: str, mode: str) -> str:
 
 
 def vetoed_for(vm: FreehintVM) -> float:
-    """For how many seconds the device has just been vetoed, by its events."""
+    """How many seconds the last veto lasted, by the device's events."""
     times = []
     for state in "vetoed", "active":
         event: Any = vm.machine.events_wait(

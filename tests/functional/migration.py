@@ -13,11 +13,11 @@ from typing import Any
 from freehint_vm import DEVICE_ID, MIB, QEMU, FreehintVM, GuestError
 
 MEMORY_MIB = 768
-# What the guests use and free of it.
+# How much memory the guests use and free.
 HOG_MIB = 400
 
 SYS_USERFAULTFD = 323
-# What a destination, or a writer to a file, has to be finished within.
+# Time limit for a destination, or for a writer to a file.
 TIMEOUT = 120
 
 ENDED = ("completed", "failed", "cancelled")
@@ -41,7 +41,7 @@ def start_vm(
     origin: FreehintVM | None = None,
     qemu: Path = QEMU,
 ) -> FreehintVM:
-    """A guest whose device comes last, so that both sides place it alike."""
+    """A guest whose device comes last, so both sides have it in the same place."""
     args = (*device_args(props), *extra) if props else extra
     return FreehintVM(
         "none" if props else "freehint",
@@ -53,7 +53,7 @@ def start_vm(
 
 
 def check_returns(vm: FreehintVM) -> None:
-    """Whatever the guest frees comes back."""
+    """All memory that the guest frees comes back."""
     vm.check(f"memhog {HOG_MIB}m")
     base = vm.settle()
     vm.check(f"memhog {HOG_MIB}m")
@@ -76,7 +76,7 @@ def set_capabilities(vm: FreehintVM, *names: str) -> None:
 
 
 def set_bandwidth(vm: FreehintVM, bytes_per_s: int) -> None:
-    """0 for as fast as it can."""
+    """0 is for no limit."""
     vm.machine.cmd("migrate-set-parameters", max_bandwidth=bytes_per_s)
 
 
@@ -92,7 +92,7 @@ def info(vm: FreehintVM) -> dict[str, Any]:
 
 
 def wait_for(vm: FreehintVM, *statuses: str) -> dict[str, Any]:
-    """query-migrate's answer when the migration has one of these statuses."""
+    """Wait for one of these statuses; return query-migrate's answer."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         answer = info(vm)
@@ -115,7 +115,7 @@ def wait_running(vm: FreehintVM) -> None:
 
 
 def move(source: FreehintVM, target: FreehintVM) -> dict[str, Any]:
-    """Migrate to the end; what query-migrate says of it on the source."""
+    """Migrate to the end; return the source's query-migrate."""
     with socket_uri() as uri:
         start(source, target, uri)
         answer = wait_for(source, "completed")
@@ -132,7 +132,7 @@ def hmp(vm: FreehintVM, line: str) -> str:
 
 
 def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
-    """blockdev-create, to its end."""
+    """Run blockdev-create to its end."""
     vm.machine.cmd("blockdev-create", job_id="create0", options=options)
     done = {"data": {"id": "create0", "status": "concluded"}}
     if not vm.machine.event_wait("JOB_STATUS_CHANGE", timeout=30.0, match=done):
@@ -141,7 +141,7 @@ def run_job(vm: FreehintVM, options: dict[str, Any]) -> None:
 
 
 def add_image(vm: FreehintVM, path: Path) -> None:
-    """A qcow2 image, which is what QEMU can save a state in."""
+    """A qcow2 image, which QEMU can save a VM's state in."""
     file = {"driver": "file", "filename": str(path)}
     run_job(vm, {**file, "size": 0})
     run_job(vm, {"driver": "qcow2", "file": file, "size": 64 * MIB})

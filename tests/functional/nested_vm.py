@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our guest in our QEMU in a guest that plays the host.
 
-What a host needs that this machine may not have, e.g. an IOMMU with a device
-behind it, the outer guest gets from the QEMU that runs it. It runs the same
-build of QEMU, and that the same guest, each a level deeper.
+The outer guest gets what a host needs and this machine may lack, such as an IOMMU with a
+device behind it. It runs the same build of QEMU, and inside that the same guest, each a
+level deeper.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ EVENTS = "/tmp/events"
 
 @dataclasses.dataclass(frozen=True)
 class Port:
-    """A virtio-serial port of the outer guest; we have one end of its wire."""
+    """A virtio-serial port of the outer guest; we have the other end."""
 
     number: int
     ours: socket.socket
@@ -89,7 +89,7 @@ class NestedVM:
             port.ours.close()
 
     def bind_vfio(self) -> str:
-        """Give the device to vfio-pci; its address, as vfio-pci's "host"."""
+        """Bind the device to vfio-pci; return its address, for vfio-pci's "host"."""
         vendor, device = PCI_ID.split(":")
         return self.outer.check(
             "cd /sys/bus/pci/devices; for d in *; do"
@@ -130,7 +130,7 @@ class NestedVM:
         self.qmp.connect()
 
     def check(self, command: str, timeout: float = 300) -> str:
-        """Run a shell command in the inner guest that has to succeed."""
+        """Run a shell command in the inner guest, which has to succeed."""
         result = self.agent.finish(self.agent.start(command), timeout)
         if result.status:
             raise GuestError(
@@ -145,12 +145,12 @@ class NestedVM:
         return found
 
     def rss(self) -> int:
-        """Memory that the inner QEMU has, of the outer guest's, in bytes."""
+        """Memory of the outer guest that the inner QEMU uses, in bytes."""
         statm = self.outer.check("cat /proc/$(pidof qemu-system-x86_64)/statm")
         return int(statm.split()[1]) * os.sysconf("SC_PAGESIZE")
 
     def unplug(self, device: str, timeout: float = 120) -> None:
-        """Take a device away, and wait until the guest has let go of it."""
+        """Unplug a device, and wait until the guest has released it."""
         self.qmp.clear_events()
         self.qmp.cmd("device_del", id=device)
         deadline = time.monotonic() + timeout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guest writes to memory that it was given is there when it reads it."""
+"""What the guest writes to memory that was hinted is there when it reads it."""
 
 import unittest
 
@@ -20,7 +20,7 @@ class ContentTest(unittest.TestCase):
             result = vm.run(f"churn -n 10 {options}", timeout=300)
             self.assertEqual(result.status, 0, result.output)
             self.assertIn(" 0 bytes lost", result.output)
-            # It would prove nothing if the memory had not been away meanwhile.
+            # Without this, the memory would not have been away.
             discarded = vm.query()["stats"]["discarded"]["bytes"] - before
             self.assertGreater(discarded, 10 * 16 * MIB)
 
@@ -31,10 +31,10 @@ class ContentTest(unittest.TestCase):
         self.check_churn("-m 128 -t")
 
     def test_slow_discards_lose_no_byte(self) -> None:
-        """The guest wants memory back while the host is still at it.
+        """The guest uses memory again while the host still works on it.
 
-        A page that came back before its hint was used would be lost here: each
-        discard waits until the guest has long written to its memory again.
+        A page that came back before its hint was used would be lost here: each discard
+        waits until the guest has long written to the memory again.
         """
         trace = HintTrace()
         self.addCleanup(trace.close)
@@ -45,7 +45,7 @@ class ContentTest(unittest.TestCase):
             vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
             vm.settle()
             before = vm.query()["stats"]["discarded"]["bytes"]
-            # A fast guest is through when few discards are, and a slow one has few.
+            # A fast guest has finished before many discards, and a slow one has few.
             for _ in range(40):
                 result = vm.run("churn -n 6 -m 128 -p 150", timeout=300)
                 self.assertEqual(result.status, 0, result.output)
@@ -57,13 +57,13 @@ class ContentTest(unittest.TestCase):
             driver = GuestDriver(vm)
             at_once, both = trace.overlaps(int(driver.attribute("granule")))
             engine = driver.engine()
-        # Page reporting gives so much at a time as fits a hint.
+        # Page reporting offers as much at a time as fits into a hint.
         if engine != "page-reporting":
             self.assertGreater(at_once, 1, "one hint at a time overlaps with none")
         self.assertEqual(both, set(), "in two hints at a time")
 
     def test_a_complaint_of_the_kernel_is_noticed(self) -> None:
-        """The control, for the tests of all modules."""
+        """The control for the tests of all modules."""
         vm = FreehintVM()
         with self.assertRaisesRegex(GuestError, "WARNING: CPU: 0"):
             with vm:

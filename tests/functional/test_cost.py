@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Instructions that the hooks add to allocating and freeing, counted by QEMU.
+"""Instructions that the hooks add to allocations and frees, counted by QEMU.
 
-The kernel without hints is built by the same compiler from the same source. A guest
-under -icount counts the instructions that it executes, so neither the host nor what
-else it does matters.
+The kernel without hints is built by the same compiler from the same source. A guest under
+-icount counts the instructions that it executes, so the host's load does not matter.
 """
 
 import dataclasses
@@ -12,29 +11,28 @@ import unittest
 from freehint_vm import BUILD, FreehintVM
 from guest_driver import wait_for
 
-# That of the benchmarks: the guest's own looks for bugs.
+# The benchmarks' kernel: the guest's own has debugging options.
 KERNEL = BUILD / "linux-bench/arch/x86/boot/bzImage"
 KERNEL_WITHOUT = BUILD / "linux-cost/arch/x86/boot/bzImage"
 MEMORY_MIB = 512
 
-# In some boots pages lie so that a free merges more: the least of so many counts.
+# In some boots pages lie so that frees merge more; the lowest of this many boots counts.
 BOOTS = 4
 
-# Of a page fault; and of an allocation, or a free, in the buddy allocator.
+# For a page fault; and for an allocation, or a free, in the buddy allocator.
 MOST_SHARE = 0.005
 MOST_INSTRUCTIONS = 4
 
-# Of an allocation and its free, while the device is active.
+# For an allocation and its free, while the device is active.
 MOST_ACTIVE = {"order0": 15, "order9": 250}
 
-# That a device is there, and disabled, changes how the guest was booted, and nothing
-# else: where pages lie.
+# A disabled device only changes how the guest boots, and thereby where pages lie.
 MOST_DISABLED = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A line of tests/guest/cost.c, which says what the figures mean."""
+    """A line of tests/guest/cost.c, which explains the figures."""
 
     operations: int
     buddy: int
@@ -45,7 +43,7 @@ class Loop:
         return self.instructions / self.operations
 
     def more(self, without: "Loop") -> float:
-        """Instructions more than `without` for each buddy operation, at most."""
+        """Additional instructions over `without` per buddy operation, at most."""
         return (self.instructions - without.instructions) / (2 * self.buddy)
 
 

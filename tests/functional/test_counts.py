@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How many messages, ranges and calls it takes to give back what was freed.
 
-These count events, not seconds, and so say the same on a busy host.
+These count events, not seconds, so they are the same on a busy host.
 """
 
 import tempfile
@@ -18,34 +18,34 @@ PAGE = 4096
 MOST_CALLS = 40
 MOST_NOTIFICATIONS = 16
 
-# A run is memory that one range could have named: neighbours, within a section. What
-# comes a little later than its neighbours, or ends a hint, is a range of its own.
+# A run is memory that one range could have named: neighbours within a section. Memory that
+# is freed a little later than its neighbours, or that ends a hint, makes another range.
 SECTION = 128 * MIB
 GRANULE = 2 * MIB
 RANGES_A_RUN = 1.5
 SPLITS = 8
 
-# A device that takes some time for each slice of up to 64 MiB, but is not slow.
+# A device that takes some time for each job of up to 64 MiB, but is not slow.
 SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=5")
 MOST_A_HINT = 128 * MIB // PAGE
 
-# Of the clock "uptime", in seconds: it says no fractions, and one may be missing.
+# The trace clock "uptime", in seconds: it has no fractions, and one second may be missing.
 TICK = 0.01
 
 
-# A guest for which time is what it executes: a busy host does not stretch what it does
-# over more of its rounds.
+# A guest whose clock counts instructions, so a busy host does not stretch work over more
+# rounds.
 ICOUNT = ("-icount", "shift=0")
 STEADY_CLOCK = "tsc=reliable"
 
 
 def count_time_in_ticks(vm: FreehintVM) -> None:
-    """That is what the guest goes by: other clocks run ahead on a busy host."""
+    """The clock that the guest goes by; others run ahead on a busy host."""
     vm.check(f"echo uptime > {TRACING}/trace_clock")
 
 
 def traced(vm: FreehintVM, *names: str) -> list[tuple[float, list[str]]]:
-    """Our events in the guest's trace: when, in seconds, and their words."""
+    """Our events in the guest's trace: time in seconds, and the words of the line."""
     events = [f"freehint_{name}:" for name in names]
     found = []
     for line in vm.traced(*events):
@@ -55,7 +55,7 @@ def traced(vm: FreehintVM, *names: str) -> list[tuple[float, list[str]]]:
 
 
 def runs(ranges: list[Range]) -> int:
-    """The least number of ranges that could have named the same."""
+    """The fewest ranges that could have named the same memory."""
     named = sorted({granule for r in ranges for granule in r.granules(GRANULE)})
     return 1 + sum(
         second != first + 1 or second % (SECTION // GRANULE) == 0
@@ -92,7 +92,7 @@ class CountsTest(unittest.TestCase):
             )
 
     def test_hints_follow_before_the_answer_to_the_last(self) -> None:
-        """An eighth of what is free may be in flight: here, two full hints."""
+        """An eighth of free memory may be in flight: here, two full hints."""
         with FreehintVM("testdev", memory_mib=3072, extra_args=SLOW) as vm:
             vm.settle()
             vm.trace("virtio_freehint/freehint_submit", "virtio_freehint/freehint_complete")
@@ -106,7 +106,7 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(most, MOST_A_HINT)
 
     def test_answers_share_interrupts(self) -> None:
-        """Those that come before the driver's thread has looked for the first."""
+        """Hints that come before the driver's thread has looked for the first answer."""
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder, "log")
             events = ("virtio_freehint_done", "virtio_notify")
@@ -118,7 +118,7 @@ class CountsTest(unittest.TestCase):
                 driver.settle()
                 driver.hold()
                 start = len(log.read_text())
-                # All of them are answered in one go, for there is no time to discard.
+                # All are answered at once, because there is no time to discard.
                 vm.set_enabled(False)
                 lines = log.read_text()[start:].splitlines()
         answers = [i for i, line in enumerate(lines) if "freehint_done" in line]
@@ -129,10 +129,10 @@ class CountsTest(unittest.TestCase):
         self.assertEqual(len(interrupts), 1, lines)
 
     def test_rounds_keep_their_distance(self) -> None:
-        """The device is left alone for as long as it asks, however busy it gets.
+        """The device is left alone for as long as it asks, however busy the guest gets.
 
-        That a round has ended would be traced late where the host is busy, so time is
-        what the guest executes.
+        On a busy host the end of a round would be traced late, so time is what the guest
+        executes.
         """
         delay_ms = 700
         with FreehintVM(
@@ -158,7 +158,7 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(min(gaps), delay_ms / 1000 - 1.5 * TICK)
 
     def test_a_guest_that_waits_for_memory_keeps_what_little_is_freed(self) -> None:
-        """For a second, and no longer however often that happens."""
+        """For one second, however often that happens."""
         with FreehintVM(append="virtio_freehint.adapt=0") as vm:
             vm.settle()
             count_time_in_ticks(vm)
@@ -169,7 +169,7 @@ class CountsTest(unittest.TestCase):
                 self.assertLess(rested, 2)
 
     def test_who_waited_for_memory_and_frees_it_waits_for_none(self) -> None:
-        """However often: what is freed is hinted as soon as anything is."""
+        """What is freed is hinted as soon as anything is, however often."""
         with FreehintVM(append="virtio_freehint.adapt=0") as vm:
             vm.settle()
             count_time_in_ticks(vm)
@@ -178,16 +178,16 @@ class CountsTest(unittest.TestCase):
                 self.assertLess(self.want_too_much(vm, 1024 * MIB), 0.5)
 
     def want_too_much(self, vm: FreehintVM, back: int) -> float:
-        """Ask for more huge pages than there can be, and give some bytes of them back.
+        """Ask for more huge pages than there can be, and free some of them.
 
-        After how many seconds these are hinted.
+        Returns after how many seconds these are hinted.
         """
         pool = "/proc/sys/vm/nr_hugepages"
         stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
         vm.settle()
         before = int(vm.check(f"{stalls} /proc/vmstat"))
         hints = vm.figure("hints")
-        # The guest cannot be asked while the pool has all of it.
+        # The guest does not answer while the pool has all its memory.
         had = int(vm.check(f"cat {pool}"))
         kept = had + (vm.figure("free_discarded_bytes") - back) // (2 * MIB)
         vm.check(f"echo 4096 >{pool}; echo >{TRACING}/trace; echo {kept} >{pool}")
@@ -199,7 +199,7 @@ class CountsTest(unittest.TestCase):
         return hinted - freed
 
     def test_a_loop_keeps_its_memory_when_that_was_learned(self) -> None:
-        """However much else is free, which is what it is given instead."""
+        """However much other memory is free, which it gets instead."""
         loop = 256 * MIB
         cycle = f"toucher -t -m {loop // MIB} -p 500"
         with FreehintVM(memory_mib=3072) as vm:
@@ -213,7 +213,7 @@ class CountsTest(unittest.TestCase):
             self.assertLess(discarded, loop // 2)
 
     def test_memory_rests_for_as_long_as_is_asked(self) -> None:
-        """And not twice as long, where it was freed at once and nothing else was."""
+        """And not for twice as long, if it was freed at once and nothing else was."""
         age_ms = 1000
         with FreehintVM(append="virtio_freehint.adapt=0") as vm:
             vm.settle()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What free memory holds at the moment when it is hinted."""
+"""The content of free memory at the moment when it is hinted."""
 
 import re
 import tempfile
@@ -13,16 +13,16 @@ from hint_trace import HintTrace
 TRACING = "/sys/kernel/tracing"
 TAKE = f"{TRACING}/events/freehint/freehint_take/enable"
 HINT_F_ZERO = 1
-# Fills memory with bytes none of which is zero.
+# Fills memory with non-zero bytes.
 FILL = "tr '\\0' x </dev/zero | head -c 128m >/tmp/file"
 
 
 class ExpectationTest(unittest.TestCase):
     def content_in_flight(self, vm: FreehintVM) -> bytes:
-        """Memory that a device which does nothing has been given."""
+        """Memory that was given to a device that does nothing with it."""
         driver = GuestDriver(vm)
         vm.check(FILL)
-        # There can be few hints in flight: not those of what trickles meanwhile.
+        # Few hints may be in flight, so that these are not for what trickles in meanwhile.
         driver.settle()
         vm.check(f"echo 1 >{TAKE}")
         driver.set_faults(hang=1)
@@ -62,17 +62,17 @@ class ExpectationTest(unittest.TestCase):
         )
 
     def flags(self) -> set[int]:
-        """Of all hints so far that were answered."""
+        """Of all hints so far that have an answer."""
         return {r.flags for r in self.trace.ranges()}
 
     def test_zeroed_memory_is_zero_when_it_is_hinted(self) -> None:
-        """Which the hints say: without that the device leaves it undefined."""
+        """The hints say so; otherwise the device may leave any content."""
         with self.boot("init_on_free=1") as vm:
             self.assertFalse(any(self.content_in_flight(vm)))
             self.assertEqual(self.flags(), {HINT_F_ZERO})
 
     def test_other_memory_is_not(self) -> None:
-        """The control: the content is that of memory in use before."""
+        """The control: the content is that of the memory when it was in use."""
         with self.boot("init_on_free=0") as vm:
             self.assertIn(b"x" * MIB, self.content_in_flight(vm))
             self.assertEqual(self.flags(), {0})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host asks for all free memory at once, and is told how far that got."""
+"""The host asks for all free memory at once, and learns how far that got."""
 
 import time
 import unittest
@@ -9,15 +9,15 @@ from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 from guest_driver import GuestDriver
 from hint_trace import HintTrace
 
-# Far more than any test takes: without a flush nothing is hinted.
+# Far longer than any test: without a flush nothing is hinted.
 NEVER_MS = 60000
 
-# Left behind by a flush that was done: the last blocks of their kinds.
+# What a complete flush leaves behind: the last blocks of their kinds.
 REST = 16 * MIB
 
 
 def let_rest(vm: FreehintVM) -> None:
-    """From here on memory that becomes free is not hinted by itself."""
+    """From here on, freed memory is not hinted by itself."""
     vm.settle()
     vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=NEVER_MS)
 
@@ -36,7 +36,7 @@ class FlushTest(unittest.TestCase):
             time.sleep(0.1)
 
     def test_a_flush_takes_what_is_too_young(self) -> None:
-        """And what the allocator keeps for single processors."""
+        """Including what the allocator keeps for single CPUs."""
         with FreehintVM(cpus=2) as vm:
             let_rest(vm)
             before = vm.memory.now().rss
@@ -53,7 +53,7 @@ class FlushTest(unittest.TestCase):
             self.assertLess(vm.memory.now().rss, before + 64 * MIB)
 
     def test_each_flush_is_answered_once(self) -> None:
-        """By this driver; the next one owes nothing for what was asked before."""
+        """By this driver; the next one does not answer earlier requests."""
         trace = HintTrace()
         self.addCleanup(trace.close)
         with FreehintVM(extra_args=trace.args) as vm:
@@ -62,7 +62,7 @@ class FlushTest(unittest.TestCase):
             self.assert_done(second)
             self.assertNotEqual(first["flush-id"], second["flush-id"])
             ids = [first["flush-id"], second["flush-id"]]
-            # A hint that comes after that is behind all that was sent before.
+            # A hint sent after that comes after everything sent before.
             GuestDriver(vm).move_epoch()
             vm.settle()
             self.assertEqual(trace.flush_answers(), ids)
@@ -106,7 +106,7 @@ class FlushTest(unittest.TestCase):
             self.assert_done(vm.flush(timeout_ms=30000))
 
     def test_a_guest_out_of_memory_is_left_alone(self) -> None:
-        """A pause is waited for, as long as there is time."""
+        """It waits for the end of a pause, if there is time."""
         with FreehintVM() as vm:
             let_rest(vm)
             victim = vm.start("memhog -r1000 512m")
@@ -142,7 +142,7 @@ class FlushTest(unittest.TestCase):
             self.assertEqual(result.status, 0, result.output)
 
     def test_compaction_ends_in_time(self) -> None:
-        """Or the flush does, at least; the guest goes on as before."""
+        """Or at least the flush ends; the guest goes on as before."""
         with FreehintVM() as vm:
             let_rest(vm)
             pieces = vm.start("fragment -m 512 -k 8")
@@ -151,7 +151,7 @@ class FlushTest(unittest.TestCase):
             self.assertIn(outcome["result"], ("done", "timeout"))
             self.assertGreater(outcome["guest-gauges"]["stuck"], 256 * MIB, outcome)
 
-            # It waits for what the other one has begun: that has not compacted either.
+            # It waits for the other flush, which has not compacted either.
             outcome = vm.flush(timeout_ms=30000)
             self.assert_done(outcome)
             self.assertGreater(outcome["guest-gauges"]["stuck"], 256 * MIB, outcome)
@@ -160,9 +160,9 @@ class FlushTest(unittest.TestCase):
             self.assertEqual(result.status, 0, result.output)
 
     def test_the_driver_goes_while_a_flush_is_prepared(self) -> None:
-        """What compacts looks at zones that are not tracked any more then.
+        """Compaction looks at zones that are no longer tracked by then.
 
-        Memory that is zeroed when it is freed shows who uses it after that.
+        Memory that is zeroed when it is freed shows who uses it later.
         """
         with FreehintVM(cpus=2, append="init_on_free=1") as vm:
             driver = GuestDriver(vm)
@@ -183,7 +183,7 @@ class FlushTest(unittest.TestCase):
             self.assert_done(vm.flush())
 
     def test_flushes_lose_no_byte(self) -> None:
-        """Nor does a guest that never comes to rest keep one from ending."""
+        """Nor does a guest that is never idle keep a flush from ending."""
         with FreehintVM(cpus=2) as vm:
             vm.settle()
             churn = vm.start("churn -m 128 -n 4 -p 300")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A debugger that reads memory may populate what was discarded of it."""
+"""A debugger that reads memory can populate discarded memory."""
 
 import socket
 import tempfile
@@ -11,7 +11,7 @@ from guest_driver import GuestDriver, wait_for
 
 
 class Debugger:
-    """gdb's remote protocol, as far as it takes to look at memory."""
+    """gdb's remote protocol, as far as reading memory needs it."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -32,7 +32,7 @@ class Debugger:
         return answer.lstrip(b"+$").rstrip(b"#").decode()
 
     def leave(self) -> None:
-        """The guest goes on."""
+        """Let the guest continue."""
         self.ask("D")
         self._stream.close()
         self._socket.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the administrator of a guest is shown and can set is what is documented."""
+"""What a guest's administrator sees and can set is what is documented."""
 
 import re
 import time
@@ -10,14 +10,14 @@ from guest_driver import GuestDriver, wait_for
 
 ABI = "sysfs-bus-virtio-drivers-virtio_freehint"
 DOCUMENTATION = PROJECT / "guest-driver" / "Documentation"
-# For so many seconds nothing is reused: in a part of a window, and in three whole ones,
-# the first of which says nothing yet.
+# Seconds without reuse: part of a window, and three whole ones, of which the first does not
+# count yet.
 IDLE = 4 * 5 + 1
 PARAMETERS = "/sys/module/virtio_freehint/parameters"
 
 
 def documented_attributes() -> set[str]:
-    """Names of the files below the group's folder, which has an entry itself."""
+    """Names of the files in the group's folder, and of the folder itself."""
     text = (DOCUMENTATION / "ABI" / "testing" / ABI).read_text()
     return set(re.findall(r"/virtio<N>/freehint/(\w+)$", text, re.M))
 
@@ -27,10 +27,10 @@ def manual() -> str:
 
 
 class InterfacesTest(unittest.TestCase):
-    """One guest for all cases, and what it went through before them."""
+    """One guest for all cases, and what happened to it before them."""
 
     vm: FreehintVM
-    # For how long memory rested before the guest wanted it back, and after that.
+    # How long memory rested before the guest wanted it back, and after that.
     calm: int
     hot: int
 
@@ -40,7 +40,7 @@ class InterfacesTest(unittest.TestCase):
         GuestDriver(cls.vm).settle()
         cls.calm = cls.vm.figure("age_ms")
         cls.vm.trace("freehint", "virtio_freehint")
-        # Most of the memory, over and over, soon after it was hinted.
+        # Most of the memory, repeatedly, soon after it was hinted.
         cls.vm.check("churn -m 256 -p 500 -n 5")
         cls.hot = cls.vm.figure("age_ms")
 
@@ -59,7 +59,7 @@ class InterfacesTest(unittest.TestCase):
         )
 
     def test_events(self) -> None:
-        """Each of them is documented, and comes up in the life of a guest."""
+        """Each status is documented, and occurs in a guest's life."""
         folders = self.vm.check(f"ls -d {TRACING}/events/*freehint/*/").split()
         names = {folder.split("/freehint_")[1].rstrip("/") for folder in folders}
         section = manual().partition("\nTrace events\n")[2].partition("``<debugfs>")[0]
@@ -72,7 +72,7 @@ class InterfacesTest(unittest.TestCase):
     # -- for how long memory rests --
 
     def ask(self, min_age_ms: int, delay_ms: int) -> None:
-        """Let the device ask for another pace, and the guest learn of it."""
+        """Have the device ask for another pace, and the guest notice that."""
         before = self.vm.figure("age_ms")
         self.vm.machine.cmd(
             "freehint-set", id=DEVICE_ID, min_age_ms=min_age_ms, delay_ms=delay_ms
@@ -83,7 +83,7 @@ class InterfacesTest(unittest.TestCase):
         self.assertGreater(self.hot, self.calm)
 
     def test_memory_rests_for_less_again_after_idleness(self) -> None:
-        """Each window that was slept through counts, whatever was before it."""
+        """Each window that was slept through counts, whatever came before it."""
         learned = self.vm.figure("age_ms")
         self.assertGreaterEqual(learned, 4 * self.calm)
         time.sleep(IDLE)
@@ -91,14 +91,14 @@ class InterfacesTest(unittest.TestCase):
         wait_for("a fourth", lambda: self.vm.figure("age_ms") <= learned // 4, 3)
 
     def test_the_guest_has_bounds_of_its_own(self) -> None:
-        # What it has learned is out of the way.
+        # Forget what was learned.
         self.vm.check(f"echo N >{PARAMETERS}/adapt")
         self.ask(min_age_ms=0, delay_ms=0)
         self.assertEqual(self.vm.figure("age_ms"), 20)
         self.vm.check(f"echo 500 >{PARAMETERS}/min_age_ceiling_ms")
         self.ask(min_age_ms=60000, delay_ms=60000)
         self.assertEqual(self.vm.figure("age_ms"), 500)
-        # For how long the device wants to be left alone has the same bound.
+        # The delay that the device asks for has the same bound.
         for _ in range(3):
             hints = self.vm.figure("hints")
             self.vm.check("memhog 64m")

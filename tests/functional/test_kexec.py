@@ -9,10 +9,10 @@ from typing import Any
 from freehint_vm import INITRAMFS, KERNEL, SYSFS, FreehintVM
 
 COMMAND_LINE = "console=ttyS0 quiet panic=-1"
-# Discards that are under way for seconds, though not for as long as the driver
-# waits before it resets the device.
+# Discards that take seconds, but less than the time after which the driver resets the
+# device.
 SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=200")
-# The next kernel has no driver, so whatever is discarded is on the old one's word.
+# The next kernel has no driver, so anything discarded then was hinted by the old one.
 NO_DRIVER = "initcall_blacklist=virtio_freehint_driver_init"
 
 
@@ -29,7 +29,7 @@ def start(append: str = "") -> FreehintVM:
     )
 
 
-# The guest has the kernel and its initial file system as disks, too.
+# The guest has the kernel and the initramfs as disks, too.
 COPY = "cat /dev/vda >/root/kernel; cat /dev/vdb >/root/initrd"
 
 

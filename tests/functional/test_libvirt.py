@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A domain of libvirt's has the device, and what comes of it with its memory's backing.
+"""The device in libvirt domains, with each backing of memory.
 
-The latter is a table in the operator's guide: each of its rows is from a run of one case
-here, and has to say what that has seen.
+The results are a table in the operator's guide: each row comes from one case here, and has
+to say what that case saw.
 """
 
 import contextlib
@@ -34,18 +34,18 @@ GUIDE = PROJECT / "docs" / "operator-guide.md"
 
 MEMORY_MIB = 512
 HOG_MIB = 256
-# QEMU has less than 200 MiB of it where what was used is back, and else 450 at least.
+# QEMU has less than 200 MiB if the freed memory is back, and at least 450 if not.
 BACK_MIB = 320
-# Both ends of a migration have all of it.
+# The pool has room for both ends of a migration.
 POOL_MIB = 2 * MEMORY_MIB
-# The balloon takes some of it each 2 s, and is through in 8 s.
+# The balloon takes some of it every 2 s, and has finished after 8 s.
 PATIENCE_S = 20
 
 SHARED = "<source type='memfd'/><access mode='shared'/>"
 
 
 def documented() -> dict[str, list[str]]:
-    """The cells of the guide's table, by the first of each row."""
+    """The cells of the guide's table, by the first cell of each row."""
     _, _, text = GUIDE.read_text().partition("\n### Domains of libvirt's\n")
     lines = re.findall(r"^\| (.*) \|$", text.partition("\n## ")[0], re.M)
     rows = [line.split(" | ") for line in lines]
@@ -54,7 +54,7 @@ def documented() -> dict[str, list[str]]:
 
 @contextlib.contextmanager
 def back_end(folder: Path) -> Iterator[str]:
-    """A process that has the guest's memory, for a disk; the disk."""
+    """A process that maps the guest's memory, for a disk; the disk."""
     disk, path = folder / "disk", folder / "vhost-user"
     with disk.open("w") as file:
         file.truncate(16 * MIB)
@@ -89,7 +89,7 @@ class LibvirtTest(unittest.TestCase):
 
 
 class OperatorTest(LibvirtTest):
-    """What the guide tells an operator to do."""
+    """What the guide tells operators to do."""
 
     def test_what_is_asked_and_told(self) -> None:
         host = self.start_host()
@@ -124,7 +124,7 @@ class OperatorTest(LibvirtTest):
             virsh = subprocess.Popen(["virsh", "-c", host.uri, *command], stdout=heard)
 
             def is_heard() -> bool:
-                """virsh does not say from when on it listens."""
+                """virsh does not say when it starts to listen."""
                 for enabled in False, True:
                     vm.set_enabled(enabled)
                 heard.seek(0)
@@ -138,7 +138,8 @@ class OperatorTest(LibvirtTest):
 
 
 class PlugTest(LibvirtTest):
-    # Behind one of libvirt's ports. QEMU has them after what is given in the other form.
+    # Behind one of libvirt's ports, which QEMU creates after devices that are not given as
+    # JSON.
     device: dict[str, Any] = {"driver": "virtio-freehint-pci", "id": DEVICE_ID, "bus": "pci.2"}
 
     def check_hints(self, vm: Domain) -> None:
@@ -148,7 +149,7 @@ class PlugTest(LibvirtTest):
         self.assertGreater(vm.query()["stats"]["discarded"]["bytes"], HOG_MIB // 2 * MIB)
 
     def test_it_comes_and_goes(self) -> None:
-        """The destination has it on its command line, where the source has plugged it."""
+        """The destination has the device on its command line; the source has it plugged."""
         source, target = self.start_host("source"), self.start_host("target")
         vm = self.enterContext(Domain(source, device=""))
         self.assertEqual(vm.machine.cmd("query-freehint"), [])
@@ -161,21 +162,21 @@ class PlugTest(LibvirtTest):
 
 
 class BackingTest(LibvirtTest):
-    """A row of the guide's table each."""
+    """One row of the guide's table each."""
 
     def start_hosts(self, **options: bool) -> None:
         self.source = self.start_host("source", **options)
         self.target = self.start_host("target", **options)
 
     def held(self, vm: Domain) -> int:
-        """Memory that QEMU has of the host's, which for its pool is no RSS."""
+        """Host memory that QEMU uses; pool huge pages are not part of its RSS."""
         pid = vm.machine.get_pid()
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         sizes = re.findall(r"^(?:Rss|\w+_Hugetlb): +(\d+) kB", text, re.M)
         return sum(map(int, sizes)) * 1024
 
     def who_gives_back(self, vm: Domain) -> str:
-        """Who gives the host back what the guest has used and freed."""
+        """Who gives back what the guest has used and freed."""
         before = vm.query()["stats"]["discarded"]["bytes"]
         vm.check(f"memhog {HOG_MIB}m")
         try:
@@ -251,7 +252,7 @@ class BackingTest(LibvirtTest):
         self.assertEqual(self.look(vm), table[row][:2])
 
     def test_locked(self) -> None:
-        """Where libvirt may not raise the limit, QEMU gets the right and the option."""
+        """If libvirt may not raise the limit, QEMU gets the capability and the option."""
         self.start_hosts()
         limits = ["prlimit", "--memlock=unlimited", "true"]
         if subprocess.run(limits, capture_output=True, check=False).returncode == 0:

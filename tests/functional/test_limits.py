@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver and a device that must not, or can only just, be used."""
+"""The driver with devices that it must not use, or only just can."""
 
 import re
 import unittest
@@ -11,11 +11,11 @@ from hint_trace import HintTrace
 
 VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33
 STATUS_FAILED = "VIRTIO_CONFIG_S_FAILED"
-# Larger than what the guest can keep apart, a pageblock.
+# Larger than what the guest can track, a pageblock.
 LARGE_GRANULE = 4 * MIB
 # Of driver_status, in the device's configuration.
 STATUS_OFFSET = 32
-# The device's configuration is at a multiple of this.
+# The alignment of the device's configuration.
 REGION = 0x1000
 
 
@@ -44,20 +44,20 @@ class LimitsTest(unittest.TestCase):
             self.assertEqual(self.driver.violations(), 0)
 
     def device_statuses(self) -> list[str]:
-        """Names of the bits in the device status."""
+        """Names of the device status bits."""
         path = f"/machine/peripheral/{DEVICE_ID}/virtio-backend"
         status: Any = self.vm.machine.cmd("x-query-virtio-status", path=path)
         return [name.split(":")[0] for name in status["status"]["statuses"]]
 
     def wait_status(self, status: str) -> None:
-        """Wait until the driver has told the device this of itself."""
+        """Wait until the driver has reported this status to the device."""
         wait_for(
             f"the driver is {status}",
             lambda: self.vm.query()["driver-status"] == status,
         )
 
     def check_refused(self, word: str, **faults: int) -> None:
-        """The driver says why, once, and leaves the device alone."""
+        """The driver logs why, once, and leaves the device alone."""
         log, mark = self.driver.mark_log(), self.trace.mark()
         self.driver.set_faults(**faults)
         self.assertFalse(self.driver.bind(), "the driver took the device")
@@ -115,7 +115,7 @@ class LimitsTest(unittest.TestCase):
                 self.driver.unbind()
 
     def test_the_driver_writes_its_status_and_nothing_else(self) -> None:
-        """As one access of 32 bits, in all that it goes through."""
+        """The driver writes its status as one 32-bit access, whatever happens."""
         mark = self.trace.mark()
         event = "memory_region_ops_write"
         self.vm.machine.cmd("trace-event-set-state", name=event, enable=True)

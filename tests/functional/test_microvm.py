@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest without PCI: the device is one on virtio-mmio."""
+"""A guest without PCI: the device is on virtio-mmio."""
 
 import unittest
 
 from freehint_vm import MIB, FreehintVM
 from guest_driver import GuestDriver
 
-# Else QEMU offers devices of before virtio 1.0 there, which the driver refuses.
+# Otherwise QEMU offers legacy devices there, which the driver refuses.
 MODERN = ("-global", "virtio-mmio.force-legacy=false")
-# The machine has one timer to begin with. A kernel that fails to measure time by it, as
-# the host is busy, hangs: so time is what the guest executes.
+# The machine has only one timer to begin with. A kernel that fails to calibrate it on a
+# busy host hangs, so time is what the guest executes.
 ICOUNT = ("-icount", "shift=0")
 USED = 256
 
 
 class MicrovmTest(unittest.TestCase):
     def test_freed_memory_comes_back(self) -> None:
-        """Also from a driver that is bound again, and its queue with it."""
+        """Also from a driver that is bound again, with its queue."""
         with FreehintVM(
             machine="microvm",
             accel="tcg,thread=single",

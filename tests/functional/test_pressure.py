@@ -28,12 +28,12 @@ from guest_driver import wait_for
 
 PAIRS = int(os.environ.get("FREEHINT_PAIRS", "5"))
 SECONDS = 10
-# In the host's time, in which it takes under a minute.
+# In host time, in which it usually takes less than a minute.
 AT_MOST = 300
 
-# An area for contiguous allocations has to hold a page of 1 GiB: the first one above
-# 4 GiB, where the kernel must not be. What is plugged is movable, and nothing of the
-# boot's is in it, so that it can go offline.
+# A contiguous area has to hold a page of 1 GiB: the first one above 4 GiB, where the kernel
+# image must not be. Plugged memory is movable and holds nothing from boot, so it can go
+# offline.
 MEMORY_MIB = 1792
 DIMM_MIB = 384
 GUEST = (
@@ -42,25 +42,24 @@ GUEST = (
     *("-m", f"slots=1,maxmem={MEMORY_MIB + DIMM_MIB}M"),
     *("-object", f"memory-backend-ram,id=dimm0,size={DIMM_MIB}M"),
     *("-device", "pc-dimm,memdev=dimm0"),
-    # Where page cache comes from.
+    # The source of page cache.
     *("-drive", "driver=null-co,size=4G,read-zeroes=on,if=virtio"),
 )
 APPEND = (
     "nokaslr hugetlb_cma=1G memhp_default_state=online_movable virtio_freehint.adapt=0"
 )
-# Eager: a granule is hinted when it has been free for 20 ms. Slow: it is away for at
-# least as long.
+# Eager: a granule is hinted after 20 ms. Slow: it is away for at least as long.
 DEVICE = (
     *("-global", "virtio-freehint-device.min-age-ms=20"),
     *("-global", "virtio-freehint-testdev.x-job-delay-ms=20"),
     *("-global", "virtio-freehint-device.enabled={0}"),
 )
 
-# Memory that is used beforehand, so that the free lists are in some order.
+# Memory that is used first, so that the free lists are in some order.
 STIR = "stress -m 64 -w 1 -s 2 -r {seed} anon tmpfs pgtable"
-# What is in use all the time, what that leaves, less what the kernel has, and what is
-# allocated of the rest. Not until so much is free: without hints, more of that is on the
-# per-CPU lists, where nobody counts it.
+# What is in use all the time; what that leaves, less what the kernel has; and what is
+# allocated of the rest. Not "until so much is free": without hints, more of that is on per-
+# CPU lists, where it is not counted.
 FILL_MIB = 1632
 LEFT_MIB = 384
 TAIL = f"alloctail -f {FILL_MIB} -c 64 -p 20 -s {SECONDS}"
@@ -72,7 +71,7 @@ OVER = "/root/over"
 READER = f"until [ -e {OVER} ]; do cat /dev/vda >/dev/null; done"
 READERS = 2
 
-# When somebody waits for memory, when it is away, and when contiguous memory is wanted.
+# Events: somebody waits for memory; memory is away; contiguous memory is wanted.
 RECLAIM = "mm_vmscan_direct_reclaim_begin"
 COMPACTION = "mm_compaction_try_to_compact_pages"
 SUBMIT, COMPLETE = "freehint_submit", "freehint_complete"
@@ -83,27 +82,27 @@ TRACED = (
     *(f"cma/{CMA_START}", f"cma/{CMA_END}"),
 )
 
-# Figures that must not be any but 0, with hints or without.
+# Figures that must be 0, with hints or without.
 FAILED_MEANWHILE = "CMA allocations that failed with hints in flight"
 NEVER = ("OOM kills", "pages not to be had", "blocks not offline", FAILED_MEANWHILE)
-# How many of all stalls may be while hints are in flight: somebody has to be the first.
-# With an engine that knows no watermarks and does not yield it is one in three.
+# The share of stalls that may come while hints are in flight, because somebody has to be
+# the first. With an engine that ignores watermarks and does not yield it is one in three.
 STALLED_MEANWHILE = "stalls with hints in flight"
 COINCIDENCES = 0.02
-# Figures of which more is worse; of some there must be some, or it proves nothing.
+# Figures of which more is worse. Some must be above 0, or the run proves nothing.
 PRESSED = ("reclaim stalls, order 0", "compaction stalls", "compaction in vain")
-# Without hints some do not: the huge pages of a block that is to go offline stay isolated
+# Some do not end without hints: the huge pages of a block that goes offline stay isolated
 # while there is no room for them in one piece.
 UNENDED = "guests that came to no end"
 WORSE = (
     *PRESSED,
-    # Near full memory one in a hundred fails without hints, too.
+    # Near full memory, one in a hundred fails without hints, too.
     "CMA allocations failed",
     *("reclaim stalls, order 9", "huge pages not to be had"),
     *("order 0, p99, µs", "order 0, p99.9, µs"),
     *("order 9, p99, µs", "order 9, p99.9, µs"),
 )
-# As rare as this, when runs are divided at random, is what is no chance.
+# A difference this rare among random divisions of the runs is not chance.
 RARE = 0.01
 DIVISIONS = 10000
 
@@ -127,7 +126,7 @@ def parsed(line: str) -> Event:
 
 
 class Run:
-    """What happened in a guest that was nearly full; `figures` has the numbers."""
+    """What happened in a guest with nearly full memory; `figures` has the numbers."""
 
     def __init__(self, hints: bool, seed: int) -> None:
         device = tuple(word.format("on" if hints else "off") for word in DEVICE)
@@ -167,7 +166,7 @@ class Run:
             }
 
     def _press(self, vm: FreehintVM, seed: int) -> tuple[str, str]:
-        """Fill the memory and do the rest beside; what the tools said."""
+        """Fill the memory and do the rest beside that; return what the tools printed."""
         tail = vm.start(TAIL)
         wait_for(
             "the memory is nearly full",
@@ -213,7 +212,7 @@ class Run:
 
     @staticmethod
     def _meanwhile(trace: list[Event]) -> dict[str, int]:
-        """What went wrong just when memory was away."""
+        """What went wrong while memory was away."""
         hints: set[str] = set()
         # Were hints in flight since the contiguous memory was wanted?
         met = False
@@ -261,7 +260,7 @@ def figures_of(hints: bool, seed: int) -> dict[str, float]:
 
 
 def chance(off: list[float], on: list[float]) -> float:
-    """How often runs that are divided at random differ as much as these, or more."""
+    """How often runs that are divided at random differ at least as much as these."""
     values, draws = off + on, random.Random(0)
     sums = (sum(draws.sample(values, len(on))) for _ in range(DIVISIONS))
     return sum(s >= sum(on) for s in sums) / DIVISIONS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is free goes to the host at last, whatever kept it back for a while."""
+"""All free memory gets to the host in the end, whatever kept it back for a while."""
 
 import re
 import unittest
@@ -11,21 +11,21 @@ from test_zones import GRANULE_PAGES, HintedBlocks, zones
 
 PAGE = 4096
 AREA = f"{AREAS}/*"
-# A file system whose pages cannot be moved: none of them is in a CMA area.
+# A file system with unmovable pages, so none of them is in a CMA area.
 PINNED = "mkdir -p /pinned && mount -t ramfs ramfs /pinned"
-# One that is large beside the boot memory. Nobody touches what is not used.
+# A DIMM that is large compared to boot memory. Unused memory costs the host nothing.
 DIMM_GIB = 32
 LARGE_DIMM = (
     *("-m", f"slots=1,maxmem={2 * DIMM_GIB}G"),
     *("-object", f"memory-backend-ram,id=d0,size={DIMM_GIB}G,reserve=off"),
     *("-device", "pc-dimm,id=dimm0,memdev=d0"),
 )
-# What may be left of all that is free.
+# How much free memory may be left.
 LEFT = 4 * MIB
 
 MIN_FREE = "/proc/sys/vm/min_free_kbytes"
 SCALE = "/proc/sys/vm/watermark_scale_factor"
-# The driver looks now and then whether what it passed over can be had.
+# The driver retries now and then what it passed over.
 LATER = 30
 
 
@@ -38,7 +38,7 @@ def wait_hinted(vm: FreehintVM, timeout: float = LATER) -> None:
 
 
 def wait_stays(vm: FreehintVM, least: int) -> None:
-    """Wait until the driver has so much to hint, and leaves it alone."""
+    """Wait until the driver has this much to hint, and does not hint it."""
     hinted: list[int] = []
 
     def is_quiet() -> bool:
@@ -52,13 +52,13 @@ def wait_stays(vm: FreehintVM, least: int) -> None:
 
 
 def pin(vm: FreehintVM, mib: int) -> None:
-    """Use so much memory for pages that cannot be moved."""
+    """Use this much memory for unmovable pages."""
     vm.check(PINNED)
     vm.check(f"dd if=/dev/zero of=/pinned/file bs=1M count={mib}")
 
 
 def zone_counts(vm: FreehintVM, zone: str) -> dict[str, int]:
-    """Pages that a zone says are free, and those of them in CMA areas; its watermark."""
+    """A zone's free pages, those of them in CMA areas, and its watermark."""
     node, name = zone.split()
     text = vm.check("cat /proc/zoneinfo")
     own = re.split(rf"^Node {node}, zone +{name}$", text, flags=re.M)[1]
@@ -69,15 +69,15 @@ def zone_counts(vm: FreehintVM, zone: str) -> dict[str, int]:
 
 class ReachTest(unittest.TestCase):
     def test_what_watermarks_kept_back_is_hinted_when_they_fall(self) -> None:
-        """And the guest is idle: nothing is freed then that would tell of it."""
+        """In an idle guest, in which no free could trigger it."""
         with FreehintVM(memory_mib=1536) as vm:
             driver = GuestDriver(vm)
             driver.settle()
             usual = vm.check(f"cat {MIN_FREE} {SCALE}").split()
-            # In use, so that what stays free is above the least watermark.
+            # So much is in use that free memory stays above the min watermark.
             vm.check("mkdir /full && mount -t tmpfs -o size=100% tmpfs /full")
             vm.check("dd if=/dev/zero of=/full/file bs=1M count=512")
-            # The highest one is above all that there is.
+            # The high watermark is above all memory.
             vm.check(f"echo 3000 >{SCALE}; echo {640 << 10} >{MIN_FREE}")
             vm.check("rm /full/file")
             wait_stays(vm, 384 * MIB)
@@ -86,7 +86,7 @@ class ReachTest(unittest.TestCase):
             self.assertEqual(driver.violations(), 0)
 
     def test_free_memory_of_a_cma_area_is_hinted_where_all_other_is_in_use(self) -> None:
-        """A contiguous allocation has it back. What is free beside it is left alone."""
+        """A contiguous allocation gets it back; free memory beside it is left alone."""
         with FreehintVM(
             memory_mib=2048, cpus=2, extra_args=CMA, append=CMA_GUEST
         ) as vm:
@@ -96,7 +96,7 @@ class ReachTest(unittest.TestCase):
             vm.check("memhog 1g")
             driver.settle()
             vm.set_enabled(False)
-            # Of the zone that the area is in, and some of the one below it.
+            # From the zone of the area, and some from the zone below.
             usual = zone_counts(vm, "0 Normal")
             others = usual["nr_free_pages"] - usual["nr_free_cma"]
             told = vm.figure("hinted_bytes")
@@ -123,7 +123,7 @@ class ReachTest(unittest.TestCase):
             self.assertEqual(len(inside), len(granules))
             self.assertGreater(before - vm.settle(), 700 * MIB)
 
-            # All of it at once, and then it is free again.
+            # Use all of it at once, and free it again.
             vm.check(f"echo {count} | tee {AREA}/alloc")
             with HintedBlocks(vm) as hinted:
                 vm.check(f"echo {count} | tee {AREA}/free")
@@ -133,7 +133,7 @@ class ReachTest(unittest.TestCase):
             self.assertEqual(driver.violations(), 0)
 
     def test_boot_memory_beside_a_large_movable_dimm_is_hinted(self) -> None:
-        """Although all of it is kept from those who could use the DIMM."""
+        """Although all of it is reserved from allocations that could use the DIMM."""
         with FreehintVM(
             memory_mib=1536,
             cpus=2,

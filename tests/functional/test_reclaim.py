@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory that the guest frees comes back, at once, and only because of us."""
+"""Memory that the guest frees comes back at once, and only because of the device."""
 
 import unittest
 
 from freehint_vm import MIB, Finished, FreehintVM
 
 MEMHOG_BYTES = 1024 * MIB
-# What may be missing from the value before, and how long that may take.
+# How much may still be missing, and how long that may take.
 MISSING_WITHIN = {MEMHOG_BYTES // 10: 0.5, 64 * MIB: 1.0}
 
 
 def in_time(lags: dict[int, float]) -> bool:
-    """Whether a run was so in all respects."""
+    """Whether all of a run was good."""
     return all(lags[missing] <= within for missing, within in MISSING_WITHIN.items())
 
 
@@ -24,7 +24,7 @@ class ReclaimTest(unittest.TestCase):
         return result
 
     def lags(self, vm: FreehintVM) -> dict[int, float]:
-        """How long after memhog's end no more than so much is missing."""
+        """Time from memhog's end until no more than this is missing."""
         before = vm.settle()
         result = self.run_memhog(vm)
         lags = {}
@@ -36,10 +36,9 @@ class ReclaimTest(unittest.TestCase):
         return lags
 
     def test_freed_memory_is_back_within_a_second(self) -> None:
-        """90 % of it in half of one, and all but 64 MiB in all of it.
+        """90 % in half a second, and all but 64 MiB in a second.
 
-        The host may be busy with something else at just that time: so it is in one
-        of two runs.
+        The host may be busy just then, so one of two runs has to be that fast.
         """
         with FreehintVM() as vm:
             seen = [self.lags(vm)]
@@ -48,8 +47,10 @@ class ReclaimTest(unittest.TestCase):
             self.assertTrue(in_time(seen[-1]), f"lags in s: {seen}")
 
     def test_little_is_back_soon(self) -> None:
-        """So little that all of it stays on the per-CPU lists, which are looked at
-        once a second; by itself the kernel lets go of it after eight or more.
+        """So little memory that all of it stays on per-CPU lists.
+
+        The driver looks at these once per second; by itself the kernel drains them after
+        eight seconds or more.
         """
         little = 48 * MIB
         with FreehintVM() as vm:
@@ -60,7 +61,7 @@ class ReclaimTest(unittest.TestCase):
             self.assertIsNotNone(back, "the memory has not come back in 4 s")
 
     def test_without_a_device_memory_stays(self) -> None:
-        """The control: neither QEMU nor the guest gives anything back alone."""
+        """The control: neither QEMU nor the guest gives memory back by itself."""
         with FreehintVM("none") as vm:
             before = vm.settle()
             result = self.run_memhog(vm)
@@ -69,7 +70,7 @@ class ReclaimTest(unittest.TestCase):
             self.assertGreater(vm.memory.at(result.ended).rss, MEMHOG_BYTES)
 
     def test_balloon_reporting_works_too(self) -> None:
-        """The peer, in the same guest: comparisons with it are fair."""
+        """Balloon reporting in the same guest, so comparisons with it are fair."""
         with FreehintVM("balloon") as vm:
             before = vm.settle(quiet=5)
             self.run_memhog(vm)

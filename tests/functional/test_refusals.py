@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests that must not hint say why; those that expect zeroes get them."""
+"""Guests that must not hint say why; those that expect zeros get them."""
 
 import unittest
 
@@ -11,7 +11,7 @@ BALLOON = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
 
 class RefusalsTest(unittest.TestCase):
     def assert_refuses(self, vm: FreehintVM, status: str, says: str) -> None:
-        """To the host, to the administrator, and once in the log."""
+        """Says why to the host, to the administrator, and once in the log."""
         found = vm.query()
         self.assertEqual(found["driver-status"], status)
         self.assertEqual([o["reason"] for o in found["obstacles"]], ["guest"])
@@ -31,14 +31,14 @@ class RefusalsTest(unittest.TestCase):
             self.assert_refuses(vm, "granule", "larger than a pageblock")
 
     def test_another_reporter(self) -> None:
-        """For as long as it is there."""
+        """For as long as the other reporter is there."""
         with FreehintVM(extra_args=BALLOON) as vm:
             self.assert_refuses(vm, "other-reporter", "reporting has a device")
             vm.check(
                 "cd /sys/bus/virtio/drivers/virtio_balloon && d=$(echo virtio*)"
                 " && echo $d >unbind"
             )
-            # Nobody tells; the driver looks now and then.
+            # There is no notification; the driver looks now and then.
             wait_for(
                 "free memory is discarded",
                 lambda: vm.query()["stats"]["discarded"]["bytes"] > 512 * MIB,
@@ -54,14 +54,14 @@ class RefusalsTest(unittest.TestCase):
             self.assert_refuses(vm, "debugging", "debug_pagealloc")
 
     def test_guard_pages(self) -> None:
-        """They come with unmapping only."""
+        """Guard pages come only with unmapping."""
         guards = "debug_pagealloc=on debug_guardpage_minorder=1"
         with FreehintVM(append=guards) as vm:
             vm.check("dmesg | grep 'Setting debug_guardpage_minorder to 1'")
             self.assert_refuses(vm, "debugging", "debug_pagealloc")
 
     def check_churn(self, append: str) -> None:
-        """What is freed is hinted each time, however soon it is wanted back."""
+        """Freed memory is hinted each time, however soon it is used again."""
         with FreehintVM(cpus=2, append=f"{append} virtio_freehint.adapt=0") as vm:
             driver = GuestDriver(vm)
             driver.settle()
@@ -70,7 +70,7 @@ class RefusalsTest(unittest.TestCase):
                 result = vm.run("churn -z -n 1 -m 128", timeout=300)
                 self.assertEqual(result.status, 0, result.output)
                 self.assertIn(" 0 bytes lost", result.output)
-                # Of how much, and how soon, see test_reclaim.
+                # test_reclaim tests how much and how soon.
                 wait_for(
                     "hints of most of it",
                     lambda: vm.query()["stats"]["discarded"]["bytes"] - before
@@ -79,7 +79,7 @@ class RefusalsTest(unittest.TestCase):
                 driver.settle()
 
     def test_pages_zeroed_when_freed(self) -> None:
-        """The guest does not zero them again when it allocates them."""
+        """The guest does not zero pages again when it allocates them."""
         self.check_churn("init_on_free=1")
 
     def test_pages_zeroed_when_allocated(self) -> None:

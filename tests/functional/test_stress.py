@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hints as fast as can be beside all that moves memory: nothing is lost.
+"""Hints as fast as possible beside everything that moves memory: nothing is lost.
 
 FREEHINT_STRESS_SECONDS says how long each case lasts.
 """
@@ -15,14 +15,13 @@ from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
 
 SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "10"))
 
-# Memory is hinted when it has been free for one tick of the kernel's clock, however
-# often it is wanted back.
+# Memory is hinted after one tick of the kernel's clock, however often it is used again.
 EAGER = ("-global", "virtio-freehint-device.min-age-ms=0")
 EAGER_GUEST = "virtio_freehint.min_age_floor_ms=0 virtio_freehint.adapt=0"
 
-# An area for contiguous allocations, which has to hold a page of 1 GiB. All but
-# 512 MiB of the guest's memory is above 4 GiB, where there is an aligned one. The
-# kernel must not choose that at random for itself.
+# A contiguous area, which has to hold a page of 1 GiB. All but 512 MiB of the guest's
+# memory is above 4 GiB, where there is an aligned one. The kernel must not put itself there
+# at random.
 CMA = ("-cpu", "qemu64,pdpe1gb=on", "-machine", "max-ram-below-4g=512M")
 CMA_GUEST = "hugetlb_cma=1G nokaslr"
 AREAS = "/sys/kernel/debug/cma"
@@ -30,16 +29,16 @@ AREAS = "/sys/kernel/debug/cma"
 GRANULE_PAGES = 2 * MIB // 4096
 KERNEL = os.environ.get("FREEHINT_KERNEL", "linux")
 IS_PLAIN = KERNEL == "linux"
-# KASAN's shadow comes from the end of memory, too: an eighth of all.
+# KASAN's shadow also comes from the end of memory: an eighth of all.
 MOVABLE = "movablecore=768M" if KERNEL == "linux-kasan" else "movablecore=256M"
-# What a kernel may use more of afterwards, in pages, its slabs not counted: less than one
-# granule, so that none can be lost. Kernels that debug themselves keep more.
+# How many more pages a kernel may use afterwards, without slabs: less than a granule, so
+# none can be lost. Debug kernels keep more.
 KERNEL_SLACK = GRANULE_PAGES if IS_PLAIN else 8 * MIB // 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Zone:
-    """A line of tests/guest/census.c, which says what the figures mean."""
+    """A line of tests/guest/census.c, which explains the figures."""
 
     free: int
     cached: int
@@ -49,9 +48,10 @@ class Zone:
 
     @property
     def known(self) -> int:
-        """Pages of which something tells that they are free, or what they are for.
+        """Pages that are known to be free, or whose use is known.
 
-        Cached pages are bare: what is not has become free since they were counted.
+        Cached pages are bare: if more are cached than bare, the difference was freed since
+        they were counted.
         """
         return self.free + self.slab + min(self.cached, self.bare)
 
@@ -72,21 +72,21 @@ def counter(vm: FreehintVM, name: str) -> int:
 
 
 def allow_hints(vm: FreehintVM, allowed: bool) -> None:
-    # A redirection does not expand the pattern in the path.
+    # The shell does not expand patterns in redirections.
     vm.check(f"echo {int(allowed)} | tee {SYSFS}/allowed")
 
 
 def failures(output: str, action: str) -> tuple[int, int]:
-    """How often tests/guest/disturb.c did an action, and how often it failed."""
+    """How often tests/guest/disturb.c did an action, and how often that failed."""
     found = re.search(rf"^{action}: (\d+) done, (\d+) failed$", output, re.M)
     assert found, output
     return int(found[1]), int(found[2])
 
 
 class Repeater:
-    """Does something on the host over and over while a block runs.
+    """Repeat an action on the host while a block runs.
 
-    If that fails, so does the block, at its end.
+    If the action fails, so does the block, at its end.
     """
 
     def __init__(self, step: Callable[[int], None], pause: float) -> None:
@@ -125,11 +125,11 @@ class StressTest(unittest.TestCase):
             " echo 500 >/sys/kernel/mm/ksm/pages_to_scan;"
             " echo 1 >/sys/kernel/mm/ksm/run; fi"
         )
-        # Caches fill and the kernel's own pools grow the first time.
+        # The first time, caches fill and the kernel's pools grow.
         self.stress(vm, mib=256, seconds=3, beside="")
 
     def stress(self, vm: FreehintVM, mib: int, seconds: int, beside: str) -> str:
-        """What `disturb` said, after nothing was lost."""
+        """The output of `disturb`, after checking that nothing was lost."""
         disturb = vm.start(f"disturb -s {seconds} audit:1000 {beside}")
         result = vm.run(f"stress -m {mib} -s {seconds}", timeout=120 + 3 * seconds)
         self.assertEqual(result.status, 0, result.output)
@@ -142,14 +142,14 @@ class StressTest(unittest.TestCase):
         return beside_result.output
 
     def stress_with_hints(self, vm: FreehintVM, mib: int, beside: str) -> str:
-        """Again where a slow guest had hardly any memory away: that would prove nothing."""
+        """Repeat if a slow guest had hardly any memory away, which would prove nothing."""
         hints, away = counter(vm, "hints"), counter(vm, "discarded_bytes")
         for _ in range(10):
             output = self.stress(vm, mib, SECONDS, beside)
             seen = counter(vm, "hints") - hints
             gone = (counter(vm, "discarded_bytes") - away) // MIB
             print(f"# {seen} hints, {gone} MiB discarded")
-            # One hint can be of many blocks.
+            # One hint can name many blocks.
             if seen > SECONDS // 2 and gone > SECONDS * 2:
                 return output
         self.fail("hardly any memory is hinted")
@@ -170,7 +170,7 @@ class StressTest(unittest.TestCase):
             both = f"{name}: {before[name]} before, {zone} after"
             cached = zone.cached // GRANULE_PAGES
             self.assertLessEqual(zone.away, before[name].away + cached, both)
-        # What is in use moves to another zone when its block goes offline.
+        # Memory in use moves to another zone when its block goes offline.
         known = [sum(zone.known for zone in zones.values()) for zones in (before, after)]
         print(f"# {known[0] - known[1]} pages more are in use")
         self.assertLess(known[0] - known[1], KERNEL_SLACK, f"{before}, {after}")
@@ -193,7 +193,7 @@ class StressTest(unittest.TestCase):
             append=f"{EAGER_GUEST} {CMA_GUEST} {MOVABLE}",
         ) as vm:
             pauses = {"compact": 500, "offline": 200, "huge": 300, "cma": 50}
-            # A distribution's kernel may have no such areas; those of ours do.
+            # A distribution's kernel may have no CMA areas; ours do.
             if vm.run(f"ls {AREAS}").status and KERNEL == "linux-distro":
                 del pauses["cma"]
             beside = " ".join(f"{action}:{ms}" for action, ms in pauses.items())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that moves to a QEMU of another version, FREEHINT_OTHER_QEMU, and back."""
+"""A guest that moves to another version of QEMU, FREEHINT_OTHER_QEMU, and back."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ class VersionsTest(unittest.TestCase):
             time.sleep(0.1)
 
     def test_to_another_version_and_back(self) -> None:
-        """With a machine that both have, other settings, and hints on either."""
+        """With a machine type that both have, other settings, and hints on both."""
         other = Path(os.environ["FREEHINT_OTHER_QEMU"])
         machine = ("-machine", "pc-q35-10.0")
         with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A VFIO device vetoes discards for as long as guest memory is mapped for DMA.
 
-With a device behind an IOMMU, which the outer guest of nested_vm.py has. What
-happened in which order is read from the inner QEMU's trace events.
+This takes a device behind an IOMMU, which the outer guest of nested_vm.py has. The order of
+events comes from the inner QEMU's trace.
 """
 
 import time
@@ -18,15 +18,15 @@ FREEHINT = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 
 SLICE_BEGIN = "virtio_freehint_job_begin"
 SLICE_END = "virtio_freehint_job_end"
-# What vfio does in this order: before it disables discards; with them disabled,
-# the mapping of each piece of RAM; before it enables them.
+# What vfio does, in this order: before it disables discards; with discards disabled, the
+# mapping of each piece of RAM; before it enables them.
 ATTACH = "vfio_attach_device"
 MAP = "vfio_listener_region_add_ram"
 DETACH = "vfio_detach_device"
 TRACED = (SLICE_BEGIN, SLICE_END, ATTACH, MAP, DETACH)
 TRACE_ARGS = tuple(f"-trace {name}" for name in TRACED)
 
-# How long a discard takes that is to be met while it is in progress.
+# How long a discard takes that is to be in progress at that time.
 SLOW_MS = 1500
 
 
@@ -35,7 +35,7 @@ def names(events: list[str]) -> list[str]:
 
 
 def late_discard(events: list[str]) -> str | None:
-    """The first sign of a discard while memory is mapped for DMA."""
+    """The first trace of a discard while memory is mapped for DMA."""
     discarding = mapped = False
     for index, name in enumerate(names(events)):
         if name == SLICE_BEGIN:
@@ -52,7 +52,7 @@ def late_discard(events: list[str]) -> str | None:
 
 
 def met_a_discard(events: list[str]) -> bool:
-    """Whether the last device came while a discard was in progress."""
+    """Whether the last device was plugged while a discard was in progress."""
     order = names(events)
     attach = len(order) - 1 - order[::-1].index(ATTACH)
     before = [name for name in order[:attach] if name in (SLICE_BEGIN, SLICE_END)]
@@ -60,7 +60,7 @@ def met_a_discard(events: list[str]) -> bool:
 
 
 class LateDiscardTest(unittest.TestCase):
-    """The check of the order itself can fail."""
+    """The check of the order can fail."""
 
     def test_order(self) -> None:
         waited = [SLICE_BEGIN, ATTACH, SLICE_END, MAP, DETACH, SLICE_BEGIN]
@@ -73,18 +73,18 @@ class LateDiscardTest(unittest.TestCase):
 
 class VFIOTest(unittest.TestCase):
     def assert_vetoed(self, info: dict[str, Any]) -> None:
-        """The operator is told by whom."""
+        """The operator sees which device it is."""
         self.assertEqual((info["state"], info["reason"]), ("vetoed", "pinned"))
         self.assertEqual(len(info["obstacles"]), 1, info["obstacles"])
         self.assertEqual(info["obstacles"][0]["qom-paths"], [QOM_PATH])
 
     def assert_guest_knows(self, vm: NestedVM, state: str, reason: str) -> None:
-        """The driver has read it, without anybody's asking for it there."""
+        """The driver knows the reason without reading it from the device."""
         known = vm.check(f"cat {FREEHINT}/device_state {FREEHINT}/device_reason")
         self.assertEqual(known.split(), [state, reason])
 
     def wait_discarded(self, vm: NestedVM, amount: int) -> None:
-        """Wait until so many bytes more have been discarded."""
+        """Wait until this many more bytes have been discarded."""
         end = vm.query()["stats"]["discard-bytes"] + amount
         deadline = time.monotonic() + 120
         while vm.query()["stats"]["discard-bytes"] < end:
@@ -92,7 +92,7 @@ class VFIOTest(unittest.TestCase):
             time.sleep(0.5)
 
     def assert_lifts(self, vm: NestedVM, amount: int) -> None:
-        """Without the device, what is free is hinted again, by itself."""
+        """Without the device, free memory is hinted again by itself."""
         vetoed = vm.query()
         self.assertGreater(vm.rss(), INNER_MIB * MIB, "vfio has not pinned all")
         vm.unplug(DEVICE)
@@ -104,7 +104,7 @@ class VFIOTest(unittest.TestCase):
         self.assertIsNone(late_discard(vm.events()))
 
     def test_cold_plugged(self) -> None:
-        """Nothing is ever discarded, until the device is gone."""
+        """Nothing is discarded until the device is gone."""
         with NestedVM() as vm:
             host = vm.bind_vfio()
             vm.launch(
@@ -124,7 +124,7 @@ class VFIOTest(unittest.TestCase):
             self.assertLess(vm.rss(), pinned - 128 * MIB)
 
     def plug_during_a_discard(self, vm: NestedVM, host: str) -> None:
-        """It takes some luck to be there in time, so there are some tries."""
+        """There are several tries, because it takes some luck to be in time."""
         for _ in range(5):
             vm.outer.check(f"until tail -n 1 {EVENTS} | grep -q {SLICE_BEGIN}; do :; done")
             vm.qmp.cmd("device_add", driver="vfio-pci", host=host, id=DEVICE)
@@ -134,7 +134,7 @@ class VFIOTest(unittest.TestCase):
         self.fail(f"no discard was in progress in 5 tries: {vm.events()}")
 
     def test_hot_plugged_while_hints_flow(self) -> None:
-        """From the call that disables discards on, none is in progress."""
+        """None is in progress after the call that disables discards."""
         with NestedVM() as vm:
             host = vm.bind_vfio()
             vm.launch(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A device of vfio-user vetoes discards for as long as it is there.
+"""A vfio-user device vetoes discards for as long as it is there.
 
-Its server is a sample of libvfio-user, another process, which maps guest memory.
-It takes QEMU 10.2: scripts/build-qemu --10.2.
+Its server is a sample of libvfio-user, another process, which maps guest memory. It takes
+QEMU 10.2: scripts/build-qemu --10.2.
 """
 
 import os
@@ -23,15 +23,15 @@ DEVICE = "vu0"
 QOM_PATH = f"/machine/peripheral/{DEVICE}"
 MEMORY_MIB = 512
 HOG_MIB = 256
-# How long a discard takes that is to be met while it is in progress.
+# How long a discard takes that is to be in progress at that time.
 SLOW_MS = 500
 
 SLICE_BEGIN, SLICE_END = "virtio_freehint_job_begin", "virtio_freehint_job_end"
-# What vfio-user does before it disables discards, and with them disabled.
+# What vfio-user does before it disables discards, and while they are disabled.
 CONNECT, MAP = "vfio_user_version", "vfio_user_dma_map"
 TRACED = (SLICE_BEGIN, SLICE_END, CONNECT, MAP)
 
-# Memory that the server can map, and a slot to plug its device into.
+# Memory that the server can map, and a slot for its device.
 MACHINE = (
     *("-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"),
     *("-machine", "memory-backend=ram"),
@@ -81,7 +81,7 @@ class VFIOUserTest(unittest.TestCase):
         self.assertEqual(tuple(known.split()), state)
 
     def plug_during_a_discard(self, vm: FreehintVM) -> None:
-        """So that the call that disables discards has to wait for it."""
+        """So that the call that disables discards has to wait for one."""
         begun = self.events().count(SLICE_BEGIN)
         wait_for("a discard", lambda: self.events().count(SLICE_BEGIN) > begun)
         vm.machine.cmd("device_add", **self.device)
@@ -91,7 +91,7 @@ class VFIOUserTest(unittest.TestCase):
         self.assertEqual(slices[-1], SLICE_BEGIN, "plugged too late")
 
     def assert_order(self) -> None:
-        """Memory was mapped after the discard, and none has begun since."""
+        """Memory was mapped after the discard, and none has started since."""
         events = self.events()
         slices = [name for name in events if name in (SLICE_BEGIN, SLICE_END)]
         self.assertEqual(slices[-1], SLICE_END)

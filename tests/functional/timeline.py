@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run a command in a guest, and print what both sides trace, on one time line.
+"""Run a command in a guest, and print what both sides trace on one time line.
 
-Times are milliseconds since the command was started. Those of the guest's kernel are
-as good as its messages to the host are fast: a millisecond or so.
+Times are milliseconds since the command started. Those of the guest's kernel are as exact
+as its messages to the host are fast: about a millisecond.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def guest_events(vm: FreehintVM) -> Iterator[tuple[float, str]]:
 
 
 def host_events(trace: HintTrace, mark: int) -> Iterator[tuple[float, str]]:
-    # QEMU has the time of day.
+    # QEMU's trace has the time of day.
     offset = time.monotonic() - time.time()
     for line in trace.text(mark).splitlines():
         if match := HOST.match(line):

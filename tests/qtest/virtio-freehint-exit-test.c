@@ -14,8 +14,8 @@
 #include "libqos/virtio-freehint.h"
 
 /*
- * The device is given something to do all the time, by discards that come and
- * go, and a drive with something to flush lets QEMU poll when all is over.
+ * Discards that are disabled and enabled keep the device busy, and a drive
+ * that has to be flushed makes QEMU poll at its end.
  */
 static void *setup_busy_end(GString *cmd_line, void *arg)
 {
