@@ -1153,7 +1153,8 @@ GArray *freehint_parts_new(void)
 
 bool freehint_job_busy(const VirtIOFreehint *fh)
 {
-    return qatomic_read(&fh->job.phase) != FREEHINT_IDLE;
+    /* Pairs with freehint_work(): the worker has done with a job that is idle. */
+    return qatomic_load_acquire(&fh->job.phase) != FREEHINT_IDLE;
 }
 
 void freehint_job_shorten(VirtIOFreehint *fh)
