@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "libqtest-single.h"
@@ -271,6 +272,65 @@ static void test_drain_reset(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
+static void test_drain_system_reset(void *obj, void *data,
+                                    QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint = start_slow_hint(fh, alloc);
+
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'system_reset' }");
+    qtest_qmp_eventwait(global_qtest, "RESET");
+    assert_drained();
+    assert_forgotten(&hint);
+    /* Firmware would have to set up PCI again. */
+    qos_invalidate_command_line();
+}
+
+static char *ram_file(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.ram", g_get_tmp_dir(),
+                           getpid());
+}
+
+static void remove_ram_file(void *unused)
+{
+    g_autofree char *path = ram_file();
+
+    unlink(path);
+}
+
+static void *setup_ram_file(GString *cmd_line, void *arg)
+{
+    g_autofree char *path = ram_file();
+
+    g_string_append_printf(cmd_line, " -object memory-backend-file,id=ram0,"
+                           "size=128M,share=on,mem-path=%s"
+                           " -machine memory-backend=ram0", path);
+    return arg;
+}
+
+/* RAM that outlives QEMU shows when the last discard was. */
+static void test_drain_quit(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const uint64_t start = FREE_START - qfreehint_ram_start();
+    g_autofree char *path = ram_file(), *ram = NULL;
+    gsize size, i;
+
+    g_test_queue_destroy(remove_ram_file, NULL);
+    start_slow_hint(obj, alloc);
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'quit' }");
+    qtest_wait_qemu(global_qtest);
+    g_assert_true(g_file_get_contents(path, &ram, &size, NULL));
+    g_assert_cmpuint(size, >=, start + SLOW_LEN);
+    for (i = 0; i < JOB_LEN; i++) {
+        g_assert_cmphex(ram[start + i], ==, 0);
+    }
+    for (; i < SLOW_LEN; i++) {
+        g_assert_cmphex((uint8_t)ram[start + i], ==, 0xa5);
+    }
+    qos_invalidate_command_line();
+}
+
 static void reset_queue(QVirtioFreehint *fh, uint16_t index)
 {
     g_assert_true(fh->vdev->features & (1ull << VIRTIO_F_RING_RESET));
@@ -388,6 +448,42 @@ static void test_drain_bus_master(void *obj, void *data,
     assert_forgotten(&hint);
     qpci_config_writew(fh->pci->pdev, PCI_COMMAND, command);
     qfreehint_restart(fh, alloc);
+}
+
+/* What the guest writes into a message that the device has changes nothing. */
+static void test_rewritten(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const uint64_t other = FREE_START + 32 * MiB;
+    const struct virtio_freehint_range range = {
+        .addr = cpu_to_le64(other),
+        .len = cpu_to_le64(GRANULE),
+    };
+    const struct virtio_freehint_hdr hdr = {
+        .type = cpu_to_le16(VIRTIO_FREEHINT_T_HINT),
+        .nranges = cpu_to_le32(UINT32_MAX),
+    };
+    gint64 start = g_get_monotonic_time();
+    QVirtioFreehint *fh = obj;
+    QFreehintHint hint;
+
+    qfreehint_fill(other, GRANULE, 0xa5);
+    hint = submit_slow_hint(fh, alloc);
+    while (qfreehint_count("in-flight", "ranges") != 2) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
+    }
+    memwrite(hint.readable, &hdr, sizeof(hdr));
+    memwrite(hint.readable + sizeof(hdr), &range, sizeof(range));
+    memwrite(hint.readable + sizeof(hdr) + sizeof(range), &range,
+             sizeof(range));
+    qfreehint_wait(fh, &hint);
+    g_assert_cmpuint(qfreehint_ack(&hint).nstatus, ==, 2);
+    g_assert_cmphex(qfreehint_status(&hint, 0), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_cmphex(qfreehint_status(&hint, 1), ==,
+                    VIRTIO_FREEHINT_S_DISCARDED);
+    g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0));
+    g_assert_true(qfreehint_is_filled(other, GRANULE, 0xa5));
+    qfreehint_assert_identity();
 }
 
 static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
@@ -540,31 +636,17 @@ static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* QEMU's own memory, in KiB. */
-static uint64_t resident_anon(void)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/status",
-                                            qtest_pid(global_qtest));
-    g_autofree char *text = NULL;
-    const char *line;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    line = strstr(text, "RssAnon:");
-    g_assert_nonnull(line);
-    return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10);
-}
-
 /* Whoever has the BQL, what is in progress goes on. */
 static void hold_bql_during_discard(int ms)
 {
-    uint64_t before = resident_anon();
+    uint64_t before = qfreehint_resident_anon();
     gint64 start = g_get_monotonic_time();
     QDict *rsp;
 
     qtest_qmp_send(global_qtest, "{ 'execute': 'qom-set', 'arguments': {"
                    " 'path': 'veto0', 'property': 'hold-bql-ms',"
                    " 'value': %d } }", ms);
-    while (resident_anon() + JOB_LEN / KiB / 2 > before) {
+    while (qfreehint_resident_anon() + JOB_LEN / 2 > before) {
         g_assert_cmpint(g_get_monotonic_time() - start, <, ms * 1000);
         g_usleep(1000);
     }
@@ -602,13 +684,6 @@ static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* The address sanitizer keeps what was freed; it finds leaks by itself. */
-#ifdef QEMU_SANITIZE_ADDRESS
-#define FREED_IS_KEPT true
-#else
-#define FREED_IS_KEPT false
-#endif
-
 /* A hint, and then DRIVER_OK goes: the device forgets it, and all about it. */
 static void hint_and_clear_driver_ok(QVirtioFreehint *fh, QFreehintHint *hint,
                                      uint64_t hints)
@@ -642,13 +717,13 @@ static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_set_prop("veto0", "pool-busy", true);
     for (i = 0; i < rounds; i++) {
         if (i == rounds / 10) {
-            before = resident_anon();
+            before = qfreehint_resident_anon();
         }
         hint_and_clear_driver_ok(fh, &hint, ++hints);
     }
     /* Of what is left of each hint it would be more. */
-    grown = (int64_t)(resident_anon() - before) * KiB;
-    g_assert_true(FREED_IS_KEPT || grown < rounds * 64);
+    grown = qfreehint_resident_anon() - before;
+    g_assert_true(QFREEHINT_FREED_IS_KEPT || grown < rounds * 64);
     qfreehint_set_prop("veto0", "pool-busy", false);
     qfreehint_restart(fh, alloc);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
@@ -816,6 +891,14 @@ static void register_virtio_freehint_drain_test(void)
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_dma,
     };
+    /* Late enough to do something before a discard begins. */
+    QOSGraphTestOptions late_start = {
+        .edge.extra_device_opts = "x-job-start-delay-ms=100",
+    };
+    QOSGraphTestOptions slow_file = {
+        .edge.extra_device_opts = SLOW_OPTS ",discard-file-backed=on",
+        .before = setup_ram_file,
+    };
     QOSGraphTestOptions slow_log = {
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_slice_log,
@@ -851,6 +934,10 @@ static void register_virtio_freehint_drain_test(void)
                  test_drain_stop, &slow);
     qos_add_test("drain/reset", "virtio-freehint-testdev",
                  test_drain_reset, &slow);
+    qos_add_test("drain/system-reset", "virtio-freehint-testdev",
+                 test_drain_system_reset, &slow);
+    qos_add_test("drain/quit", "virtio-freehint-testdev",
+                 test_drain_quit, &slow_file);
     qos_add_test("drain/queue-reset", "virtio-freehint-testdev",
                  test_drain_queue_reset, &slow);
     qos_add_test("drain/driver-ok", "virtio-freehint-testdev",
@@ -861,6 +948,8 @@ static void register_virtio_freehint_drain_test(void)
                  test_drain_broken_ring, &slow);
     qos_add_test("drain/bus-master", "virtio-freehint-testdev",
                  test_drain_bus_master, &slow);
+    qos_add_test("rewritten", "virtio-freehint-testdev", test_rewritten,
+                 &late_start);
     qos_add_test("drain/unplug", "virtio-freehint-testdev",
                  test_drain_unplug, &slow);
     qos_add_test("drain/veto", "virtio-freehint-testdev",

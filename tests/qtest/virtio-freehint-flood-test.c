@@ -38,6 +38,9 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
+/* Some bytes for each message of a flood. */
+#define GROWN_MAX (256 * KiB)
+
 /* What a message of the flood consists of. */
 typedef struct Flood {
     const char *name;
@@ -235,11 +238,18 @@ static void test_flood(void *obj, void *data, QGuestAllocator *alloc)
     for (i = 0; i < ARRAY_SIZE(floods); i++) {
         QFreehintHint message = make_message(guest.fh, alloc, &floods[i]);
         bool bounded = false;
+        uint64_t before;
+        int64_t grown;
 
         for (round = 0; round < ROUNDS && !bounded; round++) {
             bounded = is_bounded(&guest, floods[i].name, &message);
         }
         g_assert_true(bounded);
+        before = qfreehint_resident_anon();
+        is_bounded(&guest, floods[i].name, &message);
+        grown = qfreehint_resident_anon() - before;
+        g_test_message("%s: grown by %" PRId64, floods[i].name, grown);
+        g_assert_true(QFREEHINT_FREED_IS_KEPT || grown < GROWN_MAX);
         guest_free(alloc, message.readable);
         guest_free(alloc, message.writable);
     }

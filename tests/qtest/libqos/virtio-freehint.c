@@ -257,6 +257,19 @@ bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
     return true;
 }
 
+uint64_t qfreehint_resident_anon(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            qtest_pid(global_qtest));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "RssAnon:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
+}
+
 QDict *qfreehint_query(void)
 {
     QDict *rsp = qmp("{ 'execute': 'query-freehint' }");

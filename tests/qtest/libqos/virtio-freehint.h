@@ -108,6 +108,16 @@ uint64_t qfreehint_ram_start(void);
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 
+/* QEMU's anonymous memory that is resident, in bytes, the guest's included. */
+uint64_t qfreehint_resident_anon(void);
+
+/* The address sanitizer keeps what was freed; it finds leaks by itself. */
+#ifdef QEMU_SANITIZE_ADDRESS
+#define QFREEHINT_FREED_IS_KEPT true
+#else
+#define QFREEHINT_FREED_IS_KEPT false
+#endif
+
 /* The device's entry in the answer to query-freehint: the caller's. */
 QDict *qfreehint_query(void);
 /* An active device has no reason: NULL. */
