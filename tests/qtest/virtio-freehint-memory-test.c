@@ -831,6 +831,145 @@ static void test_host_failure_of_two(void)
     }
 }
 
+/* What each bit of the fault "host-calls" stands for. */
+enum {
+    CALL_PROCESS_MADVISE = 1 << 0,
+    CALL_FREE = 1 << 1,
+    CALL_DONTNEED = 1 << 2,
+    CALL_REMOVE = 1 << 3,
+    CALL_FALLOCATE = 1 << 4,
+    CALL_ANY = (1 << 5) - 1,
+};
+
+/*
+ * A backing, and the calls by which the host gives its memory back: one of
+ * @enough is enough, and all of @needed are needed.
+ */
+typedef struct FailingHost {
+    const char *name;
+    const char *backing;
+    uint32_t enough;
+    uint32_t needed;
+} FailingHost;
+
+static const FailingHost failing_hosts[] = {
+    { "ram", "memory-backend-ram", CALL_PROCESS_MADVISE | CALL_DONTNEED },
+    { "lazy", "memory-backend-ram",
+      CALL_PROCESS_MADVISE | CALL_FREE | CALL_DONTNEED },
+    { "ram-shared", "memory-backend-ram,share=on", 0,
+      CALL_FALLOCATE | CALL_DONTNEED },
+    { "memfd-shared", "memory-backend-memfd,share=on", 0,
+      CALL_FALLOCATE | CALL_DONTNEED },
+    { "memfd-private", "memory-backend-memfd,share=off", 0,
+      CALL_FALLOCATE | CALL_DONTNEED },
+    { "file-shared", "memory-backend-file,share=on", 0,
+      CALL_FALLOCATE | CALL_DONTNEED },
+    { "file-private", "memory-backend-file,share=off",
+      CALL_PROCESS_MADVISE | CALL_DONTNEED },
+};
+
+/* Each alone, and as many as a fallback has to do without. */
+static const uint32_t failing_calls[] = {
+    CALL_PROCESS_MADVISE, CALL_FREE, CALL_DONTNEED, CALL_REMOVE, CALL_FALLOCATE,
+    CALL_PROCESS_MADVISE | CALL_FREE,
+    CALL_PROCESS_MADVISE | CALL_DONTNEED,
+    CALL_ANY,
+};
+
+static const int host_errnos[] = {
+    EPERM, EINTR, EIO, EAGAIN, ENOMEM, EBUSY, EINVAL, ENOSYS, EOPNOTSUPP,
+};
+
+static void set_host_errno(int host_errno, uint32_t calls)
+{
+    if (host_errno) {
+        qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                                 " 'arguments': { 'path': 'fh0',"
+                                 " 'property': 'x-faults', 'value': {"
+                                 " 'host-errno': %d, 'host-calls': %u } } }",
+                                 host_errno, calls);
+    } else {
+        qtest_qmp_assert_success(global_qtest, "{ 'execute': 'qom-set',"
+                                 " 'arguments': { 'path': 'fh0',"
+                                 " 'property': 'x-faults', 'value': {} } }");
+    }
+}
+
+/*
+ * One hint of two ranges, which have that status. Where the host fails it may
+ * have got half-way, and what it frees lazily it may keep for a while.
+ */
+static void hint_two(VM *vm, uint8_t status, bool is_gone)
+{
+    const QFreehintRange ranges[] = {
+        { FREE_START, GRANULE }, { FREE_START + 2 * GRANULE, GRANULE },
+    };
+    uint8_t got[ARRAY_SIZE(ranges)];
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+        qfreehint_fill(ranges[i].addr, GRANULE, 0xa5);
+    }
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, ARRAY_SIZE(ranges), got);
+    for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+        g_assert_cmphex(got[i], ==, status);
+        g_assert_true(qfreehint_is_filled(ranges[i].addr, GRANULE, 0) ||
+                      (!is_gone && qfreehint_is_filled(ranges[i].addr, GRANULE,
+                                                       0xa5)));
+    }
+}
+
+/*
+ * Whatever error the host has: it is discarded by another call, or the obstacle
+ * says why not; and once the host does not fail, it is discarded.
+ */
+static void test_host_errno(const void *opaque)
+{
+    const FailingHost *host = opaque;
+    const bool is_lazy = !strcmp(host->name, "lazy");
+    const uint32_t other = has_process_madvise() ? 0 : CALL_PROCESS_MADVISE;
+    g_autofree char *log = log_path(), *path = NULL;
+    VM *vm;
+    int i, j;
+
+    if (g_str_has_prefix(host->name, "file")) {
+        const int fd = g_file_open_tmp("qtest-freehint-XXXXXX", &path, NULL);
+
+        g_assert_cmpint(ftruncate(fd, RAM_SIZE), ==, 0);
+        close(fd);
+    }
+    vm = vm_start("-M q35,memory-backend=mem0,mem-merge=off -nodefaults -device "
+                  TESTDEV ",discard-file-backed=on%s -object %s,id=mem0,"
+                  "size=128M%s%s 2>%s", is_lazy ? ",discard=lazy" : "",
+                  host->backing, path ? ",mem-path=" : "", path ?: "", log);
+    for (i = 0; i < ARRAY_SIZE(host_errnos); i++) {
+        for (j = 0; j < ARRAY_SIZE(failing_calls); j++) {
+            const uint32_t calls = failing_calls[j];
+            const bool fails = host->needed & calls ||
+                (host->enough && !(host->enough & ~(calls | other)));
+
+            set_host_errno(host_errnos[i], calls);
+            hint_two(vm, fails ? VIRTIO_FREEHINT_S_FAILED :
+                                 VIRTIO_FREEHINT_S_DISCARDED,
+                     !fails && !is_lazy);
+            set_host_errno(0, 0);
+            if (fails) {
+                assert_obstacle("host-failure", "it is tried again",
+                                host_errnos[i]);
+                qfreehint_set_enabled(false);
+                qfreehint_set_enabled(true);
+                hint_two(vm, VIRTIO_FREEHINT_S_DISCARDED, !is_lazy);
+            }
+            qfreehint_assert_obstacles("driver-not-ready ");
+        }
+    }
+    vm_stop(vm);
+    remove_log();
+    if (path) {
+        unlink(path);
+    }
+}
+
 static bool file_set_append_only(const File *file, bool append_only)
 {
     int flags;
@@ -2197,6 +2336,12 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
     qtest_add_func("virtio-freehint/backing/host-failure-of-two",
                    test_host_failure_of_two);
+    for (i = 0; i < ARRAY_SIZE(failing_hosts); i++) {
+        g_autofree char *name = g_strdup_printf("virtio-freehint/host-errno/%s",
+                                                failing_hosts[i].name);
+
+        qtest_add_data_func(name, &failing_hosts[i], test_host_errno);
+    }
     qtest_add_func("virtio-freehint/backing/host-recovers",
                    test_host_recovers);
     qtest_add_func("virtio-freehint/scattered", test_scattered);

@@ -22,9 +22,15 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include "qemu/bswap.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
+#include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "exec/memop.h"
 #include "hw/qdev-properties.h"
@@ -69,6 +75,10 @@ typedef enum Fault {
     /* The driver's writes to the device status have no effect. */
     FAULT_STUCK_STATUS,
 
+    /* The host's calls, by number in testdev_calls, end with that error. */
+    FAULT_HOST_ERRNO,
+    FAULT_HOST_CALLS,
+
     FAULT__MAX,
 } Fault;
 
@@ -89,6 +99,8 @@ static const char *const testdev_fault_names[FAULT__MAX] = {
     [FAULT_LOSE] = "lose",
     [FAULT_NEEDS_RESET] = "needs-reset",
     [FAULT_STUCK_STATUS] = "stuck-status",
+    [FAULT_HOST_ERRNO] = "host-errno",
+    [FAULT_HOST_CALLS] = "host-calls",
 };
 
 typedef struct FaultValue {
@@ -229,10 +241,84 @@ static void testdev_begin_job(FreehintJob *job)
     testdev_delay(FREEHINT_TESTDEV(job->fh)->start_delay_ms);
 }
 
+/* A host that fails */
+
+/* Of madvise(), the advice matters. */
+static const struct {
+    uint32_t nr;
+    uint32_t advice;
+} testdev_calls[] = {
+    { SYS_process_madvise },
+    { SYS_madvise, MADV_FREE },
+    { SYS_madvise, MADV_DONTNEED },
+    { SYS_madvise, MADV_REMOVE },
+    { SYS_fallocate },
+};
+
+/* From here on this thread's calls fail; the caller must not need them. */
+static void testdev_make_calls_fail(uint32_t calls, uint32_t error)
+{
+    const uint32_t low = HOST_BIG_ENDIAN ? 4 : 0;
+    struct sock_filter code[ARRAY_SIZE(testdev_calls) * 5 + 1];
+    struct sock_fprog program = { .filter = code };
+    int n = 0, i;
+
+    for (i = 0; i < ARRAY_SIZE(testdev_calls); i++) {
+        const uint32_t advice = testdev_calls[i].advice;
+
+        if (!(calls & 1u << i)) {
+            continue;
+        }
+        code[n++] = (struct sock_filter)
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                     offsetof(struct seccomp_data, nr));
+        code[n++] = (struct sock_filter)
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, testdev_calls[i].nr, 0, 3);
+        code[n++] = (struct sock_filter)
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                     offsetof(struct seccomp_data, args[2]) + low);
+        code[n++] = (struct sock_filter)
+            BPF_JUMP(BPF_JMP | (advice ? BPF_JEQ : BPF_JGE) | BPF_K, advice,
+                     0, 1);
+        code[n++] = (struct sock_filter)
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error);
+    }
+    code[n++] = (struct sock_filter)
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    program.len = n;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
+        error_report("virtio-freehint: no seccomp filter: %s",
+                     strerror(errno));
+        abort();
+    }
+}
+
+static void *testdev_discard_thread(void *opaque)
+{
+    FreehintJob *job = opaque;
+    const FreehintTestdev *dev = FREEHINT_TESTDEV(job->fh);
+
+    testdev_make_calls_fail(testdev_faulty(dev, FAULT_HOST_CALLS, UINT32_MAX),
+                            testdev_faulty(dev, FAULT_HOST_ERRNO, 0));
+    testdev_production_class()->discard(job);
+    return NULL;
+}
+
 static void testdev_discard(FreehintJob *job)
 {
-    testdev_delay(FREEHINT_TESTDEV(job->fh)->delay_ms);
-    testdev_production_class()->discard(job);
+    const FreehintTestdev *dev = FREEHINT_TESTDEV(job->fh);
+    QemuThread thread;
+
+    testdev_delay(dev->delay_ms);
+    if (!testdev_has_fault(dev, FAULT_HOST_ERRNO)) {
+        testdev_production_class()->discard(job);
+        return;
+    }
+    /* A filter is there for as long as its thread. */
+    qemu_thread_create(&thread, "freehint-errno", testdev_discard_thread, job,
+                       QEMU_THREAD_JOINABLE);
+    qemu_thread_join(&thread);
 }
 
 /* The device status that nobody can write */
