@@ -41,10 +41,12 @@ static void fh_map_free(struct fh_map *map)
 	kvfree(map);
 }
 
+/* Without memory for it, hints or new memory have to wait, and the log says so. */
 static struct fh_map *fh_map_alloc(unsigned long first, unsigned long end)
 {
 	unsigned long nr = end - first;
-	struct fh_map *map = kvzalloc(struct_size(map, states, nr), GFP_KERNEL);
+	struct fh_map *map = kvzalloc(struct_size(map, states, nr),
+				      GFP_KERNEL | __GFP_NOWARN);
 
 	if (!map)
 		return NULL;

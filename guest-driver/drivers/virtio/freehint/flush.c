@@ -31,7 +31,7 @@ static void vfh_flush_send(struct vfh *fh)
 	struct vfh_flush *flush = &fh->flush;
 
 	if (!flush->owed || flush->done.queued || flush->done.refused ||
-	    fh->phase != VFH_UP)
+	    !vfh_may_use_queue(fh))
 		return;
 	/* Or later: there may be no room in the queue. */
 	if (fh->port->send(fh, &flush->done,

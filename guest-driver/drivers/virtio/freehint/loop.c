@@ -397,7 +397,7 @@ void vfh_pass(struct vfh *fh, unsigned long now)
 
 	if (fh->phase == VFH_UP)
 		vfh_read_config(fh);
-	if (fh->phase == VFH_UP)
+	if (vfh_may_use_queue(fh))
 		vfh_reap(fh);
 	if (fh->phase == VFH_UP)
 		vfh_look_for_overdue(fh);

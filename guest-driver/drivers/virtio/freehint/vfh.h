@@ -426,6 +426,13 @@ static inline u64 vfh_bytes(unsigned long pages)
 	return (u64)pages << PAGE_SHIFT;
 }
 
+/* Whoever has sent the loop to sleep may take the queue away, once nothing is in flight. */
+static inline bool vfh_may_use_queue(const struct vfh *fh)
+{
+	return fh->phase == VFH_UP &&
+	       !(READ_ONCE(fh->asleep) && list_empty(&fh->flight));
+}
+
 /* The earliest of what is waited for. */
 static inline void vfh_wait_until(struct vfh *fh, unsigned long when)
 {

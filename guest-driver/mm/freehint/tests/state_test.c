@@ -420,8 +420,8 @@ static void test_no_memory_for_a_map(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
-	/* A map with a pointer for each section up to there takes more than there is. */
-	unsigned long too_far = SEC + (totalram_pages() << PAGE_SHIFT) / 4;
+	/* A map with a pointer for each section up to there is larger than can be asked for. */
+	unsigned long too_far = ULONG_MAX / sizeof(void *) + SEC;
 	struct fh_map *map = fz->map;
 
 	bring(fz, at(3), FH_DUE);

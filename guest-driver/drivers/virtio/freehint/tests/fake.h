@@ -48,6 +48,7 @@
  * @lens: how much it has written; 0 for a message that it has not used
  * @send_error: what sending ends with
  * @kicks: how often it was told
+ * @queue_uses: how often the queue was used, in whatever way
  * @broken: the queue is
  * @gone: the device is
  * @resets: how often it was told
@@ -80,6 +81,7 @@ struct fake {
 	unsigned int lens[MAX_SENT];
 	int send_error;
 	unsigned int kicks;
+	unsigned int queue_uses;
 	bool broken;
 	bool gone;
 	unsigned int resets;
@@ -206,6 +208,7 @@ static inline void fake_write_status(struct vfh *fh, u32 status)
 static inline int fake_send(struct vfh *fh, struct vfh_msg *msg, size_t size,
 		     size_t nr_statuses)
 {
+	fake->queue_uses++;
 	if (fake->send_error || fake->nr_sent == MAX_SENT)
 		return fake->send_error ?: -ENOSPC;
 	fake->lens[fake->nr_sent] = 0;
@@ -215,6 +218,7 @@ static inline int fake_send(struct vfh *fh, struct vfh_msg *msg, size_t size,
 
 static inline void fake_kick(struct vfh *fh)
 {
+	fake->queue_uses++;
 	fake->kicks++;
 }
 
@@ -223,6 +227,7 @@ static inline struct vfh_msg *fake_next(struct vfh *fh, unsigned int *len)
 	struct vfh_msg *msg;
 	unsigned int i, j;
 
+	fake->queue_uses++;
 	for (i = 0; i < fake->nr_sent && !fake->lens[i]; i++)
 		;
 	if (i == fake->nr_sent)
@@ -239,6 +244,7 @@ static inline struct vfh_msg *fake_next(struct vfh *fh, unsigned int *len)
 
 static inline bool fake_is_broken(struct vfh *fh)
 {
+	fake->queue_uses++;
 	return fake->broken;
 }
 

@@ -128,6 +128,22 @@ static void test_flush_answer_is_owed(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, flush_answer());
 }
 
+/* Whoever has sent it to sleep takes the queue away: the answer is not sent any more. */
+static void test_flush_answer_is_owed_asleep(struct kunit *test)
+{
+	unsigned int uses;
+
+	fake->fh.allowed = false;
+	pass(0);
+	fake->send_error = -ENOSPC;
+	ask_flush(8, 1000);
+	fake->send_error = 0;
+	fake->fh.asleep = true;
+	uses = fake->queue_uses;
+	pass(0);
+	KUNIT_EXPECT_EQ(test, fake->queue_uses, uses);
+}
+
 /* A guest that is always busy: a flush comes to an end. */
 static void test_flush_of_a_busy_guest(struct kunit *test)
 {
@@ -152,6 +168,7 @@ static struct kunit_case flush_cases[] = {
 	KUNIT_CASE(test_flush_times_out),
 	KUNIT_CASE(test_flush_refused),
 	KUNIT_CASE(test_flush_answer_is_owed),
+	KUNIT_CASE(test_flush_answer_is_owed_asleep),
 	KUNIT_CASE(test_flush_of_a_busy_guest),
 	{ }
 };

@@ -586,6 +586,36 @@ static void test_asleep(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->resets, 0);
 }
 
+/* Asleep, it has no queue; what wakes the loop then must not lead there. */
+static void test_asleep_without_a_queue(struct kunit *test)
+{
+	unsigned int uses;
+
+	fake->fh.asleep = true;
+	pass(0);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	uses = fake->queue_uses;
+	/* The other one is looked at now and then. */
+	fake->refusal = FREEHINT_NO_OTHER;
+	pass(0);
+	pass(5 * HZ);
+	KUNIT_EXPECT_EQ(test, fake->queue_uses, uses);
+}
+
+/* What is out comes back before that. */
+static void test_asleep_with_hints_in_flight(struct kunit *test)
+{
+	free_granules(3);
+	pass(AGE);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	fake->fh.asleep = true;
+	pass(0);
+	KUNIT_EXPECT_TRUE(test, fake->started);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_FALSE(test, fake->started);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3);
+}
+
 /* There is no memory to keep track with now; there may be later. */
 static void test_start_fails(struct kunit *test)
 {
@@ -667,6 +697,8 @@ static struct kunit_case loop_cases[] = {
 	KUNIT_CASE(test_waiting_and_hung),
 	KUNIT_CASE(test_statuses_of_the_driver),
 	KUNIT_CASE(test_asleep),
+	KUNIT_CASE(test_asleep_without_a_queue),
+	KUNIT_CASE(test_asleep_with_hints_in_flight),
 	KUNIT_CASE(test_start_fails),
 	KUNIT_CASE(test_start_is_refused),
 	KUNIT_CASE(test_look),
