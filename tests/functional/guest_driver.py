@@ -100,6 +100,10 @@ class GuestDriver:
     def unbind(self, timeout: float = 60) -> None:
         self._vm.check(f"echo {self.device()} >{DRIVER}/unbind", timeout)
 
+    def allow(self, allowed: bool) -> None:
+        """As the guest's administrator: with False, the driver has nothing from here."""
+        self._vm.check(f"echo {int(allowed)} | tee {DRIVER}/virtio*/freehint/allowed")
+
     # -- what it says --
 
     def attribute(self, name: str) -> str:

@@ -11,6 +11,7 @@ import unittest
 from freehint_vm import MIB, FreehintVM
 from guest_driver import KEPT, GuestDriver, wait_for
 from hint_trace import HintTrace
+from page_books import PageBooks
 
 DISCARDED, DECLINED, THROTTLED, FAILED = 0x10, 0x20, 0x21, 0x30
 # The last two are not in the specification, but of that class.
@@ -30,6 +31,7 @@ class AnswersTest(unittest.TestCase):
     vm: FreehintVM
     trace: HintTrace
     driver: GuestDriver
+    books: PageBooks
     granule: int
 
     @classmethod
@@ -40,6 +42,9 @@ class AnswersTest(unittest.TestCase):
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.granule = int(cls.driver.attribute("granule"))
+        cls.driver.allow(False)
+        cls.books = PageBooks(cls.vm)
+        cls.driver.allow(True)
         # Each case takes back at once what the one before had hinted.
         cls.vm.check("echo N >/sys/module/virtio_freehint/parameters/adapt")
 
@@ -58,6 +63,10 @@ class AnswersTest(unittest.TestCase):
         self.driver.set_faults()
         self.driver.wait_accounted()
         self.assertEqual(self.driver.violations(), 0)
+        self.driver.allow(False)
+        self.assertEqual(self.books.close(), [])
+        self.assertGreater(self.books.taken, 0)
+        self.driver.allow(True)
         result = self.vm.run("churn -n 1 -m 64 -p 150")
         self.assertIn(" 0 bytes lost", result.output)
 

@@ -3,6 +3,7 @@
 
 import time
 import unittest
+from collections.abc import Callable
 from typing import Any
 
 from freehint_vm import MIB, PACKED_RING, FreehintVM
@@ -35,26 +36,47 @@ class ControlTest(unittest.TestCase):
             parts += total(stats["declined"], unit) + total(stats["rejected"], unit)
             self.assertEqual(stats["hinted"][unit], parts, f"{unit}: {stats}")
 
+    def check_veto(
+        self, vm: FreehintVM, set_vetoed: Callable[[bool], None], state: str, reason: str
+    ) -> None:
+        """While there is one, nothing is discarded; without it, all that is free."""
+        before = vm.settle()
+        set_vetoed(True)
+        frozen = discards(vm.query())
+        self.assertEqual((vm.query()["state"], vm.query()["reason"]), (state, reason))
+
+        vm.check("memhog 512m")
+        time.sleep(3)
+        self.assertEqual(discards(vm.query()), frozen)
+        self.assertGreater(vm.memory.now().rss, before + CHURN_BYTES // 2)
+
+        set_vetoed(False)
+        back = vm.wait_rss_below(before + 64 * MIB, timeout=30)
+        self.assertIsNotNone(back, "no convergence without the veto")
+        info = vm.query()
+        self.assertEqual((info["state"], info.get("reason")), ("active", None))
+        self.assertGreater(discards(info), frozen)
+        self.assert_adds_up(info)
+
     def test_disabling_stops_discards_and_enabling_resumes(self) -> None:
         with FreehintVM() as vm:
-            before = vm.settle()
-            vm.set_enabled(False)
-            frozen = discards(vm.query())
-            self.assertEqual(vm.query()["state"], "disabled")
-            self.assertEqual(vm.query()["reason"], "operator")
+            self.check_veto(
+                vm, lambda vetoed: vm.set_enabled(not vetoed), "disabled", "operator"
+            )
 
-            vm.check("memhog 512m")
-            time.sleep(3)
-            self.assertEqual(discards(vm.query()), frozen)
-            self.assertGreater(vm.memory.now().rss, before + CHURN_BYTES // 2)
-
-            vm.set_enabled(True)
-            back = vm.wait_rss_below(before + 64 * MIB, timeout=30)
-            self.assertIsNotNone(back, "no convergence after enabling")
-            info = vm.query()
-            self.assertEqual((info["state"], info.get("reason")), ("active", None))
-            self.assertGreater(discards(info), frozen)
-            self.assert_adds_up(info)
+    def test_who_pins_memory_stops_discards_until_it_goes(self) -> None:
+        with FreehintVM(extra_args=("-device", "discard-testdev,id=veto0")) as vm:
+            self.check_veto(
+                vm,
+                lambda vetoed: vm.machine.cmd(
+                    "qom-set",
+                    path="/machine/peripheral/veto0",
+                    property="disabled",
+                    value=vetoed,
+                ),
+                "vetoed",
+                "pinned",
+            )
 
     def test_disabling_in_the_middle_of_discards(self) -> None:
         """From the return of the command on, whatever the guest is doing."""

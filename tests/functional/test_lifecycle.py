@@ -12,11 +12,11 @@ from freehint_vm import (
     HOTPLUG_PORT,
     PACKED_RING,
     PORT,
-    SYSFS,
     FreehintVM,
 )
-from guest_driver import GuestDriver, wait_for
+from guest_driver import DEVICES, GuestDriver, wait_for
 from hint_trace import HintTrace
+from page_books import PageBooks
 
 SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=100")
 CHURN = "churn -m 64 -p 60 -n"
@@ -33,6 +33,7 @@ class RebindTest(unittest.TestCase):
     args: tuple[str, ...] = SLOW
     vm: FreehintVM
     driver: GuestDriver
+    books: PageBooks
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -46,6 +47,9 @@ class RebindTest(unittest.TestCase):
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         cls.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=20)
+        cls.driver.allow(False)
+        cls.books = PageBooks(cls.vm)
+        cls.driver.allow(True)
 
     def setUp(self) -> None:
         self.driver.settle()
@@ -58,6 +62,10 @@ class RebindTest(unittest.TestCase):
         self.driver.settle()
         self.assertEqual(self.driver.unaccounted(), 0)
         self.assertEqual(self.driver.missing(self.free), {})
+        self.driver.allow(False)
+        self.assertEqual(self.books.close(), [])
+        self.assertGreater(self.books.taken, 0)
+        self.driver.allow(True)
 
     def test_rebinding_with_hints_in_flight(self) -> None:
         for _ in range(ROUNDS):
@@ -72,13 +80,12 @@ class RebindTest(unittest.TestCase):
 
     def test_switching_off_with_hints_in_flight(self) -> None:
         """By the guest's administrator: `allowed` returns when all is back."""
-        switch = f"$(echo {SYSFS}/allowed)"
         for _ in range(ROUNDS):
             self.driver.wait_in_flight()
-            self.vm.check(f"echo 0 >{switch}")
+            self.driver.allow(False)
             self.assertEqual(self.driver.counters()["in_flight_bytes"], 0)
             self.assertEqual(self.vm.query()["driver-status"], "off")
-            self.vm.check(f"echo 1 >{switch}")
+            self.driver.allow(True)
             self.assertEqual(self.driver.violations(), 0)
         self.check_end()
 
@@ -147,6 +154,28 @@ class UnplugTest(unittest.TestCase):
 
     def test_unplugging_with_hints_in_flight(self) -> None:
         self.check_going("orderly")
+
+    def test_a_function_level_reset_with_hints_in_flight(self) -> None:
+        """The driver is not told; it finds that nothing is answered, and starts again."""
+        self.plug()
+        self.driver.set_timeout(1000)
+        free = self.driver.free_by_zone()
+        churn = self.vm.start(f"{CHURN} 16")
+        for _ in range(2):
+            before = self.driver.counters()["resets"]
+            self.driver.wait_in_flight()
+            self.vm.check(f"echo 1 >{DEVICES}/{self.driver.device()}/../reset")
+            stats = self.vm.query()["stats"]
+            self.assertEqual(stats["in-flight"]["bytes"], 0)
+            wait_for(
+                "the driver has set the device up again",
+                lambda: self.driver.counters()["resets"] > before
+                and self.driver.attribute("status") == "active",
+                60,
+            )
+        self.assertIn(" 0 bytes lost", self.vm.finish(churn, timeout=300).output)
+        self.vm.unplug(DEVICE_ID)
+        self.assertEqual(self.driver.missing(free), {})
 
     def test_removal_by_surprise_with_hints_in_flight(self) -> None:
         self.check_going("surprise")

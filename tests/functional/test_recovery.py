@@ -8,6 +8,7 @@ import unittest
 
 from freehint_vm import BUILD, MIB, FreehintVM
 from guest_driver import GuestDriver, wait_for
+from page_books import PageBooks
 
 import accel  # found by freehint_vm
 
@@ -34,12 +35,18 @@ class RecoveryTest(unittest.TestCase):
 
     vm: FreehintVM
     driver: GuestDriver
+    books: PageBooks | None = None
 
     @classmethod
     def setUpClass(cls) -> None:
         cls.vm = cls.enterClassContext(FreehintVM("testdev", memory_mib=512, cpus=2))
         cls.driver = GuestDriver(cls.vm)
         cls.driver.set_timeout(TIMEOUT_MS)
+        # Page reporting says nothing of single blocks.
+        if cls.driver.engine() != "page-reporting":
+            cls.driver.unbind()
+            cls.books = PageBooks(cls.vm)
+            assert cls.driver.bind()
 
     def setUp(self) -> None:
         self.driver.settle()
@@ -52,6 +59,9 @@ class RecoveryTest(unittest.TestCase):
         self.driver.set_faults()
         if self.driver.is_bound():
             self.driver.unbind()
+        if self.books:
+            self.assertEqual(self.books.close(), [])
+            self.assertGreater(self.books.taken, 0)
         self.assertTrue(self.driver.bind())
         self.driver.settle()
         self.assertEqual(self.driver.attribute("status"), "active")
@@ -63,7 +73,6 @@ class RecoveryTest(unittest.TestCase):
             lambda: self.vm.query()["driver-status"] == "failed",
             timeout,
         )
-        self.assertEqual(self.driver.attribute("status"), "failed")
 
     def wait_active(self, timeout: float = 60) -> None:
         """Nobody binds the driver again, or does anything else to it."""
@@ -179,6 +188,8 @@ class RecoveryTest(unittest.TestCase):
         self.assertGreater(gaps[0], FIRST_REST_S + TIMEOUT_MS / 1000 - 0.2)
         for shorter, longer in zip(gaps, gaps[1:]):
             self.assertGreater(longer, shorter + FIRST_REST_S / 2, gaps)
+        # By now for long enough to be seen in the guest.
+        wait_for("sysfs says so", lambda: self.driver.attribute("status") == "failed")
         self.driver.set_faults()
         self.wait_active()
         self.check_back(aborted=1)

@@ -71,11 +71,6 @@ def counter(vm: FreehintVM, name: str) -> int:
     return vm.figure(name)
 
 
-def allow_hints(vm: FreehintVM, allowed: bool) -> None:
-    # The shell does not expand patterns in redirections.
-    vm.check(f"echo {int(allowed)} | tee {SYSFS}/allowed")
-
-
 def failures(output: str, action: str) -> tuple[int, int]:
     """How often tests/guest/disturb.c did an action, and how often that failed."""
     found = re.search(rf"^{action}: (\d+) done, (\d+) failed$", output, re.M)
@@ -155,7 +150,7 @@ class StressTest(unittest.TestCase):
         self.fail("hardly any memory is hinted")
 
     def quiesce(self, vm: FreehintVM) -> None:
-        allow_hints(vm, False)
+        GuestDriver(vm).allow(False)
         self.assertEqual(vm.check(f"cat {SYSFS}/status"), "off")
         vm.check("echo 2 >/sys/kernel/mm/ksm/run", timeout=300)
         vm.check("echo 0 >/proc/sys/vm/nr_hugepages; echo 3 >/proc/sys/vm/drop_caches")
@@ -179,7 +174,7 @@ class StressTest(unittest.TestCase):
         self.prepare(vm)
         self.quiesce(vm)
         before = census(vm)
-        allow_hints(vm, True)
+        GuestDriver(vm).allow(True)
         output = self.stress_with_hints(vm, mib, beside)
         self.quiesce(vm)
         self.assert_accounted_for(before, census(vm))
