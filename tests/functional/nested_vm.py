@@ -100,11 +100,15 @@ class NestedVM:
             " fi; done | grep ."
         )
 
-    def launch(self, *extra_args: str, timeout: float = 600) -> None:
-        """Start the inner QEMU, and wait until its guest is up."""
+    def launch(self, *extra_args: str, prepare: str = ":", timeout: float = 600) -> None:
+        """Start the inner QEMU, and wait until its guest is up.
+
+        The shell that starts it runs `prepare` first.
+        """
         command = " ".join(
             (
-                "qemu-system-x86_64 -M pc -nodefaults -no-user-config -accel tcg",
+                f"{prepare};",
+                "exec qemu-system-x86_64 -M pc -nodefaults -no-user-config -accel tcg",
                 f"-m {INNER_MIB} -L /nested -kernel /nested/bzImage",
                 "-initrd /nested/initramfs.cpio.gz",
                 "-append 'console=ttyS0 quiet panic=-1' -serial file:/tmp/console",

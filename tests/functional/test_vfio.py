@@ -12,6 +12,8 @@ from typing import Any
 from freehint_vm import MIB
 from nested_vm import EVENTS, INNER_MIB, NestedVM
 
+from qemu.qmp.legacy import ExecuteError  # found by freehint_vm
+
 DEVICE = "vf0"
 QOM_PATH = f"/machine/peripheral/{DEVICE}"
 FREEHINT = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
@@ -28,6 +30,9 @@ TRACE_ARGS = tuple(f"-trace {name}" for name in TRACED)
 
 # How long a discard takes that is to be in progress at that time.
 SLOW_MS = 1500
+
+# How much memory a QEMU that is not root's may lock.
+LOCKED_MIB = 64
 
 
 def names(events: list[str]) -> list[str]:
@@ -90,6 +95,15 @@ class VFIOTest(unittest.TestCase):
         while vm.query()["stats"]["discard-bytes"] < end:
             self.assertLess(time.monotonic(), deadline, "nothing is hinted again")
             time.sleep(0.5)
+
+    def wait_quiet(self, vm: NestedVM) -> None:
+        """Wait until nothing has been hinted for some seconds."""
+        deadline = time.monotonic() + 120
+        last = None
+        while (now := vm.query()["stats"]["hints"]) != last:
+            self.assertLess(time.monotonic(), deadline, "hints do not end")
+            last = now
+            time.sleep(5)
 
     def assert_lifts(self, vm: NestedVM, amount: int) -> None:
         """Without the device, free memory is hinted again by itself."""
@@ -155,6 +169,30 @@ class VFIOTest(unittest.TestCase):
             self.assertIsNone(late_discard(vm.events()))
 
             self.assert_lifts(vm, 1 * MIB)
+
+    def test_a_plug_that_fails(self) -> None:
+        """What it has populated, until it came to the limit of locked memory, is hinted."""
+        with NestedVM() as vm:
+            host = vm.bind_vfio()
+            vm.outer.check("chmod 666 /dev/vfio/*")
+            # Root may lock as much as it likes.
+            vm.launch(
+                *("-device", "virtio-freehint-pci,id=fh0"),
+                *("-run-with", "user=65534:65534"),
+                *TRACE_ARGS,
+                prepare=f"ulimit -l {LOCKED_MIB * 1024}",
+            )
+            vm.check("memhog 128m")
+            self.wait_quiet(vm)
+            before = vm.query()
+            with self.assertRaisesRegex(ExecuteError, "Cannot allocate memory"):
+                vm.qmp.cmd("device_add", driver="vfio-pci", host=host, id=DEVICE)
+            info = vm.query()
+            self.assertEqual((info["state"], info.get("reason")), ("active", None))
+            self.assertEqual(info["obstacles"], [])
+            self.assertNotEqual(info["rehint-epoch"], before["rehint-epoch"])
+            self.wait_discarded(vm, LOCKED_MIB // 2 * MIB)
+            self.assert_guest_knows(vm, "active", "none")
 
 
 if __name__ == "__main__":
