@@ -6,6 +6,7 @@ time.monotonic() in seconds, also those of things that happened in the guest;
 sizes are bytes.
 """
 
+import base64
 import bisect
 import contextlib
 import dataclasses
@@ -48,6 +49,8 @@ MODULE_DISK = "freehint-module"
 # For whoever debugs: more arguments for QEMU and for the guest's kernel.
 MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
 MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
+# Where to leave what gcov has counted in a guest whose kernel has it; scripts/coverage.
+COVERAGE = os.environ.get("FREEHINT_COVERAGE", "")
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 COUNTERS = "/sys/kernel/debug/virtio_freehint/virtio*"
 TRACING = "/sys/kernel/tracing"
@@ -376,6 +379,8 @@ class FreehintVM:
         in_order = kind is None or issubclass(kind, unittest.SkipTest)
         try:
             splats = self.splats() if in_order else []
+            if COVERAGE and self._is_up():
+                self._save_coverage(Path(COVERAGE) / self.console.stem)
         finally:
             self.memory.stop()
             self.machine.shutdown(hard=True)
@@ -469,15 +474,25 @@ class FreehintVM:
         command = f"grep -F {wanted} {TRACING}/trace; echo > {TRACING}/trace"
         return [line for line in self.check(command).splitlines() if line]
 
-    def splats(self) -> list[str]:
-        """From the first complaint of the guest's kernel on, what it said.
-
-        A guest that was stopped, or moved elsewhere, cannot be asked.
-        """
+    def _is_up(self) -> bool:
+        """A guest that was stopped, or moved elsewhere, cannot be asked."""
         if not self.machine.is_running():
-            return []
+            return False
         status: Any = self.machine.cmd("query-status")
-        return complaints(self.check("dmesg")) if status["running"] else []
+        return bool(status["running"])
+
+    def splats(self) -> list[str]:
+        """From the first complaint of the guest's kernel on, what it said."""
+        return complaints(self.check("dmesg")) if self._is_up() else []
+
+    def _save_coverage(self, folder: Path) -> None:
+        """A file for each of the kernel's objects that counts what it executes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        found = "find /sys/kernel/debug/gcov -name '*.gcda'"
+        lines = self.check(f"{found} | while read f; do echo $f; base64 $f; echo -; done")
+        for entry in lines.split("\n-")[:-1]:
+            path, *data = entry.split()
+            (folder / Path(path).name).write_bytes(base64.b64decode("".join(data)))
 
     # -- devices --
 
