@@ -22,6 +22,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 HEADER = PROJECT / "spec" / "virtio_freehint.h"
 STATE_DIR = ".freehint-overlay"
 
+# Our tests for qos-test, but for the first; that of memory is a program of its own.
+FIRST_QOS_TEST = "tests/qtest/virtio-freehint-test.c"
+QOS_TEST = re.compile(r"tests/qtest/virtio-freehint-(?!memory)\w+-test\.c")
+
 # What a checkout may hold that is no source: a tree that has been built in
 # cannot be built from elsewhere. Patterns of rsync.
 BUILD_PRODUCTS = (
@@ -83,7 +87,9 @@ def tree_series(tree: Path) -> str:
 def overlay_for(series: str) -> Overlay:
     """The project's present overlay for trees of that series."""
     if series.startswith("qemu-"):
-        return Overlay(series, qemu_files(), patches_for("qemu-device", series))
+        files = qemu_files()
+        patches = patches_for("qemu-device", series)
+        return Overlay(series, files, [list_tests(patch, files) for patch in patches])
     return Overlay(series, linux_files(), patches_for("guest-driver", series))
 
 
@@ -94,6 +100,24 @@ def patches_for(folder: str, series: str) -> list[Patch]:
         raise OverlayError(f"no wiring patches for {series} (there are: {known})")
     found = sorted((base / series).glob("*.patch"))
     return [Patch(path.name, path.read_bytes()) for path in found]
+
+
+def list_tests(patch: Patch, files: Iterable[str]) -> Patch:
+    """Where a patch lists the first of our tests for qos-test, have it list all."""
+    first = f"+  '{Path(FIRST_QOS_TEST).name}',\n".encode()
+    before, _, after = patch.text.partition(first)
+    if not after:
+        return patch
+    names = [Path(name).name for name in sorted(files) if QOS_TEST.fullmatch(name)]
+    lines = b"".join(f"+  '{name}',\n".encode() for name in names)
+    start = before.rindex(b"\n@@ ")
+    hunk = re.sub(
+        rb"(\+\d+),(\d+)",
+        lambda match: b"%b,%d" % (match[1], int(match[2]) + len(names)),
+        before[start:],
+        count=1,
+    )
+    return Patch(patch.name, before[:start] + hunk + lines + first + after)
 
 
 def qemu_files() -> dict[str, bytes]:

@@ -153,6 +153,21 @@ class OverlayTest(unittest.TestCase):
             self.assertEqual((copy / "hw/Kconfig").stat().st_mtime, 1)
         self.assertEqual(self.content() | {"hw/meson.build": LINES}, before)
 
+    def test_a_test_that_is_new_is_listed(self) -> None:
+        """Beside the first of ours, by name; that of memory is no part of qos-test."""
+        names = ("fuzz", "memory", "drain")
+        for name in names:
+            self.files[f"tests/qtest/virtio-freehint-{name}-test.c"] = b""
+        first = patch("0001-a.patch", 5, "  'virtio-freehint-test.c',")
+        self.patches = [
+            overlay.list_tests(first, self.files),
+            patch("0002-b.patch", 20, "second"),
+        ]
+        self.install()
+        added = [line for line in self.kconfig().splitlines() if "line" not in line]
+        tests = [f"  'virtio-freehint-{name}test.c'," for name in ("drain-", "fuzz-", "")]
+        self.assertEqual(added, [*tests, "second"])
+
     def test_trees_and_their_series_are_known(self) -> None:
         self.assertEqual(overlay.tree_series(self.root), "qemu-10.0")
         (self.root / "VERSION").unlink()
