@@ -12,7 +12,11 @@ memory was away just when somebody had to wait for some. With the same clocks th
 begin alike, though, and the average of those says less than it seems to, so each pair
 has a seed of its own.
 
-FREEHINT_PAIRS says how many pairs there are.
+FREEHINT_PAIRS says how many pairs there are. The test prints how likely it was to notice a
+figure that is twice as high with hints: with five pairs, less likely than not; with twenty,
+nearly certain.
+
+What is sharper, one guest shows: nobody waits for memory while hints are in flight.
 """
 
 import os
@@ -105,6 +109,8 @@ WORSE = (
 # A difference this rare among random divisions of the runs is not chance.
 RARE = 0.01
 DIVISIONS = 10000
+# Experiments that are made up to see how likely such a difference is to be noticed.
+EXPERIMENTS = 100
 
 
 class Event(NamedTuple):
@@ -259,11 +265,42 @@ def figures_of(hints: bool, seed: int) -> dict[str, float]:
     return figures
 
 
-def chance(off: list[float], on: list[float]) -> float:
+def chance(off: list[float], on: list[float], divisions: int = DIVISIONS) -> float:
     """How often runs that are divided at random differ at least as much as these."""
     values, draws = off + on, random.Random(0)
-    sums = (sum(draws.sample(values, len(on))) for _ in range(DIVISIONS))
-    return sum(s >= sum(on) for s in sums) / DIVISIONS
+    sums = (sum(draws.sample(values, len(on))) for _ in range(divisions))
+    return sum(s >= sum(on) for s in sums) / divisions
+
+
+def power(off: list[float], pairs: int) -> float:
+    """How often a figure that hints double is noticed, by how it varies without them."""
+    draws = random.Random(0)
+    noticed = 0
+    for _ in range(EXPERIMENTS):
+        without, twice = draws.choices(off, k=pairs), draws.choices(off, k=pairs)
+        doubled = [2 * value for value in twice]
+        noticed += chance(without, doubled, DIVISIONS // 10) <= RARE
+    return noticed / EXPERIMENTS
+
+
+class PowerTest(unittest.TestCase):
+    def test_more_pairs_notice_more(self) -> None:
+        """Of something that varies by a half."""
+        off = [10.0, 12.0, 15.0, 18.0, 20.0]
+        self.assertLess(power(off, 2), 0.1)
+        self.assertGreater(power(off, 20), 0.9)
+
+
+class MeanwhileTest(unittest.TestCase):
+    """In one guest, without statistics."""
+
+    def test_nobody_waits_while_hints_are_in_flight(self) -> None:
+        figures = figures_of(True, seed=1)
+        for name in NEVER:
+            self.assertEqual(figures[name], 0, name)
+        self.assertGreater(figures["stalls"], 100)
+        self.assertGreater(figures["MiB discarded"], LEFT_MIB)
+        self.assertLess(figures[STALLED_MEANWHILE], COINCIDENCES * figures["stalls"])
 
 
 def cell(values: Iterable[float]) -> str:
@@ -286,6 +323,9 @@ class PressureTest(unittest.TestCase):
         print("# | | without hints | with hints |")
         for name, (off, on) in figures.items():
             print(f"# | {name} | {cell(off)} | {cell(on)} |")
+        for name in WORSE:
+            noticed = power(figures[name][0], PAIRS)
+            print(f"# twice as many of '{name}' are noticed with {noticed:.0%}")
 
         for name in PRESSED:
             self.assertGreater(min(figures[name][0]), 0, name)
