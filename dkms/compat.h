@@ -26,9 +26,4 @@
 #define NR_PAGE_ORDERS		(MAX_ORDER + 1)
 #endif
 
-/* The old name causes a warning. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
-#define system_unbound_wq	system_dfl_wq
-#endif
-
 #endif /* _VIRTIO_FREEHINT_COMPAT_H */

@@ -165,7 +165,7 @@ copy_user_source() {
 unpack_debian_source() {
     local version file
     "$PROJECT/scripts/fetch-sources" --record "$VERSIONS" "$1"
-    version=$(recorded "$1" 2) file=$(recorded "$1" 3)
+    version=$(recorded "${1%%-*}" 2) file=$(recorded "${1%%-*}" 3)
     echo "$1 $version" | cmp -s - "$SOURCE.origin" && return
     rm -rf "$SOURCE" "$SOURCE.new" "$OUT"
     long_step "unpacking $2 $version" "$BUILD/logs/$1-unpack.log" "unpack_${1%%-*}" "$file"

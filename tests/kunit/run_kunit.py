@@ -68,6 +68,7 @@ def main() -> None:
     )
     parser.add_argument("build", type=Path, metavar="BUILD")
     parser.add_argument("case", nargs="?", default="*", metavar="CASE")
+    parser.add_argument("--kernel", default="linux-kunit", help="in BUILD")
     options = parser.parse_args()
     build = options.build.resolve()
     sys.path.insert(0, str(build / "src" / "linux" / "tools" / "testing" / "kunit"))
@@ -78,7 +79,7 @@ def main() -> None:
 
         console = boot(
             build / "qemu" / "qemu-system-x86_64",
-            build / "linux-kunit" / "arch" / "x86" / "boot" / "bzImage",
+            build / options.kernel / "arch" / "x86" / "boot" / "bzImage",
             chosen(build),
             options.case,
         )

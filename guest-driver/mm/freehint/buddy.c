@@ -18,6 +18,7 @@
 #include <trace/events/freehint.h>
 
 #include "../internal.h"
+#include "compat.h"
 #include "hooks.h"
 #include "internal.h"
 
@@ -159,7 +160,7 @@ static void fh_take_next(struct fh_walk *walk, long max)
 	 * offlining would BUG. The highatomic reserve is for those that can't wait.
 	 */
 	mt = get_pageblock_migratetype(buddy);
-	if (is_migrate_isolate(mt) || is_migrate_highatomic(mt)) {
+	if (is_migrate_isolate(mt) || mt == MIGRATE_HIGHATOMIC) {
 		fz->left |= FH_LEFT_ISOLATED;
 		return;
 	}

@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 
 #include "../../internal.h"
+#include "../compat.h"
 #include "../hooks.h"
 #include "../internal.h"
 

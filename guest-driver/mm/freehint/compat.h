@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Free memory hints: what differs between the kernels that there are patches for.
+ */
+#ifndef _MM_FREEHINT_COMPAT_H
+#define _MM_FREEHINT_COMPAT_H
+
+/* From 7.3 on, buddy_order() and drain_all_pages() are there. */
+#if __has_include("../page_alloc.h")
+#include "../page_alloc.h"
+#endif
+
+#endif /* _MM_FREEHINT_COMPAT_H */
