@@ -1492,7 +1492,8 @@ static void test_numa(void)
 
 static void test_granule(void)
 {
-    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",x-granule=64K");
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                      " -device " DEVICE ",x-granule=64K");
 
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
     qfreehint_fill(FREE_START, GRANULE, 0xa5);
@@ -1654,31 +1655,40 @@ static void test_dimm_replaced(void)
 /* Whatever memory comes later, the driver was told one granule. */
 static void test_granule_constant(void)
 {
-    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
-                      " -device " DEVICE ",x-granule=64K,discard-reserved=on");
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",x-granule=64K");
     QDict *rsp = qmp("{ 'execute': 'qom-set', 'arguments': {"
                      " 'path': 'fh0', 'property': 'x-granule',"
                      " 'value': 131072 } }");
 
     g_assert_true(qdict_haskey(rsp, "error"));
     qobject_unref(rsp);
-    rsp = qmp("{ 'execute': 'object-add', 'arguments': {"
-              " 'qom-type': 'memory-backend-memfd', 'id': 'mem1',"
-              " 'size': 67108864, 'hugetlb': true, 'hugetlbsize': 2097152,"
-              " 'reserve': false } }");
+    plug_dimm(4 * GiB, false);
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
+    assert_discarded(vm, 0, FREE_START + 64 * KiB, 64 * KiB);
+    vm_stop(vm);
+}
+
+/* Of memory with larger pages, only whole ones can go. */
+static void test_large_pages(void)
+{
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                      " -device " DEVICE ",x-granule=64K,discard-reserved=on");
+    QDict *rsp = qmp("{ 'execute': 'object-add', 'arguments': {"
+                     " 'qom-type': 'memory-backend-memfd', 'id': 'mem1',"
+                     " 'size': 67108864, 'hugetlb': true,"
+                     " 'hugetlbsize': 2097152, 'reserve': false } }");
+
     if (qdict_haskey(rsp, "error")) {
-        g_test_message("no huge pages");
+        g_test_skip("no huge pages of 2 MiB");
     } else {
         qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
                              "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                              (int64_t)(4 * GiB));
-        /* It takes whole pages of that memory. */
         assert_status(vm, 0, 4 * GiB, 64 * KiB, VIRTIO_FREEHINT_S_BACKING);
         qfreehint_assert_obstacles("driver-not-ready large-pages ");
+        g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
     }
     qobject_unref(rsp);
-    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
-    assert_discarded(vm, 0, FREE_START + 64 * KiB, 64 * KiB);
     vm_stop(vm);
 }
 
@@ -2374,6 +2384,7 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/dimm-drained", test_dimm_drained);
     qtest_add_func("virtio-freehint/dimm-replaced", test_dimm_replaced);
     qtest_add_func("virtio-freehint/granule-constant", test_granule_constant);
+    qtest_add_func("virtio-freehint/large-pages", test_large_pages);
     qtest_add_func("virtio-freehint/virtio-mem", test_virtio_mem);
     qtest_add_func("virtio-freehint/pflash", test_pflash);
     qtest_add_func("virtio-freehint/virtio-pmem", test_virtio_pmem);
