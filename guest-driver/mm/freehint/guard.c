@@ -33,10 +33,12 @@
 /*
  * A zone is short if less than one in this many of its pages can be spared. It gives
  * nothing for FH_YIELD after somebody had to wait for memory to be reclaimed or
- * compacted.
+ * compacted. If that goes on when it gives something, it gives nothing for twice as long
+ * each time, up to FH_MAX_YIELD.
  */
 #define FH_SHORT_SHARE		8
 #define FH_YIELD		HZ
+#define FH_MAX_YIELD		(8UL * HZ)
 
 /* Free pages, exactly where the per-CPU drift could matter, beyond the high watermark. */
 static long fh_headroom(struct zone *zone)
@@ -154,6 +156,13 @@ static bool fh_is_short(const struct fh_zone *fz)
 	return spare < (long)zone_managed_pages(fz->zone) / FH_SHORT_SHARE;
 }
 
+static unsigned long fh_next_yield(const struct fh_zone *fz)
+{
+	if (time_before(jiffies, fz->yield_end + fz->yield))
+		return min(2 * fz->yield, FH_MAX_YIELD);
+	return FH_YIELD;
+}
+
 /**
  * fh_yields - is a zone to give nothing for a while, as somebody waits for memory
  * @fz: the zone
@@ -173,7 +182,8 @@ bool fh_yields(struct fh_zone *fz, unsigned long stalls)
 	if (!fh_is_short(fz))
 		return false;
 	if (moved && !fz->yielded) {
-		fz->yield_end = jiffies + FH_YIELD;
+		fz->yield = fh_next_yield(fz);
+		fz->yield_end = jiffies + fz->yield;
 		fz->yielded = true;
 	}
 	return time_before(jiffies, fz->yield_end);

@@ -148,7 +148,8 @@ struct fh_map {
  * @progress: something was taken in this period
  * @left: why something that is due was left in this period, FH_LEFT_*
  * @stalls: stalls that this zone has yielded to
- * @yield_end: jiffies; this zone gives nothing before
+ * @yield: for how long this zone gives nothing, in jiffies
+ * @yield_end: jiffies; until then
  * @yielded: it has given nothing since
  * @nr_drains: see &freehint_stats.drains
  * @nr_guarded: see &freehint_stats.guarded
@@ -178,6 +179,7 @@ struct fh_zone {
 	bool progress;
 	unsigned int left;
 	unsigned long stalls;
+	unsigned long yield;
 	unsigned long yield_end;
 	bool yielded;
 	u64 nr_drains;

@@ -217,6 +217,28 @@ static void test_a_short_zone_yields(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_yields(fz, 3));
 }
 
+/* What it gives in between does no good to a guest that stays short: it gives less often. */
+static void test_lasting_pressure(struct kunit *test)
+{
+	static const unsigned long seconds[] = { 1, 2, 4, 8, 8 };
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = &fake->fz;
+	unsigned long stalls = 0;
+	unsigned int i;
+
+	set_free(fake, 100, 100);
+	for (i = 0; i < ARRAY_SIZE(seconds); i++) {
+		KUNIT_EXPECT_TRUE(test, fh_yields(fz, ++stalls));
+		KUNIT_EXPECT_EQ(test, fz->yield, seconds[i] * HZ);
+		fz->yield_end = jiffies;
+		fz->yielded = false;
+	}
+	/* After a pause, the next time is the first again. */
+	fz->yield_end = jiffies - fz->yield;
+	KUNIT_EXPECT_TRUE(test, fh_yields(fz, ++stalls));
+	KUNIT_EXPECT_EQ(test, fz->yield, HZ);
+}
+
 /* Whoever waits would not get memory of one that is not. */
 static void test_others_do_not_yield(struct kunit *test)
 {
@@ -285,6 +307,7 @@ static struct kunit_case guard_cases[] = {
 	KUNIT_CASE(test_lowmem_reserve),
 	KUNIT_CASE(test_stalls_are_counted),
 	KUNIT_CASE(test_a_short_zone_yields),
+	KUNIT_CASE(test_lasting_pressure),
 	KUNIT_CASE(test_others_do_not_yield),
 	KUNIT_CASE(test_pieces_are_short),
 	KUNIT_CASE(test_what_was_left),
