@@ -26,4 +26,9 @@
 #define NR_PAGE_ORDERS		(MAX_ORDER + 1)
 #endif
 
+/* Before it had this name. Debian's 6.12 has both. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+#define system_dfl_wq		system_unbound_wq
+#endif
+
 #endif /* _VIRTIO_FREEHINT_COMPAT_H */

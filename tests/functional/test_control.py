@@ -37,7 +37,7 @@ class ControlTest(unittest.TestCase):
             self.assertEqual(stats["hinted"][unit], parts, f"{unit}: {stats}")
 
     def check_veto(
-        self, vm: FreehintVM, set_vetoed: Callable[[bool], None], state: str, reason: str
+        self, vm: FreehintVM, set_vetoed: Callable[[bool], object], state: str, reason: str
     ) -> None:
         """While there is one, nothing is discarded; without it, all that is free."""
         before = vm.settle()

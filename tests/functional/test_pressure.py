@@ -359,7 +359,8 @@ class PressureTest(unittest.TestCase):
         coincidences = COINCIDENCES * sum(figures["stalls"][1])
         self.assertLess(sum(figures[STALLED_MEANWHILE][1]), coincidences)
         for name in WORSE:
-            self.assertGreater(chance(*figures[name]), RARE, (name, figures[name]))
+            off, on = figures[name]
+            self.assertGreater(chance(off, on), RARE, (name, figures[name]))
 
 
 if __name__ == "__main__":

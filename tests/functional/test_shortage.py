@@ -55,7 +55,7 @@ class ShortageTest(unittest.TestCase):
             > discarded + 96 * MIB,
         )
 
-    def fail(self, nth: int, path: str, word: str, task: str = "") -> tuple[bool, int]:
+    def fail_nth(self, nth: int, path: str, word: str, task: str = "") -> tuple[bool, int]:
         """Whether there was an allocation to fail, and the error of the write."""
         said = self.vm.check(f"failnth {nth} {path} {word} {task}").split()
         return said[0] == "failed", int(said[1])
@@ -66,7 +66,7 @@ class ShortageTest(unittest.TestCase):
         results = {True: 0, False: 0}
         for nth in range(1, MOST):
             self.driver.unbind()
-            failed, error = self.fail(nth, f"{DRIVER}/bind", device)
+            failed, error = self.fail_nth(nth, f"{DRIVER}/bind", device)
             if not failed:
                 break
             bound = self.driver.is_bound()
@@ -84,7 +84,7 @@ class ShortageTest(unittest.TestCase):
         not_ready = 0
         for nth in range(1, MOST):
             self.driver.allow(False)
-            failed, error = self.fail(nth, switch, "1", thread)
+            failed, error = self.fail_nth(nth, switch, "1", thread)
             self.assertEqual(error, 0)
             if not failed:
                 break
@@ -105,7 +105,7 @@ class ShortageTest(unittest.TestCase):
         )
         refused = 0
         for nth in range(1, MOST):
-            failed, error = self.fail(nth, f"{block}/state", "online_movable")
+            failed, error = self.fail_nth(nth, f"{block}/state", "online_movable")
             if not failed:
                 break
             online = self.vm.check(f"cat {block}/state") == "online"

@@ -12,6 +12,7 @@ import unittest
 from collections.abc import Callable
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
+from guest_driver import GuestDriver
 
 SECONDS = int(os.environ.get("FREEHINT_STRESS_SECONDS", "10"))
 

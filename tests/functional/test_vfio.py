@@ -12,7 +12,7 @@ from typing import Any
 from freehint_vm import MIB
 from nested_vm import EVENTS, INNER_MIB, NestedVM
 
-from qemu.qmp.legacy import ExecuteError  # found by freehint_vm
+from qemu.qmp import ExecuteError  # found by freehint_vm
 
 DEVICE = "vf0"
 QOM_PATH = f"/machine/peripheral/{DEVICE}"

@@ -45,7 +45,7 @@
 #define MAX_PIECES 6
 #define TIMEOUT_US (30 * 1000 * 1000)
 
-/* QEMU's own needs go up and down; memory that is lost adds up in a long run. */
+/* QEMU's own needs go up and down; what is lost adds up in a long run. */
 #define GROWN_MAX (2 * MiB)
 
 /* What the device has to do with a message. */

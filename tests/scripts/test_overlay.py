@@ -183,42 +183,6 @@ class OverlayTest(unittest.TestCase):
             overlay.overlay_for("qemu-4.2")
 
 
-# What a patch for one kernel has in place of what another has, and why.
-DIFFERENT = (
-    # The lock of a per-CPU list has other names, and needs no flags any more.
-    "unsigned long UP_flags;",
-    "pcp_spin_lock_maybe_irqsave(pcp, UP_flags);",
-    "pcp_spin_unlock_maybe_irqrestore(pcp, UP_flags);",
-    "pcp_spin_lock_nopin(pcp);",
-    "pcp_spin_unlock_nopin(pcp);",
-)
-
-
-class VersionsTest(unittest.TestCase):
-    """The patches for all kernels do the same, with other lines around it."""
-
-    def changes(self, series: overlay.Overlay) -> dict[str, list[str]]:
-        """What each patch takes out and puts in, in the files' order."""
-        found = {}
-        for part in series.patches:
-            body = part.text.decode().partition("\n---\n")[2].splitlines()
-            lines = [
-                line
-                for line in body
-                if line[:1] in ("+", "-") and line[:4] not in ("+++ ", "--- ", "-- ")
-            ]
-            found[part.name] = [x for x in lines if x[1:].strip() not in DIFFERENT]
-        return found
-
-    def test_kernels(self) -> None:
-        folders = sorted((PROJECT / "guest-driver" / "patches").glob("linux-*"))
-        self.assertGreater(len(folders), 1)
-        first, *others = (self.changes(overlay.overlay_for(f.name)) for f in folders)
-        self.assertGreater(sum(map(len, first.values())), 100)
-        for other in others:
-            self.assertEqual(first, other)
-
-
 class QemuHeaderTest(unittest.TestCase):
     def test_types_are_as_qemu_imports_them(self) -> None:
         text = overlay.qemu_header().decode()

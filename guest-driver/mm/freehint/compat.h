@@ -6,8 +6,10 @@
 #define _MM_FREEHINT_COMPAT_H
 
 /* From 7.3 on, buddy_order() and drain_all_pages() are there. */
+#ifdef __has_include
 #if __has_include("../page_alloc.h")
 #include "../page_alloc.h"
+#endif
 #endif
 
 #endif /* _MM_FREEHINT_COMPAT_H */

@@ -1153,7 +1153,7 @@ GArray *freehint_parts_new(void)
 
 bool freehint_job_busy(const VirtIOFreehint *fh)
 {
-    /* Pairs with freehint_work(): the worker has done with a job that is idle. */
+    /* Pairs with freehint_work(): the worker is done with a job that is idle */
     return qatomic_load_acquire(&fh->job.phase) != FREEHINT_IDLE;
 }
 

@@ -10,15 +10,9 @@
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
 #include <linux/time64.h>
-#include <linux/version.h>
 
 #include "vfh.h"
 #include "trace.h"
-
-/* By its old name, which causes a warning from 7.2 on. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
-#define system_dfl_wq		system_unbound_wq
-#endif
 
 /* So that jiffies don't wrap around; nobody waits for this long. */
 #define VFH_FLUSH_MAX_MS	(3600 * MSEC_PER_SEC)
