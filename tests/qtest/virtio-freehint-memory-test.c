@@ -1510,8 +1510,7 @@ static void test_numa(void)
 
 static void test_granule(void)
 {
-    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
-                      " -device " DEVICE ",x-granule=64K");
+    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",x-granule=64K");
 
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
     qfreehint_fill(FREE_START, GRANULE, 0xa5);
@@ -1673,7 +1672,8 @@ static void test_dimm_replaced(void)
 /* Whatever memory comes later, the driver was told one granule. */
 static void test_granule_constant(void)
 {
-    VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE ",x-granule=64K");
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
+                      " -device " DEVICE ",x-granule=64K");
     QDict *rsp = qmp("{ 'execute': 'qom-set', 'arguments': {"
                      " 'path': 'fh0', 'property': 'x-granule',"
                      " 'value': 131072 } }");
