@@ -939,8 +939,8 @@ static void test_host_errno(const void *opaque)
         close(fd);
     }
     vm = vm_start("-M q35,memory-backend=mem0,mem-merge=off -nodefaults"
-                  " -device " TESTDEV ",discard-file-backed=on%s -object %s,id=mem0,"
-                  "size=128M%s%s 2>%s", is_lazy ? ",discard=lazy" : "",
+                  " -device " TESTDEV ",discard-file-backed=on%s"
+                  " -object %s,id=mem0,size=128M%s%s 2>%s", is_lazy ? ",discard=lazy" : "",
                   host->backing, path ? ",mem-path=" : "", path ?: "", log);
     for (i = 0; i < ARRAY_SIZE(host_errnos); i++) {
         for (j = 0; j < ARRAY_SIZE(failing_calls); j++) {
