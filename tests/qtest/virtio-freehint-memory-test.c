@@ -940,8 +940,9 @@ static void test_host_errno(const void *opaque)
     }
     vm = vm_start("-M q35,memory-backend=mem0,mem-merge=off -nodefaults"
                   " -device " TESTDEV ",discard-file-backed=on%s"
-                  " -object %s,id=mem0,size=128M%s%s 2>%s", is_lazy ? ",discard=lazy" : "",
-                  host->backing, path ? ",mem-path=" : "", path ?: "", log);
+                  " -object %s,id=mem0,size=128M%s%s 2>%s",
+                  is_lazy ? ",discard=lazy" : "", host->backing,
+                  path ? ",mem-path=" : "", path ?: "", log);
     for (i = 0; i < ARRAY_SIZE(host_errnos); i++) {
         for (j = 0; j < ARRAY_SIZE(failing_calls); j++) {
             const uint32_t calls = failing_calls[j];
@@ -2364,12 +2365,20 @@ static void add_backing_tests(void)
     qtest_add_func("virtio-freehint/backing/host-failure", test_host_failure);
     qtest_add_func("virtio-freehint/backing/host-failure-of-two",
                    test_host_failure_of_two);
-    for (i = 0; i < ARRAY_SIZE(failing_hosts); i++) {
-        g_autofree char *name = g_strdup_printf("virtio-freehint/host-errno/%s",
-                                                failing_hosts[i].name);
-
-        qtest_add_data_func(name, &failing_hosts[i], test_host_errno);
-    }
+    qtest_add_data_func("virtio-freehint/host-errno/ram",
+                        &failing_hosts[0], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/lazy",
+                        &failing_hosts[1], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/ram-shared",
+                        &failing_hosts[2], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/memfd-shared",
+                        &failing_hosts[3], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/memfd-private",
+                        &failing_hosts[4], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/file-shared",
+                        &failing_hosts[5], test_host_errno);
+    qtest_add_data_func("virtio-freehint/host-errno/file-private",
+                        &failing_hosts[6], test_host_errno);
     qtest_add_func("virtio-freehint/backing/host-recovers",
                    test_host_recovers);
     qtest_add_func("virtio-freehint/scattered", test_scattered);

@@ -113,7 +113,7 @@ class TapTest(unittest.TestCase):
 
     def test_cases_that_pass(self) -> None:
         output = "# Start\nok 1 /x/a\nok 2 /x/b # SKIP no KVM\n# End\n1..2\n"
-        self.assertEqual(check_series.tap_cases(output), ["/x/a"])
+        self.assertEqual(check_series.tap_cases(output), {"/x/a": "", "/x/b": "no KVM"})
 
     def test_whatever_else_is_an_error(self) -> None:
         for output, message in (
