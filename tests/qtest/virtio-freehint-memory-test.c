@@ -1700,6 +1700,7 @@ static void test_large_pages(void)
     if (qdict_haskey(rsp, "error")) {
         g_test_skip("no huge pages of 2 MiB");
     } else {
+        qfreehint_assert_obstacles("driver-not-ready ");
         qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
                              "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                              (int64_t)(4 * GiB));
