@@ -268,9 +268,17 @@ static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 	unsigned long end = mn->start_pfn + mn->nr_pages;
 	struct zone *zone;
 
-	/* Its page structs say nothing yet, or nothing any more. */
-	if (action == MEM_PREPARE_ONLINE || action == MEM_FINISH_OFFLINE)
+	switch (action) {
+	case MEM_GOING_ONLINE:
+	case MEM_GOING_OFFLINE:
+	case MEM_CANCEL_OFFLINE:
+	case MEM_CANCEL_ONLINE:
+	case MEM_OFFLINE:
+		break;
+	default:
+		/* Its page structs may say nothing yet, or nothing any more. */
 		return NOTIFY_DONE;
+	}
 
 	guard(mutex)(&fh_topology);
 	if (!fh_tracking)
