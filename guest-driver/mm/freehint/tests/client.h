@@ -10,11 +10,48 @@
 #include <linux/freehint.h>
 #include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/page-isolation.h>
 
 #include "../../internal.h"
 #include "../compat.h"
 #include "../hooks.h"
 #include "../internal.h"
+
+#ifdef FH_ISOLATED_KEEPS_TYPE
+static inline void set_type(struct page *page, int mt)
+{
+	init_pageblock_migratetype(page, mt, false);
+}
+#else
+static inline void set_type(struct page *page, int mt)
+{
+	set_pageblock_migratetype(page, mt);
+}
+#endif
+
+#ifdef CONFIG_MEMORY_ISOLATION
+#ifdef FH_ISOLATED_KEEPS_TYPE
+static inline int isolate(unsigned long pfn, unsigned long end, int mt)
+{
+	return start_isolate_page_range(pfn, end, PB_ISOLATE_MODE_OTHER);
+}
+
+static inline void unisolate(unsigned long pfn, unsigned long end, int mt)
+{
+	undo_isolate_page_range(pfn, end);
+}
+#else
+static inline int isolate(unsigned long pfn, unsigned long end, int mt)
+{
+	return start_isolate_page_range(pfn, end, mt, 0, GFP_KERNEL);
+}
+
+static inline void unisolate(unsigned long pfn, unsigned long end, int mt)
+{
+	undo_isolate_page_range(pfn, end, mt);
+}
+#endif
+#endif
 
 #define ORDER	9U
 #define G	(1UL << ORDER)

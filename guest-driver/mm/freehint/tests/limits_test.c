@@ -60,13 +60,13 @@ static void test_isolated_is_left(struct kunit *test)
 	unsigned long pfn = free_block(test), end = pfn + MAX_ORDER_NR_PAGES;
 	int mt = get_pageblock_migratetype(pfn_to_page(pfn));
 
-	KUNIT_ASSERT_EQ(test, start_isolate_page_range(pfn, end, mt, 0, GFP_KERNEL), 0);
+	KUNIT_ASSERT_EQ(test, isolate(pfn, end, mt), 0);
 	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
 	KUNIT_EXPECT_TRUE(test, is_free(pfn));
 	/* It can be had later, of which no hook tells. */
 	KUNIT_EXPECT_TRUE(test, freehint_worth_a_look());
-	undo_isolate_page_range(pfn, end, mt);
+	unisolate(pfn, end, mt);
 
 	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
 	return_as(user->batch, FREEHINT_DISCARDED);
@@ -81,11 +81,11 @@ static void test_highatomic_is_left(struct kunit *test)
 	int mt = get_pageblock_migratetype(pfn_to_page(pfn));
 
 	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += pageblock_nr_pages)
-		set_pageblock_migratetype(pfn_to_page(i), MIGRATE_HIGHATOMIC);
+		set_type(pfn_to_page(i), MIGRATE_HIGHATOMIC);
 	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
 	KUNIT_EXPECT_TRUE(test, is_free(pfn));
 	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += pageblock_nr_pages)
-		set_pageblock_migratetype(pfn_to_page(i), mt);
+		set_type(pfn_to_page(i), mt);
 
 	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
 	return_as(user->batch, FREEHINT_DISCARDED);
@@ -102,7 +102,7 @@ static void change_kind(unsigned long pfn, int mt)
 
 	spin_lock_irq(&zone->lock);
 	for (i = 0; i < MAX_ORDER_NR_PAGES; i += pageblock_nr_pages)
-		set_pageblock_migratetype(pfn_to_page(pfn + i), mt);
+		set_type(pfn_to_page(pfn + i), mt);
 	list_move(&page->buddy_list, &zone->free_area[MAX_PAGE_ORDER].free_list[mt]);
 	__mod_zone_page_state(zone, NR_FREE_CMA_PAGES, nr);
 	spin_unlock_irq(&zone->lock);

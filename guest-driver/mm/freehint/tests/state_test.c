@@ -4,6 +4,7 @@
  * has no memory: nothing here looks at a page.
  */
 #include <kunit/test.h>
+#include <linux/cleanup.h>
 #include <linux/mm.h>
 #include <linux/prandom.h>
 #include <linux/sizes.h>
@@ -48,15 +49,21 @@ static int fake_init(struct kunit *test)
 	/* Nobody is to be woken. */
 	fake->fz->busy = true;
 	add_section(test, SEC);
-	spin_lock(&fake->zone.lock);
 	return 0;
+}
+
+/* Cases hold it: what they call is for whoever does. */
+static spinlock_t *zone_lock(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+
+	return &fake->zone.lock;
 }
 
 static void fake_exit(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 
-	spin_unlock(&fake->zone.lock);
 	fh_zone_free(fake->fz);
 	/* It is freed after a grace period, and points to what is about to go. */
 	rcu_barrier();
@@ -131,6 +138,7 @@ static void test_every_cell(struct kunit *test)
 	enum fh_event event;
 	enum fh_state state;
 
+	guard(spinlock)(zone_lock(test));
 	for (event = 0; event < FH_NR_EVENTS; event++) {
 		for (state = 0; state < FH_NR_STATES; state++) {
 			char after = life[event][state];
@@ -171,6 +179,7 @@ static void test_freed_marks_what_was_freed(struct kunit *test)
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(4), FH_DISCARDED);
 	/* The last page of granule 5. */
 	fh_freed(fz, at(6) - 1, 0);
@@ -193,6 +202,7 @@ static void test_freed_beside_refused(struct kunit *test)
 	struct fh_zone *fz = fake->fz;
 	unsigned long pfn = FH_TOP, sec = 0;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(8), FH_REFUSED);
 	fh_freed(fz, at(8), ORDER + 1);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(8)), FH_REFUSED);
@@ -208,6 +218,7 @@ static void test_allocated_is_evidence(struct kunit *test)
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(1), FH_DISCARDED);
 	bring(fz, at(2), FH_DISCARDED);
 	bring(fz, at(3), FH_RESTING);
@@ -239,6 +250,7 @@ static void test_due_after_a_whole_period(struct kunit *test)
 	struct fh_zone *fz = fake->fz;
 	unsigned long pfn = FH_TOP;
 
+	guard(spinlock)(zone_lock(test));
 	fh_freed(fz, at(3), ORDER);
 	age(fz, FH_PERIOD);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_RESTING);
@@ -265,6 +277,7 @@ static void test_find_by_descending_address(struct kunit *test)
 	const unsigned long due[] = { GRANULES - 1, 40, 7, 0 };
 	unsigned long pfn = FH_TOP, i;
 
+	guard(spinlock)(zone_lock(test));
 	for (i = 0; i < ARRAY_SIZE(due); i++)
 		bring(fz, at(due[i]), i == 1 ? FH_SUSPECT : FH_DUE);
 	bring(fz, at(20), FH_YOUNG);
@@ -284,6 +297,7 @@ static void test_holds_are_bounded(struct kunit *test)
 	const unsigned long sections = 3 * FH_HOLD_STATES / GRANULES;
 	unsigned long pfn, sec = 0, i, holds = 0;
 
+	guard(spinlock)(zone_lock(test));
 	spin_unlock(&fake->zone.lock);
 	for (i = 0; i < sections; i++)
 		add_section(test, SEC + i);
@@ -311,6 +325,7 @@ static void test_any_out(struct kunit *test)
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(9), FH_OUT);
 	bring(fz, at(20), FH_LOST);
 	KUNIT_EXPECT_TRUE(test, fh_any_out(fz, at(0), at(GRANULES)));
@@ -329,6 +344,7 @@ static void test_map_grows(struct kunit *test)
 	unsigned long grown = 0, i;
 	struct fh_map *map;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(3), FH_DUE);
 	spin_unlock(&fake->zone.lock);
 	add_section(test, SEC - 1000);
@@ -367,6 +383,7 @@ static void test_size_at_12_tib(struct kunit *test)
 	unsigned long bytes = sections * (sizeof(void *) + GRANULES) + sections / 8;
 	unsigned long granules = sections * GRANULES;
 
+	guard(spinlock)(zone_lock(test));
 	KUNIT_EXPECT_LE(test, bytes, granules + sections * 9);
 	kunit_info(test, "12 TiB: %lu KiB for %lu granules in %lu sections\n",
 		   bytes >> 10, granules, sections);
@@ -382,6 +399,7 @@ static void test_random(struct kunit *test)
 	unsigned long i, step, seed;
 	enum fh_event event;
 
+	guard(spinlock)(zone_lock(test));
 	for (seed = 1; seed <= 10; seed++) {
 		prandom_seed_state(&rnd, seed);
 		for (i = 0; i < GRANULES; i++)
@@ -424,6 +442,7 @@ static void test_no_memory_for_a_map(struct kunit *test)
 	unsigned long too_far = ULONG_MAX / sizeof(void *) + SEC;
 	struct fh_map *map = fz->map;
 
+	guard(spinlock)(zone_lock(test));
 	bring(fz, at(3), FH_DUE);
 	spin_unlock(&fake->zone.lock);
 	KUNIT_EXPECT_EQ(test, fh_zone_add_section(fz, too_far), -ENOMEM);
