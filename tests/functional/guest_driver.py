@@ -91,7 +91,8 @@ class GuestDriver:
         return path.split("/")[-2]
 
     def is_bound(self) -> bool:
-        return self._vm.run(f"ls -d {DRIVER}/virtio*").status == 0
+        """The link is there before the probe has ended, what is below it is not."""
+        return self._vm.run(f"ls {DRIVER}/virtio*/freehint/status").status == 0
 
     def bind(self) -> bool:
         """Returns whether the driver took the device."""
