@@ -286,34 +286,18 @@ static void test_drain_system_reset(void *obj, void *data,
     qos_invalidate_command_line();
 }
 
-static char *ram_file(void)
-{
-    return g_strdup_printf("%s/qtest-freehint-%d.ram", g_get_tmp_dir(),
-                           getpid());
-}
-
 static void remove_ram_file(void *unused)
 {
-    g_autofree char *path = ram_file();
+    g_autofree char *path = qfreehint_ram_file();
 
     unlink(path);
-}
-
-static void *setup_ram_file(GString *cmd_line, void *arg)
-{
-    g_autofree char *path = ram_file();
-
-    g_string_append_printf(cmd_line, " -object memory-backend-file,id=ram0,"
-                           "size=128M,share=on,mem-path=%s"
-                           " -machine memory-backend=ram0", path);
-    return arg;
 }
 
 /* RAM that outlives QEMU shows when the last discard was. */
 static void test_drain_quit(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t start = FREE_START - qfreehint_ram_start();
-    g_autofree char *path = ram_file(), *ram = NULL;
+    g_autofree char *path = qfreehint_ram_file(), *ram = NULL;
     gsize size, i;
 
     g_test_queue_destroy(remove_ram_file, NULL);
@@ -897,7 +881,7 @@ static void register_virtio_freehint_drain_test(void)
     };
     QOSGraphTestOptions slow_file = {
         .edge.extra_device_opts = SLOW_OPTS ",discard-file-backed=on",
-        .before = setup_ram_file,
+        .before = qfreehint_setup_shared_ram,
     };
     QOSGraphTestOptions slow_log = {
         .edge.extra_device_opts = SLOW_OPTS,

@@ -293,15 +293,7 @@ static void test_backing(const void *opaque)
 /* How much of QEMU's memory the host may take without swapping, in bytes. */
 static uint64_t lazily_freed(void)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/smaps_rollup",
-                                            qtest_pid(global_qtest));
-    g_autofree char *rollup = NULL;
-    const char *line;
-
-    g_assert_true(g_file_get_contents(path, &rollup, NULL, NULL));
-    line = strstr(rollup, "LazyFree:");
-    g_assert_nonnull(line);
-    return g_ascii_strtoull(line + strlen("LazyFree:"), NULL, 10) * KiB;
+    return qfreehint_host_bytes("smaps_rollup", "LazyFree:");
 }
 
 /*
@@ -1707,6 +1699,7 @@ static void test_large_pages(void)
         assert_status(vm, 0, 4 * GiB, 64 * KiB, VIRTIO_FREEHINT_S_BACKING);
         qfreehint_assert_obstacles("driver-not-ready large-pages ");
         g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, granule), ==, 64 * KiB);
+        assert_discarded(vm, 0, FREE_START + 64 * KiB, 64 * KiB);
     }
     qobject_unref(rsp);
     vm_stop(vm);

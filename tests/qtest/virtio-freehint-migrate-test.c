@@ -506,28 +506,12 @@ static void test_skip_connecting(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
 }
 
-static char *ram_file(void)
-{
-    return g_strdup_printf("%s/qtest-freehint-%d.ram", g_get_tmp_dir(),
-                           getpid());
-}
-
-static void *setup_shared_ram(GString *cmd_line, void *arg)
-{
-    g_autofree char *path = ram_file();
-
-    g_string_append_printf(cmd_line, " -object memory-backend-file,id=ram0,"
-                           "size=128M,share=on,mem-path=%s"
-                           " -machine memory-backend=ram0", path);
-    return arg;
-}
-
 /* Memory that both sides have in common is not sent: it has no bitmap. */
 static void test_skip_not_ignored(void *obj, void *data,
                                   QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
-    g_autofree char *path = ram_file();
+    g_autofree char *path = qfreehint_ram_file();
     QVirtioFreehint *fh = obj;
     uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
     int fd = listen_only(uri, 1);
@@ -694,7 +678,7 @@ static void register_virtio_freehint_migrate_test(void)
     QOSGraphTestOptions large = { .before = setup_large_ram };
     QOSGraphTestOptions shared = {
         .edge.extra_device_opts = "discard-file-backed=on",
-        .before = setup_shared_ram,
+        .before = qfreehint_setup_shared_ram,
     };
 
     qos_add_test("migrate/skip", "virtio-freehint", test_skip, NULL);

@@ -261,49 +261,41 @@ static void fh_set_leaving(struct zone *zone, bool leaving)
 		synchronize_rcu();
 }
 
+static struct zone *fh_zone_of(const struct memory_notify *mn)
+{
+	return page_zone(pfn_to_page(mn->start_pfn));
+}
+
 static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 			    void *data)
 {
 	struct memory_notify *mn = data;
 	unsigned long end = mn->start_pfn + mn->nr_pages;
-	struct zone *zone;
-
-	switch (action) {
-	case MEM_GOING_ONLINE:
-	case MEM_GOING_OFFLINE:
-	case MEM_CANCEL_OFFLINE:
-	case MEM_CANCEL_ONLINE:
-	case MEM_OFFLINE:
-		break;
-	default:
-		/* Its page structs may say nothing yet, or nothing any more. */
-		return NOTIFY_DONE;
-	}
 
 	guard(mutex)(&fh_topology);
 	if (!fh_tracking)
 		return NOTIFY_DONE;
-	zone = page_zone(pfn_to_page(mn->start_pfn));
 
+	/* With other actions, its page structs may say nothing yet, or nothing any more. */
 	switch (action) {
 	case MEM_GOING_ONLINE:
-		if (fh_track_range(zone, mn->start_pfn, end))
+		if (fh_track_range(fh_zone_of(mn), mn->start_pfn, end))
 			/* Not worth failing for. */
 			pr_warn("no memory to track pfn %#lx to %#lx, it will not be hinted\n",
 				mn->start_pfn, end - 1);
 		else
-			fh_set_leaving(zone, false);
+			fh_set_leaving(fh_zone_of(mn), false);
 		break;
 	case MEM_GOING_OFFLINE:
-		if (zone->present_pages <= mn->nr_pages)
-			fh_set_leaving(zone, true);
+		if (fh_zone_of(mn)->present_pages <= mn->nr_pages)
+			fh_set_leaving(fh_zone_of(mn), true);
 		break;
 	case MEM_CANCEL_OFFLINE:
-		fh_set_leaving(zone, false);
+		fh_set_leaving(fh_zone_of(mn), false);
 		break;
 	case MEM_CANCEL_ONLINE:
 	case MEM_OFFLINE:
-		fh_untrack_range(zone, mn->start_pfn, end);
+		fh_untrack_range(fh_zone_of(mn), mn->start_pfn, end);
 		break;
 	}
 	return NOTIFY_OK;

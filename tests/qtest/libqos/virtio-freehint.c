@@ -257,17 +257,22 @@ bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
     return true;
 }
 
-uint64_t qfreehint_resident_anon(void)
+uint64_t qfreehint_host_bytes(const char *file, const char *field)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/status",
-                                            qtest_pid(global_qtest));
+    g_autofree char *path = g_strdup_printf("/proc/%d/%s",
+                                            qtest_pid(global_qtest), file);
     g_autofree char *text = NULL;
     const char *line;
 
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    line = strstr(text, "RssAnon:");
+    line = strstr(text, field);
     g_assert_nonnull(line);
-    return g_ascii_strtoull(line + strlen("RssAnon:"), NULL, 10) * KiB;
+    return g_ascii_strtoull(line + strlen(field), NULL, 10) * KiB;
+}
+
+uint64_t qfreehint_resident_anon(void)
+{
+    return qfreehint_host_bytes("status", "RssAnon:");
 }
 
 QDict *qfreehint_query(void)
@@ -422,6 +427,22 @@ void qfreehint_await_migration(void)
         completed = !strcmp(status, "completed");
         qobject_unref(rsp);
     }
+}
+
+char *qfreehint_ram_file(void)
+{
+    return g_strdup_printf("%s/qtest-freehint-%d.ram", g_get_tmp_dir(),
+                           getpid());
+}
+
+void *qfreehint_setup_shared_ram(GString *cmd_line, void *arg)
+{
+    g_autofree char *path = qfreehint_ram_file();
+
+    g_string_append_printf(cmd_line, " -object memory-backend-file,id=ram0,"
+                           "size=128M,share=on,mem-path=%s"
+                           " -machine memory-backend=ram0", path);
+    return arg;
 }
 
 void *qfreehint_setup_veto(GString *cmd_line, void *arg)

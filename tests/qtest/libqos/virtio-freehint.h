@@ -108,6 +108,9 @@ uint64_t qfreehint_ram_start(void);
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 
+/* What a file of QEMU's in the host's /proc has in a field, in bytes. */
+uint64_t qfreehint_host_bytes(const char *file, const char *field);
+
 /* QEMU's anonymous memory that is resident, in bytes, the guest's included. */
 uint64_t qfreehint_resident_anon(void);
 
@@ -153,6 +156,13 @@ char *qfreehint_migration_uri(void);
 /* Start a migration; wait until it has completed. */
 void qfreehint_migrate(const char *uri);
 void qfreehint_await_migration(void);
+
+/*
+ * For QOSGraphTestOptions.before: the machine's RAM is a file, which outlives
+ * QEMU, and is the test's to remove.
+ */
+void *qfreehint_setup_shared_ram(GString *cmd_line, void *arg);
+char *qfreehint_ram_file(void);
 
 /* For QOSGraphTestOptions.before: "veto0", which can disable discards. */
 void *qfreehint_setup_veto(GString *cmd_line, void *arg);
