@@ -182,11 +182,11 @@ static bool is_bounded(Guest *guest, const char *name, QFreehintHint *message)
 /* Each flood does that where memory is lost, a heap that settles does not. */
 static bool flood_grows(Guest *guest, const char *name, QFreehintHint *message)
 {
-    const uint64_t before = qfreehint_resident_anon();
+    const uint64_t before = qfreehint_own_memory();
     int64_t grown;
 
     is_bounded(guest, name, message);
-    grown = qfreehint_resident_anon() - before;
+    grown = qfreehint_own_memory() - before;
     g_test_message("%s: grown by %" PRId64, name, grown);
     return grown >= GROWN_MAX;
 }

@@ -1183,28 +1183,9 @@ static void collapse(const char *max_ptes_none)
     }
 }
 
-/* How much the host has of the machine's RAM, in bytes, without QEMU's own. */
-static uint64_t ram_resident(void)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/smaps",
-                                            qtest_pid(global_qtest));
-    g_autofree char *smaps = NULL;
-    const char *line;
-
-    g_assert_true(g_file_get_contents(path, &smaps, NULL, NULL));
-    for (line = smaps; (line = strstr(line, "\nSize:")); line++) {
-        if (g_ascii_strtoull(line + strlen("\nSize:"), NULL, 10) ==
-            RAM_SIZE / KiB) {
-            line = strstr(line, "\nRss:");
-            return g_ascii_strtoull(line + strlen("\nRss:"), NULL, 10) * KiB;
-        }
-    }
-    g_assert_not_reached();
-}
-
 static void assert_resident(uint64_t bytes)
 {
-    g_assert_cmpuint(ram_resident() + GRANULE - bytes, <=, 2 * GRANULE);
+    g_assert_cmpuint(qfreehint_ram_resident() + GRANULE - bytes, <=, 2 * GRANULE);
 }
 
 /*
@@ -1226,7 +1207,7 @@ static void test_collapse(void)
     qfreehint_fill(WHOLE, RAM_SIZE - WHOLE, 0xa5);
     g_assert_cmphex(hint(vm, 0, WHOLE, RAM_SIZE - WHOLE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
-    low = ram_resident() + HOLES;
+    low = qfreehint_ram_resident() + HOLES;
     hint_many(vm, NUM_HOLES, 2 * SMALL_GRANULE);
     assert_resident(low);
     collapse("0");

@@ -275,6 +275,29 @@ uint64_t qfreehint_resident_anon(void)
     return qfreehint_host_bytes("status", "RssAnon:");
 }
 
+uint64_t qfreehint_ram_resident(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/smaps",
+                                            qtest_pid(global_qtest));
+    g_autofree char *smaps = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &smaps, NULL, NULL));
+    for (line = smaps; (line = strstr(line, "\nSize:")); line++) {
+        if (g_ascii_strtoull(line + strlen("\nSize:"), NULL, 10) ==
+            128 * MiB / KiB) {
+            line = strstr(line, "\nRss:");
+            return g_ascii_strtoull(line + strlen("\nRss:"), NULL, 10) * KiB;
+        }
+    }
+    g_assert_not_reached();
+}
+
+uint64_t qfreehint_own_memory(void)
+{
+    return qfreehint_resident_anon() - qfreehint_ram_resident();
+}
+
 QDict *qfreehint_query(void)
 {
     QDict *rsp = qmp("{ 'execute': 'query-freehint' }");

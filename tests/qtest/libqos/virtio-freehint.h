@@ -114,6 +114,10 @@ uint64_t qfreehint_host_bytes(const char *file, const char *field);
 /* QEMU's anonymous memory that is resident, in bytes, the guest's included. */
 uint64_t qfreehint_resident_anon(void);
 
+/* What is resident of a machine's RAM of 128 MiB, and what QEMU has besides. */
+uint64_t qfreehint_ram_resident(void);
+uint64_t qfreehint_own_memory(void);
+
 /* The address sanitizer keeps what was freed; it finds leaks by itself. */
 #ifdef QEMU_SANITIZE_ADDRESS
 #define QFREEHINT_FREED_IS_KEPT true
