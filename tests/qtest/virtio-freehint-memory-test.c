@@ -1185,7 +1185,8 @@ static void collapse(const char *max_ptes_none)
 
 static void assert_resident(uint64_t bytes)
 {
-    g_assert_cmpuint(qfreehint_ram_resident() + GRANULE - bytes, <=, 2 * GRANULE);
+    g_assert_cmpuint(qfreehint_ram_resident() + GRANULE - bytes, <=,
+                     2 * GRANULE);
 }
 
 /*
