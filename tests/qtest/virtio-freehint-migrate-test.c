@@ -8,6 +8,7 @@
 #include "qemu/bswap.h"
 #include "qemu/module.h"
 #include "qemu/sockets.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "libqtest-single.h"
 #include "libqos/pci.h"
@@ -28,6 +29,9 @@
 #define HINT_START (FREE_START + 32 * MiB)
 #define HINT_LEN (32 * MiB)
 #define SLOW_BYTES_PER_S MiB
+
+/* What is filled takes four of the device's looks for the veto's end. */
+#define POSTCOPY_BYTES_PER_S (FREE_LEN / 2)
 
 /* Less than what is hinted, but much more than what is sent twice. */
 #define SENT_TWICE MiB
@@ -192,35 +196,92 @@ static void test_skip_not_zero(void *obj, void *data, QGuestAllocator *alloc)
     assert_all_sent(global_qtest, to);
 }
 
-/* A destination that runs early would wait for what is not sent. */
-static void test_skip_not_postcopy(void *obj, void *data,
-                                   QGuestAllocator *alloc)
+/*
+ * A destination that can run before it has all memory. NULL where the host has
+ * no userfaultfd, or does not let us use it; the test is skipped then.
+ */
+static QTestState *start_postcopy(const char *uri)
 {
-    g_autofree char *uri = qfreehint_migration_uri();
     QTestState *from = global_qtest, *to;
-    QVirtioFreehint *fh = obj;
-    uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
-    QDict *rsp;
+    QDict *rsp = qmp("{ 'execute': 'migrate-set-capabilities', 'arguments': {"
+                     " 'capabilities': [ { 'capability': 'postcopy-ram',"
+                     " 'state': true } ] } }");
+    bool supported = !qdict_haskey(rsp, "error");
 
-    rsp = qmp("{ 'execute': 'migrate-set-capabilities', 'arguments': {"
-              " 'capabilities': [ { 'capability': 'postcopy-ram',"
-              " 'state': true } ] } }");
-    if (qdict_haskey(rsp, "error")) {
-        g_test_skip("no userfaultfd");
-        qobject_unref(rsp);
-        return;
-    }
     qobject_unref(rsp);
+    if (!supported) {
+        g_test_skip("no userfaultfd");
+        return NULL;
+    }
     to = start_destination("", "defer");
     global_qtest = to;
     set_capability("postcopy-ram");
     qtest_qmp_assert_success(to, "{ 'execute': 'migrate-incoming',"
                              " 'arguments': { 'uri': %s } }", uri);
     global_qtest = from;
+    return to;
+}
 
+/* A destination that runs early would wait for what is not sent. */
+static void test_skip_not_postcopy(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *to = start_postcopy(uri);
+    QVirtioFreehint *fh = obj;
+    uint32_t epoch;
+
+    if (!to) {
+        return;
+    }
+    epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
     migrate_and_hint(fh, alloc, uri, 0, false);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
-    assert_all_sent(from, to);
+    assert_all_sent(global_qtest, to);
+}
+
+/* The state that it announces next. */
+static char *await_state_change(QTestState *qts)
+{
+    QDict *event = qtest_qmp_eventwait_ref(qts, "FREEHINT_STATE_CHANGED");
+    char *state = g_strdup(qdict_get_str(qdict_get_qdict(event, "data"),
+                                         "state"));
+
+    qobject_unref(event);
+    return state;
+}
+
+/*
+ * Where memory is still to come, none is discarded. Nobody announces that it
+ * has come; the device has to look, also when nobody asks it.
+ */
+static void test_incoming_postcopy(void *obj, void *data,
+                                   QGuestAllocator *alloc)
+{
+    g_autofree char *uri = qfreehint_migration_uri();
+    QTestState *from = global_qtest, *to = start_postcopy(uri);
+    g_autofree char *during = NULL, *after = NULL;
+
+    if (!to) {
+        return;
+    }
+    qfreehint_fill(FREE_START, FREE_LEN, 0xa5);
+    set_bandwidth(SLOW_BYTES_PER_S);
+    qtest_qmp_assert_success(from, "{ 'execute': 'migrate-set-parameters',"
+                             " 'arguments': { 'max-postcopy-bandwidth':"
+                             " %" PRIu64 " } }", POSTCOPY_BYTES_PER_S);
+    qfreehint_migrate(uri);
+    await_migration_status("active");
+    qtest_qmp_assert_success(from, "{ 'execute': 'migrate-start-postcopy' }");
+
+    during = await_state_change(to);
+    g_assert_cmpstr(during, ==, "vetoed");
+    /* Events are limited to one a second, of the guest's time. */
+    qtest_clock_step(to, NANOSECONDS_PER_SECOND);
+    after = await_state_change(to);
+    g_assert_cmpstr(after, ==, "active");
+    global_qtest = to;
+    switch_back(from);
 }
 
 /*
@@ -686,6 +747,8 @@ static void register_virtio_freehint_migrate_test(void)
                  test_skip_not_zero, NULL);
     qos_add_test("migrate/skip-not-postcopy", "virtio-freehint",
                  test_skip_not_postcopy, NULL);
+    qos_add_test("migrate/incoming-postcopy", "virtio-freehint",
+                 test_incoming_postcopy, NULL);
     qos_add_test("migrate/skip-stuck", "virtio-freehint", test_skip_stuck,
                  NULL);
     qos_add_test("migrate/skip-unthrottled", "virtio-freehint",
