@@ -1113,24 +1113,23 @@ static void freehint_work_discard(FreehintJob *job)
 
 static int freehint_work(void *opaque)
 {
-    FreehintJob *job = opaque;
-    /* The job may be another one as soon as this one has ended. */
-    VirtIOFreehint *fh = job->fh;
+    VirtIOFreehint *fh = opaque;
     const VirtIOFreehintClass *fc = VIRTIO_FREEHINT_GET_CLASS(fh);
+    FreehintJob *job = &fh->job;
 
     if (fc->begin_job) {
-        fc->begin_job(job);
+        fc->begin_job(fh);
     }
-    if (qatomic_cmpxchg(&job->phase, FREEHINT_QUEUED, FREEHINT_RUNNING) !=
+    if (qatomic_cmpxchg(&fh->job_phase, FREEHINT_QUEUED, FREEHINT_RUNNING) !=
         FREEHINT_QUEUED) {
-        qatomic_store_release(&job->phase, FREEHINT_IDLE);
+        qatomic_store_release(&fh->job_phase, FREEHINT_IDLE);
     } else {
         if (job->skips) {
             job->skipped_bytes = freehint_precopy_skip(job->parts, &job->hurry);
         } else {
             freehint_work_discard(job);
         }
-        qatomic_store_release(&job->phase, FREEHINT_ENDED);
+        qatomic_store_release(&fh->job_phase, FREEHINT_ENDED);
     }
     qemu_bh_schedule(fh->bh);
     return 0;
@@ -1154,7 +1153,7 @@ GArray *freehint_parts_new(void)
 bool freehint_job_busy(const VirtIOFreehint *fh)
 {
     /* Pairs with freehint_work(): the worker is done with a job that is idle */
-    return qatomic_load_acquire(&fh->job.phase) != FREEHINT_IDLE;
+    return qatomic_load_acquire(&fh->job_phase) != FREEHINT_IDLE;
 }
 
 void freehint_job_shorten(VirtIOFreehint *fh)
@@ -1175,8 +1174,9 @@ void freehint_job_start(VirtIOFreehint *fh, FreehintHint *hint)
 {
     fh->job.hint = hint;
     fh->job.vhost_user_safe = fh->assume_vhost_user_safe;
-    qatomic_set(&fh->job.phase, FREEHINT_QUEUED);
-    thread_pool_submit(fh->pool, freehint_work, &fh->job, NULL);
+    /* Pairs with freehint_work(), which reads the rest of it. */
+    qatomic_store_release(&fh->job_phase, FREEHINT_QUEUED);
+    thread_pool_submit(fh->pool, freehint_work, fh, NULL);
 }
 
 void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint)
@@ -1221,10 +1221,10 @@ void freehint_job_reap(VirtIOFreehint *fh)
 {
     FreehintJob *job = &fh->job;
 
-    if (qatomic_load_acquire(&job->phase) != FREEHINT_ENDED) {
+    if (qatomic_load_acquire(&fh->job_phase) != FREEHINT_ENDED) {
         return;
     }
-    qatomic_set(&job->phase, FREEHINT_IDLE);
+    qatomic_set(&fh->job_phase, FREEHINT_IDLE);
     freehint_job_count(fh, job);
     if (!job->skips) {
         freehint_adapt_job_size(fh, job);
@@ -1236,7 +1236,7 @@ void freehint_job_reap(VirtIOFreehint *fh)
 
 bool freehint_job_cancel(VirtIOFreehint *fh)
 {
-    if (qatomic_cmpxchg(&fh->job.phase, FREEHINT_QUEUED, FREEHINT_CANCELLED) !=
+    if (qatomic_cmpxchg(&fh->job_phase, FREEHINT_QUEUED, FREEHINT_CANCELLED) !=
         FREEHINT_QUEUED) {
         return false;
     }

@@ -236,9 +236,9 @@ static void testdev_delay(uint32_t ms)
     }
 }
 
-static void testdev_begin_job(FreehintJob *job)
+static void testdev_begin_job(VirtIOFreehint *fh)
 {
-    testdev_delay(FREEHINT_TESTDEV(job->fh)->start_delay_ms);
+    testdev_delay(FREEHINT_TESTDEV(fh)->start_delay_ms);
 }
 
 /* A host that fails */

@@ -117,7 +117,6 @@ typedef enum FreehintPhase {
  */
 typedef struct FreehintJob {
     VirtIOFreehint *fh;
-    FreehintPhase phase;
     /* Whom it is for; NULL unless it is queued, running, or has ended. */
     FreehintHint *hint;
     /* FreehintPart, of one range or several, in order. */
@@ -217,6 +216,8 @@ struct VirtIOFreehint {
     /* A thread for jobs alone: others may be busy with something else. */
     ThreadPool *pool;
     FreehintJob job;
+    /* Whose it is at the moment. */
+    FreehintPhase job_phase;
     /* How much memory a job may have, in bytes. */
     uint64_t job_size;
 
@@ -295,7 +296,7 @@ struct VirtIOFreehintClass {
     /* Give a message back, with an answer of so many bytes. */
     void (*use)(VirtIOFreehint *fh, FreehintHint *hint, size_t len);
     /* In the worker: a job may still be called off; NULL does nothing. */
-    void (*begin_job)(FreehintJob *job);
+    void (*begin_job)(VirtIOFreehint *fh);
     /* In the worker: it may not. */
     void (*discard)(FreehintJob *job);
 };
