@@ -11,13 +11,17 @@ import unittest
 from freehint_vm import BUILD, FreehintVM
 from guest_driver import wait_for
 
-# The benchmarks' kernel: the guest's own has debugging options.
-KERNEL = BUILD / "linux-bench/arch/x86/boot/bzImage"
-KERNEL_WITHOUT = BUILD / "linux-cost/arch/x86/boot/bzImage"
+# The benchmarks' kernel has no debugging options, as the guest's own has.
+KERNELS = {
+    name: BUILD / name / "arch/x86/boot/bzImage"
+    for name in ("linux", "linux-bench", "linux-cost")
+}
+WITHOUT = "linux-cost"
 MEMORY_MIB = 512
 
-# In some boots pages lie so that frees merge more; the lowest of this many boots counts.
+# In some boots pages lie so that frees merge more; the lowest of several boots counts.
 BOOTS = 4
+FEW_BOOTS = 2
 
 # For a page fault; and for an allocation, or a free, in the buddy allocator.
 MOST_SHARE = 0.005
@@ -25,6 +29,8 @@ MOST_INSTRUCTIONS = 4
 
 # For an allocation and its free, while the device is active.
 MOST_ACTIVE = {"order0": 15, "order9": 250}
+# Less would be a device that does not get to know of them.
+LEAST_ACTIVE = 100
 
 # A disabled device only changes how the guest boots, and thereby where pages lie.
 MOST_DISABLED = 2
@@ -47,10 +53,10 @@ class Loop:
         return (self.instructions - without.instructions) / (2 * self.buddy)
 
 
-def boot(reporter: str, hints: bool, enabled: bool) -> dict[str, Loop]:
+def boot(kernel: str, reporter: str, enabled: bool) -> dict[str, Loop]:
     with FreehintVM(
         reporter,
-        kernel=KERNEL if hints else KERNEL_WITHOUT,
+        kernel=KERNELS[kernel],
         accel="tcg,thread=single",
         memory_mib=MEMORY_MIB,
         extra_args=("-icount", "shift=0"),
@@ -67,19 +73,38 @@ def boot(reporter: str, hints: bool, enabled: bool) -> dict[str, Loop]:
     return {name: Loop(*map(int, figures)) for name, *figures in words}
 
 
-def measure(reporter: str, hints: bool = True, enabled: bool = True) -> dict[str, Loop]:
-    boots = [boot(reporter, hints, enabled) for _ in range(BOOTS)]
+def measure(
+    kernel: str, reporter: str, enabled: bool = True, times: int = BOOTS
+) -> dict[str, Loop]:
+    boots = [boot(kernel, reporter, enabled) for _ in range(times)]
     return {
         name: min((boot[name] for boot in boots), key=Loop.each) for name in boots[0]
     }
 
 
+class DeviceTest(unittest.TestCase):
+    """What the device adds in the guest's own kernel."""
+
+    def test_one_that_is_disabled_adds_nothing(self) -> None:
+        off = measure("linux", "none", times=FEW_BOOTS)
+        disabled = measure("linux", "freehint", enabled=False, times=FEW_BOOTS)
+        active = measure("linux", "freehint", times=FEW_BOOTS)
+        for name, loop in off.items():
+            each = [arm[name].each() for arm in (off, disabled, active)]
+            print(f"# {name}: off, disabled, active: {each}")
+            self.assertLessEqual(disabled[name].each(), loop.each() + MOST_DISABLED)
+        for name, most in MOST_ACTIVE.items():
+            self.assertLessEqual(active[name].each(), off[name].each() + most, name)
+        more = active["order9"].each() - off["order9"].each()
+        self.assertGreater(more, LEAST_ACTIVE)
+
+
 class CostTest(unittest.TestCase):
     def test_hooks_cost_next_to_nothing(self) -> None:
-        without = measure("none", hints=False)
-        off = measure("none")
-        disabled = measure("freehint", enabled=False)
-        active = measure("freehint")
+        without = measure(WITHOUT, "none")
+        off = measure("linux-bench", "none")
+        disabled = measure("linux-bench", "freehint", enabled=False)
+        active = measure("linux-bench", "freehint")
         print("# | loop | without hints | key off | device disabled | device active |")
         for name, loop in without.items():
             more = [arm[name].each() - loop.each() for arm in (off, disabled, active)]
