@@ -26,6 +26,7 @@ import registered  # noqa: E402
 from qemu.machine import QEMUMachine  # noqa: E402
 
 MIB = 1 << 20
+MEMORY_MIB = 1024
 TIMEOUT = 600
 SPLAT = re.compile(r"WARNING:|BUG:|Oops")
 BAD = re.compile(r"Kernel panic.*|port: failed.*")
@@ -97,6 +98,8 @@ class GuestsTest(unittest.TestCase):
             self.assertNotRegex(said, SPLAT)
             self.assertIn(f"port: pages of {guest.pages}", said)
             self.check_device(machine)
+            self.check_next_epoch(machine)
+            self.check_flush(machine)
 
     @contextlib.contextmanager
     def booted(
@@ -110,7 +113,7 @@ class GuestsTest(unittest.TestCase):
             machine = QEMUMachine(str(BUILD / f"qemu-ports/qemu-system-{guest.arch}"))
             machine.add_args(
                 *guest.machine,
-                *("-nodefaults", "-m", "1024", "-serial", f"file:{console}"),
+                *("-nodefaults", "-m", str(MEMORY_MIB), "-serial", f"file:{console}"),
                 *("-kernel", str(kernel), "-initrd", str(initramfs)),
                 *("-append", f"console={guest.console} {append}", *args),
             )
@@ -129,15 +132,42 @@ class GuestsTest(unittest.TestCase):
             time.sleep(0.5)
         self.fail(f"it does not say '{end}' within {TIMEOUT} s:\n{said[-4000:]}")
 
-    def check_device(self, machine: QEMUMachine) -> None:
-        """It agrees with the guest on what was freed."""
+    def query(self, machine: QEMUMachine) -> dict[str, Any]:
         devices: Any = machine.cmd("query-freehint")
         (device,) = devices
+        answer: dict[str, Any] = device
+        return answer
+
+    def check_device(self, machine: QEMUMachine) -> None:
+        """It agrees with the guest on what was freed."""
+        device = self.query(machine)
         self.assertEqual(device["driver-status"], "active")
         stats = device["stats"]
         self.assertGreater(stats["discarded"]["bytes"], 3 * (256 - 32) * MIB)
         wrong = {"failed": stats["failed"], **stats["rejected"]}
         self.assertEqual({why: c for why, c in wrong.items() if c["ranges"]}, {})
+
+    def check_next_epoch(self, machine: QEMUMachine) -> None:
+        """One that does not read the same from either end."""
+        for enabled in False, True:
+            machine.cmd("freehint-set", id="fh0", enabled=enabled)
+            wanted = "active" if enabled else "waiting"
+            deadline = time.monotonic() + TIMEOUT
+            while self.query(machine)["driver-status"] != wanted:
+                self.assertLess(time.monotonic(), deadline, f"it is not {wanted}")
+                time.sleep(0.1)
+        self.assertNotEqual(self.query(machine)["rehint-epoch"], 0)
+
+    def check_flush(self, machine: QEMUMachine) -> None:
+        """It has an end, which knows the guest's figures; all that is free is away."""
+        started: Any = machine.cmd("freehint-flush", id="fh0", timeout_ms=20000)
+        event: Any = machine.event_wait("FREEHINT_FLUSH_COMPLETED", timeout=60)
+        self.assertEqual(event["data"]["flush-id"], started["flush-id"])
+        self.assertEqual(event["data"]["result"], "done")
+        gauges = event["data"]["guest-gauges"]
+        self.assertLess(gauges["free"], MEMORY_MIB * MIB)
+        self.assertGreater(gauges["hinted"], gauges["free"] // 2)
+        self.assertEqual(gauges["in-flight"], 0)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,11 @@ uint64_t qfreehint_resident_anon(void);
 uint64_t qfreehint_ram_resident(void);
 uint64_t qfreehint_own_memory(void);
 
-/* The address sanitizer keeps what was freed; it finds leaks by itself. */
-#ifdef QEMU_SANITIZE_ADDRESS
+/*
+ * The address sanitizer keeps what was freed; it finds leaks by itself. That for
+ * threads keeps who wrote where.
+ */
+#if defined(QEMU_SANITIZE_ADDRESS) || defined(QEMU_SANITIZE_THREAD)
 #define QFREEHINT_FREED_IS_KEPT true
 #else
 #define QFREEHINT_FREED_IS_KEPT false
