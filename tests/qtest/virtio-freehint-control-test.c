@@ -440,9 +440,9 @@ static void *setup_trace(GString *cmd_line, void *arg)
 }
 
 /*
- * As much as the ring can hold of ranges that take the longest to refuse. Whether
- * QMP was served while they were worked on: on a busy machine the device may be
- * done before this gets there.
+ * As much as the ring can hold of ranges that take the longest to refuse.
+ * Whether QMP was served while they were worked on: on a busy machine the
+ * device may be done before this gets there.
  */
 static bool storm(QVirtioFreehint *fh, QFreehintHint *hint)
 {

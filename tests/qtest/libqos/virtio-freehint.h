@@ -119,8 +119,8 @@ uint64_t qfreehint_ram_resident(void);
 uint64_t qfreehint_own_memory(void);
 
 /*
- * The address sanitizer keeps what was freed; it finds leaks by itself. That for
- * threads keeps who wrote where.
+ * The address sanitizer keeps what was freed; it finds leaks by itself. That
+ * for threads keeps who wrote where.
  */
 #if defined(QEMU_SANITIZE_ADDRESS) || defined(QEMU_SANITIZE_THREAD)
 #define QFREEHINT_FREED_IS_KEPT true
