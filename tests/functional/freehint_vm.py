@@ -176,7 +176,8 @@ class GuestAgent:
 
     def _read(self) -> None:
         try:
-            with self._socket.makefile("r", errors="replace") as stream:
+            # A carriage return is part of a line.
+            with self._socket.makefile("r", errors="replace", newline="\n") as stream:
                 for line in stream:
                     self._handle(line.rstrip("\n"))
         except OSError:
