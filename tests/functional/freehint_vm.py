@@ -317,9 +317,7 @@ class FreehintVM:
         self.machine.add_args(
             *("-nodefaults", "-no-user-config", "-accel", accel),
             *("-m", str(memory_mib), "-smp", str(cpus)),
-            *("-kernel", str(kernel), "-initrd", str(initramfs)),
-            *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
-            *("-serial", f"file:{self.console}"),
+            *self._boot_args(kernel, initramfs, append),
             *self._without_pci(machine, "-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,fd={guest_end.fileno()}"),
             *("-device", "virtserialport,chardev=agent,name=freehint.agent"),
@@ -328,6 +326,14 @@ class FreehintVM:
             *extra_args,
             *MORE_ARGS,
             *self._module_disk(),
+        )
+
+    def _boot_args(self, kernel: Path, initramfs: Path, append: str) -> tuple[str, ...]:
+        """What it boots, with a console."""
+        return (
+            *("-kernel", str(kernel), "-initrd", str(initramfs)),
+            *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
+            *("-serial", f"file:{self.console}"),
         )
 
     @staticmethod
