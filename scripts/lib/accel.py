@@ -17,12 +17,15 @@ END = b"Kernel panic - not syncing: VFS"
 PATIENCE_S = 5
 
 
-def why_not(accel: str, build: Path) -> str:
-    """What is wrong with an accelerator; nothing if the guest's kernel boots."""
+def why_not(accel: str, build: Path, qemu: str = "qemu") -> str:
+    """What is wrong with an accelerator; nothing if the guest's kernel boots.
+
+    `qemu` is the folder in `build` of the QEMU that is to run it.
+    """
     if accel == "kvm" and not os.access(DEVICE, os.R_OK | os.W_OK):
         return f"{DEVICE} cannot be opened"
     command = [
-        *(str(build / "qemu" / "qemu-system-x86_64"), "-accel", accel, "-m", "256"),
+        *(str(build / qemu / "qemu-system-x86_64"), "-accel", accel, "-m", "256"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-serial", "stdio", "-machine", "q35"),
         *("-kernel", str(build / "linux" / "arch" / "x86" / "boot" / "bzImage")),
@@ -46,12 +49,12 @@ def why_not(accel: str, build: Path) -> str:
 
 
 @functools.cache
-def chosen(build: Path) -> str:
+def chosen(build: Path, qemu: str = "qemu") -> str:
     """FREEHINT_ACCEL, or what "auto" comes to, which is said once."""
     wanted = os.environ.get("FREEHINT_ACCEL") or "tcg"
     if wanted != "auto":
         return wanted
-    problem = why_not("kvm", build)
+    problem = why_not("kvm", build, qemu)
     accel = "tcg" if problem else "kvm"
     reason = f", not kvm: {problem}" if problem else ""
     print(f"# guests run under {accel}{reason}", file=sys.stderr, flush=True)

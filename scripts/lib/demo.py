@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demo's run: a guest uses 1 GiB and frees it; the host's memory, live."""
+"""The demo's run: a guest uses 1 GiB and frees it; the host's memory, live.
+
+The guest is ours, or with --image boots a disk image of the user's.
+"""
 
 import argparse
 import dataclasses
@@ -15,22 +18,27 @@ sys.path.insert(0, str(PROJECT / "tests" / "functional"))
 
 from accel import chosen  # noqa: E402
 from freehint_vm import BUILD, MIB, FreehintVM, GuestError, Sample  # noqa: E402
+from image_vm import BY_HAND, QEMU, ImageVM  # noqa: E402
 
 MEMORY_MIB = 1536
-MEMHOG = "memhog 1g"
+# What uses 1 GiB: in our guest, and in one that may have no such program.
+MEMHOG, TOUCHER = "memhog 1g", "toucher -t -m 1024"
 TICK_IN_USE, TICK_AFTER = 0.5, 0.25
 BAR_WIDTH = 36
 # How long to look at what comes back: reporting takes its time.
 WATCH = {"freehint": 3.0, "balloon": 33.0}
+WATCH_IMAGE = 5.0
 TITLES = {"freehint": "virtio-freehint", "balloon": "balloon free page reporting"}
 FULL, EMPTY = ("█", "·") if (sys.stdout.encoding or "").startswith("utf") else "#."
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one run came to; sizes are bytes, times seconds after memhog's end."""
+    """What one run came to; sizes are bytes, times seconds after the end of the hog."""
 
     reporter: str
+    hog: str
+    watched: float
     before: int
     peak: int
     second: int
@@ -52,6 +60,7 @@ class LiveView:
     def __init__(self, vm: FreehintVM) -> None:
         self._vm = vm
         self._start = time.monotonic()
+        self._full = max(MEMORY_MIB * MIB, vm.memory.now().rss + (1 << 30))
         print("   time   QEMU's memory" + " " * (BAR_WIDTH - 2), end="")
         print("  guest free   hints  discarded")
 
@@ -60,7 +69,7 @@ class LiveView:
 
     def tick(self) -> None:
         sample = self._vm.memory.now()
-        filled = min(BAR_WIDTH, round(sample.rss / MIB * BAR_WIDTH / MEMORY_MIB))
+        filled = min(BAR_WIDTH, round(sample.rss * BAR_WIDTH / self._full))
         bar = FULL * filled + EMPTY * (BAR_WIDTH - filled)
         print(
             f"{self._time():6.1f} s  {mib(sample.rss)}  {bar}  {mib(sample.free)}"
@@ -78,29 +87,59 @@ class LiveView:
         return f"{stats['hints']:5}  {mib(stats['discarded']['bytes'])}"
 
 
-def run(reporter: str) -> Outcome:
-    accel = chosen(BUILD).upper()
-    print(f"\nBooting a guest of {MEMORY_MIB} MiB under {accel}, {TITLES[reporter]}")
-    with FreehintVM(reporter, memory_mib=MEMORY_MIB) as vm:
+def run_ours(reporter: str, accel: str) -> Outcome:
+    print(f"\nBooting a guest of {MEMORY_MIB} MiB under {accel.upper()}, {TITLES[reporter]}")
+    with FreehintVM(reporter, memory_mib=MEMORY_MIB, accel=accel, qemu=QEMU) as vm:
         # Reporting does nothing for two seconds after anything happened.
         vm.settle(quiet=4 if reporter == "balloon" else 1.5)
-        view = LiveView(vm)
+        return watch(vm, MEMHOG, WATCH[reporter])
+
+
+def run_image(image: Path, form: str, accel: str, patience: float) -> Outcome:
+    vm = ImageVM(image, form, memory_mib=MEMORY_MIB, accel=accel, patience=patience)
+    print(f"\nBooting {image} with {MEMORY_MIB} MiB under {accel.upper()}. What the guest")
+    print("writes is forgotten at the end. cloud-init does the rest; where there is none,")
+    print(f"type as root on its console (socat -,raw,echo=0,escape=0x1d unix:{vm.terminal}):")
+    print(f"\n  {BY_HAND}\n", flush=True)
+    with vm:
+        print("The guest is up, and gets the driver", flush=True)
+        vm.load_driver()
+        vm.settle(quiet=1.5, timeout=300)
+        return watch(vm, f"/mnt/{TOUCHER}", WATCH_IMAGE)
+
+
+def watch(vm: FreehintVM, hog: str, after: float) -> Outcome:
+    """Have something use memory, and look on until a while after its end."""
+    name = Path(hog.split()[0]).name
+    view = LiveView(vm)
+    view.tick()
+    before = vm.memory.now().rss
+    answers = ask(vm)
+    view.note(f"the guest runs {hog}")
+    running = vm.start(hog)
+    while not running.done.wait(TICK_IN_USE):
         view.tick()
-        before = vm.memory.now().rss
-        answers = ask(vm)
-        view.note(f"the guest runs {MEMHOG}")
-        memhog = vm.start(MEMHOG)
-        while not memhog.done.wait(TICK_IN_USE):
-            view.tick()
-        result = vm.finish(memhog)
-        if result.status:
-            raise GuestError(f"{MEMHOG} has status {result.status}: {result.output}")
-        view.note("memhog has ended, its memory is free")
-        while time.monotonic() < result.ended + WATCH[reporter]:
-            view.tick()
-            time.sleep(TICK_AFTER)
-        during = vm.memory.since(result.started)
-        return summarize(reporter, before, during, result.ended, answers + ask(vm))
+    result = vm.finish(running)
+    if result.status:
+        raise GuestError(f"{hog} has status {result.status}: {result.output}")
+    view.note(f"{name} has ended, its memory is free")
+    while time.monotonic() < result.ended + after:
+        view.tick()
+        time.sleep(TICK_AFTER)
+    peak, since, lag90 = summarize(before, vm.memory.since(result.started), result.ended)
+    return Outcome(
+        reporter=vm.reporter,
+        hog=name,
+        watched=after,
+        before=before,
+        peak=peak,
+        second=[s.rss for s in since if s.when <= result.ended + 1][-1],
+        after=since[-1].rss,
+        lag90=lag90,
+        samples=since,
+        ended=result.ended,
+        answers=answers + ask(vm),
+    )
 
 
 def ask(vm: FreehintVM) -> list[dict[str, Any]]:
@@ -108,28 +147,14 @@ def ask(vm: FreehintVM) -> list[dict[str, Any]]:
 
 
 def summarize(
-    reporter: str,
-    before: int,
-    during: list[Sample],
-    ended: float,
-    answers: list[dict[str, Any]],
-) -> Outcome:
+    before: int, during: list[Sample], ended: float
+) -> tuple[int, list[Sample], float | None]:
+    """The peak, the samples after the end, and when 90 % was back."""
     peak = max(sample.rss for sample in during)
     limit = peak - 0.9 * (peak - before)
     since = [sample for sample in during if sample.when >= ended]
     lags = (s.when - ended for s in since if s.rss <= limit)
-    second = [s.rss for s in since if s.when <= ended + 1][-1]
-    return Outcome(
-        reporter=reporter,
-        before=before,
-        peak=peak,
-        second=second,
-        after=since[-1].rss,
-        lag90=next(lags, None),
-        samples=since,
-        ended=ended,
-        answers=answers,
-    )
+    return peak, since, next(lags, None)
 
 
 def calls(outcome: Outcome) -> str:
@@ -142,16 +167,17 @@ def calls(outcome: Outcome) -> str:
 
 def lag90(outcome: Outcome) -> str:
     if outcome.lag90 is None:
-        return f"not within {WATCH[outcome.reporter]:.0f} s"
+        return f"not within {outcome.watched:.0f} s"
     return f"{outcome.lag90:.2f} s"
 
 
 def print_summary(outcomes: list[Outcome]) -> None:
+    hog = outcomes[0].hog
     rows = {
         "": [TITLES[o.reporter] for o in outcomes],
-        "before memhog": [mib(o.before).strip() for o in outcomes],
+        f"before {hog}": [mib(o.before).strip() for o in outcomes],
         "peak": [mib(o.peak).strip() for o in outcomes],
-        "1 s after memhog's end": [mib(o.second).strip() for o in outcomes],
+        f"1 s after {hog}'s end": [mib(o.second).strip() for o in outcomes],
         "at the end": [mib(o.after).strip() for o in outcomes],
         "90 % back after": [lag90(o) for o in outcomes],
         "discard calls": [calls(o) for o in outcomes],
@@ -184,8 +210,16 @@ def answer_text(answer: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--format", default="qcow2")
+    parser.add_argument("--patience", type=float, default=600)
     args = parser.parse_args()
-    outcomes = [run(r) for r in (["freehint"] + ["balloon"] * args.compare)]
+    accel = chosen(BUILD, QEMU.parent.name)
+    if args.image:
+        outcomes = [run_image(args.image, args.format, accel, args.patience)]
+    else:
+        reporters = ["freehint"] + ["balloon"] * args.compare
+        outcomes = [run_ours(reporter, accel) for reporter in reporters]
     if args.compare:
         print_comparison(outcomes)
     print_summary(outcomes)
