@@ -80,6 +80,15 @@ class Console:
         self._socket.close()
 
 
+class QemuTest(unittest.TestCase):
+    def test_it_has_what_a_vm_needs_and_nothing_for_tests(self) -> None:
+        qemu = BUILD / "qemu-demo" / "qemu-system-x86_64"
+        devices = subprocess.check_output([qemu, "-device", "help"], text=True)
+        for name in "virtio-freehint-pci", "virtio-net-pci", "virtio-blk-pci":
+            self.assertIn(f'name "{name}"', devices)
+        self.assertNotIn("testdev", devices)
+
+
 class ImageTest(unittest.TestCase):
     def setUp(self) -> None:
         if not (IMAGES / "debian.qcow2").exists():
