@@ -43,8 +43,8 @@ def make_seed(folder: Path) -> None:
 
 def last_line(log: Path) -> str:
     """Of a console, without colours."""
-    lines = re.sub(r"\x1b\S*?[A-Za-z]", "", log.read_text(errors="replace")).split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:70]
+    text = re.sub(r"\x1b\S*?[A-Za-z]", "", log.read_text(errors="replace"))
+    return "".join(text.strip().splitlines()[-1:])[:70]
 
 
 class ImageVM(FreehintVM):
