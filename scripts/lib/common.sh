@@ -29,6 +29,10 @@ need() {
     done
 }
 
+project_version() {
+    sed -n "s/^ *version: '\(.*\)',$/\1/p" "$PROJECT/meson.build"
+}
+
 # The most telling recent line of a log: where a build has got to.
 log_position() {
     tail -n 1 "$1" 2>/dev/null | tr -d '\r' | cut -c 1-70
