@@ -75,9 +75,9 @@ class PackagesTest(unittest.TestCase):
 
     @classmethod
     def installed_files(cls) -> set[str]:
+        """But for the second emulator for microvm, which is not built."""
         files = cls.inside("dpkg-query", "-L", *cls.before).splitlines()
-        # Each build names its debugging symbols by a number of its own.
-        return {file for file in files if "/.build-id/" not in file}
+        return {file for file in files if "qemu-system-x86_64-microvm" not in file}
 
     def installed_kernel(self) -> Path:
         (found,) = (self.root / "boot").glob("vmlinuz-*")
