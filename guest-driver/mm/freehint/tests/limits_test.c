@@ -39,16 +39,20 @@ static void test_zones_are_apart(struct kunit *test)
 {
 	unsigned long pfn = free_block(test);
 	struct zone *zone = page_zone(pfn_to_page(pfn)), *other;
+	unsigned int others = 0;
 	struct page *found;
 
-	for_each_populated_zone(other) {
+	/* A small machine has memory in one zone only; others will do as they are. */
+	for_each_zone(other) {
 		if (other == zone)
 			continue;
 		spin_lock_irq(&other->lock);
 		found = fh_find_buddy(other, pfn, ORDER);
 		spin_unlock_irq(&other->lock);
 		KUNIT_EXPECT_NULL(test, found);
+		others++;
 	}
+	KUNIT_EXPECT_GT(test, others, 0);
 	settle(test);
 }
 
