@@ -197,4 +197,15 @@ static inline bool collect_with(struct kunit *test, unsigned long pfn)
 	return false;
 }
 
+/* It is not taken; if it is, it goes back, as nobody could stop without it. */
+static inline void expect_left(struct kunit *test, unsigned long pfn)
+{
+	struct client *user = test->priv;
+	bool taken = collect_with(test, pfn);
+
+	KUNIT_EXPECT_FALSE(test, taken);
+	if (taken)
+		return_as(user->batch, FREEHINT_DISCARDED);
+}
+
 #endif /* _MM_FREEHINT_TESTS_CLIENT_H */

@@ -65,7 +65,7 @@ static void test_isolated_is_left(struct kunit *test)
 	int mt = get_pageblock_migratetype(pfn_to_page(pfn));
 
 	KUNIT_ASSERT_EQ(test, isolate(pfn, end, mt), 0);
-	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
+	expect_left(test, pfn);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
 	KUNIT_EXPECT_TRUE(test, is_free(pfn));
 	/* It can be had later, of which no hook tells. */
@@ -86,7 +86,7 @@ static void test_highatomic_is_left(struct kunit *test)
 
 	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += pageblock_nr_pages)
 		set_type(pfn_to_page(i), MIGRATE_HIGHATOMIC);
-	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn));
+	expect_left(test, pfn);
 	KUNIT_EXPECT_TRUE(test, is_free(pfn));
 	for (i = pfn; i < pfn + MAX_ORDER_NR_PAGES; i += pageblock_nr_pages)
 		set_type(pfn_to_page(i), mt);
@@ -120,7 +120,7 @@ static void test_the_last_of_a_kind_stays(struct kunit *test)
 
 	change_kind(pfn, MIGRATE_CMA);
 	/* One half of it can be had, if the other one stays. */
-	KUNIT_EXPECT_FALSE(test, collect_with(test, pfn + G));
+	expect_left(test, pfn + G);
 	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_DUE);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
 	KUNIT_EXPECT_TRUE(test, is_free(pfn + G));
