@@ -185,11 +185,14 @@ unpack_qemu() {
 }
 
 unpack_linux() {
-    local package=$BUILD/src/linux-source
+    local package=$BUILD/src/linux-source tar=$1
     rm -rf "$package"
-    dpkg-deb -x "$1" "$package"
+    if [[ $1 == *.deb ]]; then
+        dpkg-deb -x "$1" "$package"
+        tar=$(echo "$package"/usr/src/linux-source-*.tar.xz)
+    fi
     mkdir "$SOURCE.new"
-    tar -xf "$package"/usr/src/linux-source-*.tar.xz -C "$SOURCE.new" --strip-components=1
+    tar -xf "$tar" -C "$SOURCE.new" --strip-components=1
     rm -rf "$package"
 }
 
