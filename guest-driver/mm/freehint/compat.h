@@ -5,16 +5,22 @@
 #ifndef _MM_FREEHINT_COMPAT_H
 #define _MM_FREEHINT_COMPAT_H
 
-/*
- * From 7.3 on, buddy_order() and drain_all_pages() are there, and a pageblock that is
- * isolated keeps its type.
- */
+#include <linux/mmzone.h>
+#include <linux/page-isolation.h>
+
+/* From 7.3 on, buddy_order() and drain_all_pages() are there. */
 #ifdef __has_include
 #if __has_include("../page_alloc.h")
 #include "../page_alloc.h"
-
-#define FH_ISOLATED_KEEPS_TYPE
 #endif
+#endif
+
+/*
+ * From 6.18 on, a pageblock that is isolated keeps its type. Before, isolating one took
+ * this flag.
+ */
+#ifndef REPORT_FAILURE
+#define FH_ISOLATED_KEEPS_TYPE
 #endif
 
 #endif /* _MM_FREEHINT_COMPAT_H */
