@@ -161,33 +161,43 @@ static void test_suspects_are_alone(struct kunit *test)
 	settle(test);
 }
 
-/* Nor does one join a neighbour that is just due. */
-static void test_a_suspect_beside_another(struct kunit *test)
+static void expect_apart(struct kunit *test, unsigned long suspect,
+			 unsigned long other)
 {
 	struct client *user = test->priv;
-	unsigned long pfn = free_block(test);
-	struct zone *zone = page_zone(pfn_to_page(pfn));
+	struct zone *zone = page_zone(pfn_to_page(suspect));
 	unsigned int i, seen = 0;
 
-	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	KUNIT_ASSERT_TRUE(test, collect_with(test, suspect));
 	return_as(user->batch, FREEHINT_DISCARDED);
-	KUNIT_ASSERT_TRUE(test, is_free(pfn));
+	KUNIT_ASSERT_TRUE(test, is_free(suspect));
 	spin_lock_irq(&zone->lock);
-	fh_event(zone->freehint, pfn, ORDER, FH_FORGET);
-	fh_event(zone->freehint, pfn, ORDER, FH_SUSPECTED);
-	fh_event(zone->freehint, pfn + G, ORDER, FH_FOUND);
+	fh_event(zone->freehint, suspect, ORDER, FH_FORGET);
+	fh_event(zone->freehint, suspect, ORDER, FH_SUSPECTED);
+	fh_event(zone->freehint, other, ORDER, FH_FOUND);
 	spin_unlock_irq(&zone->lock);
 
-	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	KUNIT_ASSERT_TRUE(test, collect_with(test, suspect));
 	for (i = 0; i < user->batch->nr_ranges; i++) {
-		if (user->batch->ranges[i].pfn != pfn)
+		if (user->batch->ranges[i].pfn != suspect)
 			continue;
 		KUNIT_EXPECT_EQ(test, user->batch->ranges[i].nr_pages, G);
 		seen++;
 	}
 	KUNIT_EXPECT_EQ(test, seen, 1);
-	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn + G));
+	KUNIT_EXPECT_TRUE(test, has(user->batch, other));
 	return_as(user->batch, FREEHINT_DISCARDED);
+	freehint_rehint();
+}
+
+/* Nor does one join a neighbour that is just due, whichever of them comes first. */
+static void test_a_suspect_beside_another(struct kunit *test)
+{
+	unsigned long pfn = free_block(test);
+
+	expect_apart(test, pfn, pfn + G);
+	expect_apart(test, pfn + G, pfn);
+	settle(test);
 }
 
 /* A rehint does not touch what is out, and what was out comes back as it is said. */
