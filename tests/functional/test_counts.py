@@ -20,8 +20,8 @@ MOST_CALLS = 40
 MOST_NOTIFICATIONS = 16
 
 # A run is memory that one range could have named: neighbours within a section. Memory that
-# is freed a little later than its neighbours makes another range, and so does the end of
-# each hint. How many hints there are follows from when the host answers.
+# is freed a little later than its neighbours makes another range. So does the end of a
+# hint, and how many of these there are follows from when the host answers.
 SECTION = 128 * MIB
 GRANULE = 2 * MIB
 RANGES_A_RUN = 1.5
@@ -84,10 +84,15 @@ class CountsTest(unittest.TestCase):
             discarded = vm.query()["stats"]["discarded"]["bytes"] - discarded
             ranges = trace.ranges(mark)
             took["ranges"], took["runs"] = len(ranges), runs(ranges)
+            hints = {r.cookie for r in ranges}
+            took["runs of each"] = sum(
+                runs([r for r in ranges if r.cookie == cookie]) for cookie in hints
+            )
 
             self.assertGreater(discarded, 960 * MIB, took)
             self.assertLessEqual(took["calls"], MOST_CALLS, took)
             self.assertLessEqual(took["notifications"], MOST_NOTIFICATIONS, took)
+            self.assertEqual(took["ranges"], took["runs of each"], took)
             self.assertLessEqual(
                 took["ranges"], RANGES_A_RUN * took["runs"] + took["hints"], took
             )
