@@ -2007,9 +2007,11 @@ static void test_vhost_user_announced(void)
                          "{ 'chardev': 'vu0', 'addr': %s }",
                          stringify(BACK_END_SLOT));
     await_state(vm, VIRTIO_FREEHINT_STATE_VETOED);
+    qtest_qmp_eventwait(global_qtest, "FREEHINT_STATE_CHANGED");
     unplug(&end);
     await_active(vm);
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
     vm_stop(vm);
     back_end_remove(&end);
 }
