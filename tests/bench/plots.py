@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The report's plots, drawn by gnuplot from the series in the results."""
 
+import statistics
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from arms import BY_NAME
@@ -9,13 +11,16 @@ from results import LICENCE
 from samples import Sample, Samples
 
 HEAD = """\
-set terminal svg size 800,400 font 'sans,12' background rgb 'white'
+set terminal svg size 800,{height} font 'sans,12' background rgb 'white'
 set grid lc rgb '#dddddd'
 set key below
-set xlabel 'seconds'
 set yrange [0:*]
 """
 QEMU = "memory of QEMU"
+FIT = "Guests of 1 GiB in 2600 MiB before anything is swapped out"
+MEMORY = "set xlabel 'seconds'"
+# Seconds between the points of a band.
+STEP = 0.02
 COLOURS = {
     "off": "#888888",
     "balloon": "#d55e00",
@@ -29,34 +34,126 @@ class PlotError(Exception):
     """gnuplot is missing, or does not understand."""
 
 
-def draw(path: Path, title: str, what: str, samples: list[Sample]) -> None:
-    """Memory over time, a line for each sample's arm."""
-    lines = []
-    for index, sample in enumerate(samples):
-        points = "\n".join(f"{x} {y}" for x, y in sample["series"]["kept_mib"])
-        lines.append(f"$d{index} << EOD\n{points}\nEOD")
-    curves = [
-        f"$d{index} using 1:2 with steps lw 2 lc rgb '{COLOURS[s['arm']]}' "
-        f"title '{BY_NAME[s['arm']].title}'"
-        for index, s in enumerate(samples)
-    ]
-    labels = [f"set title '{title}'", f"set ylabel '{what}, MiB'"]
-    script = "\n".join([HEAD, *labels, *lines, "plot " + ", ".join(curves)])
+Points = list[tuple[float, float]]
+
+
+def draw(path: Path, title: str, what: str, script: list[str], height: int = 400) -> str:
+    """Have gnuplot draw a file; its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([HEAD.format(height=height), *script])
     try:
-        done = subprocess.run(
-            ["gnuplot"], input=script, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["gnuplot"], input=text, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise PlotError(
             "gnuplot is not installed: run scripts/install-deps --bench"
         ) from None
     if done.returncode or not done.stdout:
         raise PlotError(f"gnuplot draws no {path.name}: {done.stderr.strip()}")
-    # What those hear who do not see it.
+    # Screen readers read this.
     drawn = done.stdout.replace("<title>Gnuplot</title>", f"<title>{title}: {what}</title>")
     head, newline, rest = drawn.partition("\n")
     path.write_text(f"{head}{newline}<!-- {LICENCE} -->\n{rest}")
+    return path.name
+
+
+def block(name: str, rows: Iterable[Iterable[object]]) -> str:
+    """Data for gnuplot, by name."""
+    lines = (" ".join(str(value) for value in row) for row in rows)
+    return "\n".join([f"${name} << EOD", *lines, "EOD"])
+
+
+def step(points: Points, when: float) -> float:
+    """A size that stays as it is between its points."""
+    before = [y for x, y in points if x <= when]
+    return before[-1] if before else points[0][1]
+
+
+def band(series: list[Points]) -> list[tuple[float, float, float, float]]:
+    """Time, least, median and most, from 0 s on for as long as all of them last."""
+    end = min(points[-1][0] for points in series)
+    rows = []
+    for index in range(int(end / STEP) + 1):
+        when = index * STEP
+        found = [step(points, when) for points in series]
+        middle = statistics.median(found)
+        rows.append((round(when, 2), min(found), middle, max(found)))
+    return rows
+
+
+def draw_bands(path: Path, title: str, what: str, samples: Samples) -> str:
+    """Memory over time: each arm's median, in a band from its least to its most."""
+    script, fills, curves = [], [], []
+    for index, arm in enumerate(a for a in samples.arms() if a.name in COLOURS):
+        series = [sample["series"]["kept_mib"] for sample in samples.of(arm=arm.name)]
+        script.append(block(f"d{index}", band(series)))
+        colour = f"lc rgb '{COLOURS[arm.name]}'"
+        fills.append(
+            f"$d{index} using 1:2:4 with filledcurves fs transparent solid 0.3 {colour} notitle"
+        )
+        curves.append(f"$d{index} using 1:3 with lines lw 2 {colour} title '{arm.title}'")
+    script += [MEMORY, f"set title '{title}'", f"set ylabel '{what}, MiB'"]
+    script.append("set xrange [-0.5:*]")
+    return draw(path, title, what, [*script, "plot " + ", ".join(fills + curves)])
+
+
+def draw_curves(path: Path, title: str, what: str, samples: Samples) -> str:
+    """Memory over time: the first sample of each arm."""
+    script, curves = [], []
+    for index, sample in enumerate(one_each(samples)):
+        script.append(block(f"d{index}", sample["series"]["kept_mib"]))
+        name = sample["arm"]
+        curves.append(
+            f"$d{index} using 1:2 with steps lw 2 lc rgb '{COLOURS[name]}' "
+            f"title '{BY_NAME[name].title}'"
+        )
+    script += [MEMORY, f"set title '{title}'", f"set ylabel '{what}, MiB'"]
+    return draw(path, title, what, [*script, "plot " + ", ".join(curves)])
+
+
+def draw_beside_use(path: Path, title: str, what: str, samples: Samples) -> str:
+    """Memory over time and its lower bound: a panel for each arm's first sample."""
+    shown = [s for s in one_each(samples) if s["arm"] != "off"]
+    end = max(sample["series"]["kept_mib"][-1][0] for sample in shown)
+    caption = f"{title}: {what} (line) and its lower bound (grey), MiB"
+    script = [f"set multiplot layout {len(shown)},1 title '{caption}'"]
+    script += ["unset key", "set style fill solid", f"set xrange [0:{end}]", "set ytics 1000"]
+    script += ["set tmargin 2", "set bmargin 3"]
+    for sample in shown:
+        arm, series = sample["arm"], sample["series"]
+        script += [block("kept", series["kept_mib"]), block("bound", series["bound_mib"])]
+        if sample is shown[-1]:
+            script.append(MEMORY)
+        script += [
+            f"set title '{BY_NAME[arm].title}' offset 0,-0.7",
+            "plot $bound using 1:2 with fillsteps lc rgb '#cccccc', "
+            f"$kept using 1:2 with steps lw 2 lc rgb '{COLOURS[arm]}'",
+        ]
+    return draw(path, title, what, [*script, "unset multiplot"], 150 * len(shown))
+
+
+def draw_fit(path: Path, title: str, what: str, samples: Samples) -> str:
+    """How many guests fit: each arm's median, with its least and its most."""
+    arms = [arm for arm in samples.arms() if arm.name in COLOURS]
+    rows = []
+    for index, arm in enumerate(arms):
+        found = samples.of(arm=arm.name).values("guests")
+        rows.append((index, statistics.median(found), min(found), max(found)))
+    bars = [
+        f"$fit every ::{index}::{index} using 1:2 with boxes lc rgb '{COLOURS[arm.name]}' notitle"
+        for index, arm in enumerate(arms)
+    ]
+    names = ", ".join(f"'{arm.title}' {index}" for index, arm in enumerate(arms))
+    script = [
+        block("fit", rows),
+        "set style fill solid",
+        "set boxwidth 0.6",
+        f"set xrange [-0.6:{len(arms) - 0.4}]",
+        f"set xtics ({names})",
+        f"set title '{title}'",
+        f"set ylabel '{what}'",
+    ]
+    whiskers = "$fit using 1:3:(0):($4-$3) with vectors nohead lw 3 lc rgb 'black' notitle"
+    return draw(path, title, what, [*script, "plot " + ", ".join([*bars, whiskers])])
 
 
 def one_each(samples: Samples) -> list[Sample]:
@@ -67,13 +164,18 @@ def one_each(samples: Samples) -> list[Sample]:
 
 def draw_all(samples: Samples, folder: Path) -> list[str]:
     """Every plot that there are samples for; their file names."""
-    drawn = []
-    for name, title, what, part in (
-        ("lag", "1 GiB freed at 0 s", QEMU, samples.of("lag", mib=1024, huge=True)),
-        ("footprint", "1.5 GiB used and freed, 5 s idle", QEMU, samples.of("footprint", idle_s=5)),
-        ("compiling", "Compiling Lua, then cleaning up", "guest RAM", samples.of("compiling")),
-    ):
-        if part:
-            draw(folder / f"{name}.svg", title, what, one_each(part))
-            drawn.append(f"{name}.svg")
-    return drawn
+    lag = samples.of("lag", mib=1024, huge=True)
+    footprint = samples.of("footprint", idle_s=5)
+    compiling = samples.of("compiling")
+    fit = samples.of("overcommit", kind="fit")
+    plots = (
+        (draw_bands, "lag", "1 GiB freed at 0 s", QEMU, lag),
+        (draw_beside_use, "footprint", "1.5 GiB used and freed, 5 s idle", QEMU, footprint),
+        (draw_curves, "compiling", "Compiling Lua, then cleaning up", "guest RAM", compiling),
+        (draw_fit, "fit", FIT, "guests", fit),
+    )
+    return [
+        draw(folder / f"{name}.svg", title, what, part)
+        for draw, name, title, what, part in plots
+        if part
+    ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The benchmarks can be run, and what they say follows from what was measured."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import report
 from meters import TraceLog
-from plots import draw_all
+from plots import band, draw_all
 from results import Results, ResultsError, changes, load, load_all
 from samples import Samples
 from spread import spread
@@ -115,6 +116,22 @@ class ReportTest(unittest.TestCase):
             drawn = draw_all(Samples(self.results().samples), Path(folder))
             self.assertEqual(drawn, ["lag.svg"])
             self.assertIn("</svg>", (Path(folder) / "lag.svg").read_text())
+
+    @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
+    def test_each_published_plot_can_be_drawn_again(self) -> None:
+        results = load_all([report.DOCS / "benchmarks" / "results.json"])
+        linked = re.findall(r"\(benchmarks/(\S+\.svg)\)", report.text_of(results))
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = draw_all(Samples(results.samples), Path(folder))
+        self.assertEqual(sorted(drawn), sorted(linked))
+        for name in linked:
+            picture = (report.DOCS / "benchmarks" / name).read_text()
+            self.assertRegex(picture, "<title>.+: .+</title>")
+
+    def test_a_band_is_as_long_as_all_of_its_samples(self) -> None:
+        rows = band([[(-1, 5), (0.5, 1)], [(0, 9), (0.02, 4), (9, 0)], [(0, 6), (9, 6)]])
+        self.assertEqual(rows[:2], [(0, 5, 6, 9), (0.02, 4, 5, 6)])
+        self.assertEqual(rows[-1], (0.5, 1, 4, 6))
 
     def test_results_survive_saving_and_merging(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

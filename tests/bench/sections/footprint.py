@@ -10,6 +10,8 @@ A guest of 2 GiB uses 1.5 GiB for 2 s, frees it and idles, in cycles. The tables
 mean of QEMU's memory from the first cycle to the end of the last, in MiB; the lower bound
 of that, by the guest's free blocks of 2 MiB or more, which includes QEMU's own memory;
 and the efficiency: which part of the memory that could have been with the host was there.
+The picture shows the first sample of each arm. The longest run took a minute or so: no
+guest was watched for a day.
 """
 
 
@@ -26,7 +28,7 @@ def efficiency(samples: Samples) -> float | None:
 
 
 def section(samples: Samples) -> list[str]:
-    lines = [TEXT, "![QEMU's memory over time](benchmarks/footprint.svg)", ""]
+    lines = [TEXT, "![QEMU's memory over time, and its lower bound](benchmarks/footprint.svg)", ""]
     lines += by_arm("QEMU's mean, MiB", samples, name, shown("mean", number(0, MIB)))
     lines += by_arm("bound, MiB", samples, name, shown("bound", number(0, MIB)))
     rows = []

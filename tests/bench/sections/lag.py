@@ -11,6 +11,7 @@ pages unless the row says otherwise. The tables show the seconds from when it be
 free until a part of that is back at the host. Between two sizes the guest rests until
 all is quiet, with freehint for 11 s more, so that no history says that the memory will
 be used again. "not seen": not within 20 s, or nothing came for 5 s once 90 % were back.
+The picture shows medians, in bands from the lowest to the highest of the samples.
 """
 
 PRICE = """\
