@@ -169,7 +169,7 @@ class ExporterTest(unittest.TestCase):
     @unittest.skipUnless(shutil.which("prometheus"), MISSING)
     def test_prometheus_reads_it(self) -> None:
         vm = self.fake("vm", "off")
-        target = urllib.parse.urlparse(self.export(vm.path)).netloc
+        target = urllib.parse.urlparse(self.export(vm.path, "gone=/nowhere")).netloc
         with socket.create_server(("127.0.0.1", 0)) as free:
             place = f"127.0.0.1:{free.getsockname()[1]}"
         config = self.folder / "prometheus.yml"
@@ -204,14 +204,23 @@ class ExporterTest(unittest.TestCase):
         self.assertEqual(found[0]["metric"]["vm"], "vm")
         self.assertTrue(wait_for("up", lambda: result("up == 1")))
         self.assertEqual(result("freehint_works")[0]["value"][1], "0")
-        # Prometheus can evaluate the dashboard's queries and the rules.
+        # Each query of the dashboard finds something, with the labels that the panel names.
         panels = json.loads((TOOLS / "dashboard.json").read_text())["panels"]
-        queries = [target["expr"] for panel in panels for target in panel["targets"]]
+        queries = [(panel, part) for panel in panels for part in panel["targets"]]
         self.assertGreater(len(queries), 10)
-        for query in queries:
-            query = query.replace("$vm", ".*").replace("$__rate_interval", "1m")
+        for panel, part in queries:
+            query = part["expr"].replace("$vm", ".*").replace("$__rate_interval", "1m")
             with self.subTest(query):
-                self.assertIsNotNone(result(query))
+                found = wait_for(f"an answer to {query}", lambda: result(query))
+                labels = set().union(*(series["metric"] for series in found))
+                named = set(re.findall(r"{{(\w+)}}", part["legendFormat"]))
+                for change in panel.get("transformations", []):
+                    named |= set(change["options"]["indexByName"])
+                    self.assertLessEqual(labels, named | set(change["options"]["excludeByName"]))
+                self.assertLessEqual(named, labels)
+        # Its list of VMs, too.
+        names = ask("label/vm/values?match[]=freehint_monitor_up")
+        self.assertEqual(names, ["gone", "vm"])
         groups = wait_for("rules", lambda: ask("rules"))["groups"]
         names = [rule["name"] for group in groups for rule in group["rules"]]
         said = re.findall(r"- alert: (\w+)", (TOOLS / "alerts.yml").read_text())
