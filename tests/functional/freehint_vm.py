@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our guest in our QEMU: boot it, run commands in it, watch its memory.
 
-The demo and the functional tests are built on this. Times are the host's
-time.monotonic() in seconds, also those of things that happened in the guest;
-sizes are bytes.
+The demo and the functional tests are built on this. All times, those of the guest's events
+included, are the host's time.monotonic() in seconds; sizes are bytes.
 """
 
 import base64
@@ -36,33 +35,33 @@ from splats import complaints  # noqa: E402
 
 MIB = 1 << 20
 DEVICE_ID = "fh0"
-# One of its variants is in a directory of its own, "linux-debug" for instance.
+# A variant of the kernel has its own directory, "linux-debug" for instance.
 KERNEL = BUILD / os.environ.get("FREEHINT_KERNEL", "linux") / "arch/x86/boot/bzImage"
 QEMU = BUILD / "qemu" / "qemu-system-x86_64"
-# One that needs modules to boot has an image of its own.
+# A kernel that needs modules to boot has its own image.
 INITRAMFS = KERNEL.parents[3] / "initramfs.cpio.gz"
 if not INITRAMFS.exists():
     INITRAMFS = BUILD / "guest" / "initramfs.cpio.gz"
-# Where the kernel does not have the driver in it, it is the last disk, by this name.
+# If the driver is not built into the kernel, the last disk has it, by this name.
 MODULE = KERNEL.parents[3] / "drivers/virtio/freehint/virtio_freehint.ko"
 MODULE_DISK = "freehint-module"
-# For whoever debugs: more arguments for QEMU and for the guest's kernel.
+# For debugging: additional arguments for QEMU and for the guest's kernel.
 MORE_ARGS = tuple(shlex.split(os.environ.get("FREEHINT_QEMU_ARGS", "")))
 MORE_APPEND = os.environ.get("FREEHINT_APPEND", "")
-# Where to leave what gcov has counted in a guest whose kernel has it; scripts/coverage.
+# Folder for the counts of gcov, if the guest's kernel has it; see scripts/coverage.
 COVERAGE = os.environ.get("FREEHINT_COVERAGE", "")
 SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 COUNTERS = "/sys/kernel/debug/virtio_freehint/virtio*"
 TRACING = "/sys/kernel/tracing"
 
-# A host that is busy may not let the timer tick while the kernel looks whether it does.
+# On a busy host, the timer may not tick while the kernel checks that it does.
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 
-# How often a port that is silent is sent something, in seconds.
+# A silent port is sent something this often, in seconds.
 NUDGE = 5
 
-# What reports free memory: nothing, our device, the one that can be made slow or wrong,
-# or the balloon.
+# What reports free memory: nothing, our device, the test device, which can be made slow or
+# wrong, or the balloon.
 REPORTERS: dict[str, list[str]] = {
     "none": [],
     "freehint": ["-device", f"virtio-freehint-pci,id={DEVICE_ID}"],
@@ -70,10 +69,10 @@ REPORTERS: dict[str, list[str]] = {
     "balloon": ["-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"],
 }
 
-# The driver takes what it is offered.
+# The driver accepts a packed ring if the device offers one.
 PACKED_RING = ("-global", "virtio-freehint-device.packed=on")
 
-# A port for one device that comes and goes; the guest's PCIe hotplug sees to it.
+# A port for one device that is plugged and unplugged, through the guest's PCIe hotplug.
 PORT = "port1"
 HOTPLUG_PORT = (
     *("-device", f"pcie-root-port,id={PORT},chassis=1,slot=1"),
@@ -82,11 +81,11 @@ HOTPLUG_PORT = (
 
 
 class GuestError(Exception):
-    """The guest did not do what it was to do."""
+    """The guest did not do what it was told."""
 
 
 class GuestTimeout(GuestError):
-    """A command in the guest has not ended in time."""
+    """A command in the guest did not end in time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +113,8 @@ class _Command:
 class GuestAgent:
     """The host's end of tests/guest/agent.c, which documents the protocol.
 
-    When the guest moves to another QEMU it takes along its commands, which
-    `origin` has started, and does not say hello again.
+    A guest that moves to another QEMU takes along the commands that `origin` has started,
+    and does not say hello again.
     """
 
     def __init__(
@@ -126,11 +125,11 @@ class GuestAgent:
         self._ids: Iterator[int] = origin._ids if origin else itertools.count(1)
         self._up = threading.Event()
         self._closed = threading.Event()
-        # Host time minus guest time of the latest messages. Each is the true
-        # difference plus what the message took, so the least is the best.
+        # Host time minus guest time of the latest messages. Each is the true difference
+        # plus the time the message took, so the smallest is the most accurate.
         self._offsets: deque[float] = deque(maxlen=50)
         self.free: int | None = None
-        # How many kernels of the guest's have said hello.
+        # How many kernels have said hello in this guest.
         self.boots = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -139,7 +138,7 @@ class GuestAgent:
         return self._up.wait(timeout)
 
     def host_time(self, guest_ms: float) -> float:
-        """When it was, for the host, so many ms by the guest's CLOCK_MONOTONIC."""
+        """Convert a time of the guest's CLOCK_MONOTONIC, in ms."""
         return guest_ms / 1000 + min(self._offsets)
 
     def start(self, command: str) -> _Command:
@@ -151,8 +150,8 @@ class GuestAgent:
     def finish(self, entry: _Command, timeout: float) -> Finished:
         """Wait for its end.
 
-        When a guest has woken up, Linux may hold back what goes to a port until
-        something comes from there. So an empty line is sent now and then.
+        After a guest has woken up, Linux may hold back output to a port until input comes
+        from there. So we send an empty line now and then.
         """
         deadline = time.monotonic() + timeout
         nudge = time.monotonic() + NUDGE
@@ -181,7 +180,7 @@ class GuestAgent:
                 for line in stream:
                     self._handle(line.rstrip("\n"))
         except OSError:
-            # Closed on our side, or QEMU is gone; `_closed` tells both.
+            # We closed it, or QEMU is gone; `_closed` says so in either case.
             pass
         self._closed.set()
 
@@ -220,7 +219,7 @@ class GuestAgent:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Memory at a moment; `free` is the guest's word and may be 0.1 s old."""
+    """Memory at a moment; `free` is guest-reported and may be 0.1 s old."""
 
     when: float
     rss: int
@@ -228,7 +227,7 @@ class Sample:
 
 
 class MemoryWatch:
-    """Samples QEMU's resident memory, and the guest's free memory, all along."""
+    """Keeps sampling QEMU's resident memory and the guest's free memory."""
 
     INTERVAL = 0.02
 
@@ -273,8 +272,8 @@ class MemoryWatch:
 class FreehintVM:
     """A running guest; use it as a context manager.
 
-    With `origin` there is no guest yet: it comes from there, see migration.py. If it
-    `wakes`, it was hibernated there, and boots.
+    With `origin` there is no guest yet: it migrates from there, see migration.py. With
+    `wakes`, it was hibernated there, and boots here.
     """
 
     _numbers = itertools.count(1)
@@ -301,7 +300,7 @@ class FreehintVM:
         self._incoming = origin and not wakes
         self.agent: GuestAgent
         accel = accel or accelerator.chosen(BUILD)
-        # A file keeps what the kernel said for whoever looks into a failure.
+        # The kernel's messages stay in a file, to look into failures.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{next(self._numbers)}.log"
         self.console.parent.mkdir(parents=True, exist_ok=True)
         host_end, guest_end = socket.socketpair()
@@ -329,7 +328,7 @@ class FreehintVM:
         )
 
     def _boot_args(self, kernel: Path, initramfs: Path, append: str) -> tuple[str, ...]:
-        """What it boots, with a console."""
+        """QEMU's options for kernel, initramfs and console."""
         return (
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
             *("-append", f"{COMMAND_LINE} {append} {MORE_APPEND}"),
@@ -338,7 +337,7 @@ class FreehintVM:
 
     @staticmethod
     def _without_pci(machine: str, *args: str) -> list[str]:
-        """The same devices on virtio-mmio, where the machine has no PCI."""
+        """The same devices, on virtio-mmio if the machine has no PCI."""
         if machine != "microvm":
             return list(args)
         return [re.sub(r"^(virtio-[a-z-]+)-pci\b", r"\1-device", arg) for arg in args]
@@ -425,7 +424,7 @@ class FreehintVM:
         self.check("insmod /tmp/virtio_freehint.ko")
 
     def wait_boots(self, boots: int, timeout: float = 240) -> None:
-        """Wait until so many kernels have booted, the first one included."""
+        """Wait until this many kernels have booted, the first one included."""
         deadline = time.monotonic() + timeout
         while self.agent.boots < boots:
             if not self.machine.is_running() or time.monotonic() > deadline:
@@ -444,7 +443,7 @@ class FreehintVM:
         return self.finish(self.start(command), timeout)
 
     def check(self, command: str, timeout: float = 120) -> str:
-        """Run a shell command that has to succeed; its output."""
+        """Run a shell command that has to succeed; return its output."""
         result = self.run(command, timeout)
         if result.status:
             raise GuestError(
@@ -453,7 +452,7 @@ class FreehintVM:
         return result.output
 
     def wait_output(self, entry: _Command, line: str, timeout: float = 120) -> None:
-        """Wait until a command that was started has written a line."""
+        """Wait until a started command has written a line."""
         deadline = time.monotonic() + timeout
         while line not in entry.lines:
             if entry.done.is_set() or time.monotonic() > deadline:
@@ -472,28 +471,27 @@ class FreehintVM:
             self.check(f"echo 1 > {TRACING}/events/{event}/enable")
 
     def traced(self, *words: str) -> list[str]:
-        """The lines with one of the words that were traced since the last call.
+        """The traced lines since the last call that have one of the words.
 
-        A trace is long, and a terminal in the guest is slow, so what is of no
-        interest stays there.
+        A trace is long and a terminal in the guest is slow, so all other lines stay there.
         """
         wanted = " ".join(f"-e '{word}'" for word in words)
         command = f"grep -F {wanted} {TRACING}/trace; echo > {TRACING}/trace"
         return [line for line in self.check(command).splitlines() if line]
 
     def _is_up(self) -> bool:
-        """A guest that was stopped, or moved elsewhere, cannot be asked."""
+        """A guest that was stopped, or that moved away, cannot be asked."""
         if not self.machine.is_running():
             return False
         status: Any = self.machine.cmd("query-status")
         return bool(status["running"])
 
     def splats(self) -> list[str]:
-        """From the first complaint of the guest's kernel on, what it said."""
+        """All messages of the guest's kernel, from its first complaint on."""
         return complaints(self.check("dmesg")) if self._is_up() else []
 
     def _save_coverage(self, folder: Path) -> None:
-        """A file for each of the kernel's objects that counts what it executes."""
+        """Save a file of counts for each object of the kernel that has gcov."""
         folder.mkdir(parents=True, exist_ok=True)
         found = "find /sys/kernel/debug/gcov -name '*.gcda'"
         lines = self.check(f"{found} | while read f; do echo $f; base64 $f; echo -; done")
@@ -504,7 +502,7 @@ class FreehintVM:
     # -- devices --
 
     def wait_unplugged(self, device: str, timeout: float = 60) -> None:
-        """Wait until the guest has let go of a device, and QEMU of its model."""
+        """Wait until the guest has released a device and QEMU has deleted it."""
         match = {"data": {"device": device}}
         if not self.machine.event_wait("DEVICE_DELETED", timeout=timeout, match=match):
             raise GuestError(f"not within {timeout:.0f} s: {device} is unplugged")
@@ -525,7 +523,7 @@ class FreehintVM:
         self.machine.cmd("freehint-set", id=DEVICE_ID, enabled=enabled)
 
     def flush(self, timeout_ms: int = 10000, compact: bool = False) -> dict[str, Any]:
-        """Flush, and wait until it has ended; how it has."""
+        """Flush, wait for the end, and return the outcome."""
         started: Any = self.machine.cmd(
             "freehint-flush", id=DEVICE_ID, timeout_ms=timeout_ms, compact=compact
         )
@@ -542,13 +540,13 @@ class FreehintVM:
     # -- memory --
 
     def settle(self, quiet: float = 1.0, timeout: float = 60) -> int:
-        """Wait until QEMU's memory has not changed by 1 MiB for a while."""
+        """Wait until QEMU's memory has been stable, within 1 MiB, for a while."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             time.sleep(0.1)
             recent = [s.rss for s in self.memory.since(time.monotonic() - quiet)]
             covered = self.memory.samples[0].when < time.monotonic() - quiet
-            # A busy host may have taken none.
+            # On a busy host there may be no samples.
             if covered and recent and max(recent) - min(recent) < MIB:
                 return recent[-1]
         raise GuestError(f"memory has not settled within {timeout:.0f} s")
@@ -558,7 +556,7 @@ class FreehintVM:
     ) -> float | None:
         """When QEMU's memory first was at most `limit`; None if it never was.
 
-        Looks from now on, or at what has been `since` then, too.
+        Looks at samples from now on, or at those `since` a time as well.
         """
         start = time.monotonic()
         while time.monotonic() < start + timeout:

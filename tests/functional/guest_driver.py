@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver in the guest: what it says of itself, binding it, its memory."""
+"""The driver in the guest: what it reports, how to bind it, its memory."""
 
 import re
 import time
@@ -12,14 +12,14 @@ DRIVER = "/sys/bus/virtio/drivers/virtio_freehint"
 DEVICES = "/sys/bus/virtio/devices"
 CHECK = "/sys/kernel/debug/freehint/check"
 
-# What became of the bytes that the driver hinted; the rest is in flight.
+# The outcomes of hinted bytes; all other hinted bytes are in flight.
 OUTCOMES = ("discarded", "declined", "throttled", "never", "failed", "aborted", "leaked")
 
-# What the driver may leave on the free lists for the guest's own needs.
+# How much the driver may leave unhinted, for the guest's own needs.
 KEPT = 32 * MIB
 
-# What pages may be missing, in bytes, where all memory has to be accounted
-# for: slab caches, page tables and the like grow for reasons of their own.
+# How many bytes may be missing where all memory has to be accounted for: slab caches, page
+# tables and the like grow for other reasons.
 MEMORY_SLACK = 6 * MIB
 
 
@@ -38,12 +38,12 @@ class GuestDriver:
     def __init__(self, vm: FreehintVM) -> None:
         self._vm = vm
 
-    # -- the device, as this driver is shown it --
+    # -- the device, as it presents itself to this driver --
 
     def set_faults(self, **faults: int) -> None:
-        """What the device does wrong from now on, instead of what it did so far.
+        """Set the device's faults; they replace those that were set before.
 
-        See qemu-device/hw/virtio/virtio-freehint-testdev.c; "_" is for "-".
+        See qemu-device/hw/virtio/virtio-freehint-testdev.c; write "_" for "-".
         """
         value = {name.replace("_", "-"): number for name, number in faults.items()}
         self._vm.machine.cmd(
@@ -54,7 +54,7 @@ class GuestDriver:
         )
 
     def hold(self) -> None:
-        """Have the first free memory of each zone in flight, until faults are set anew."""
+        """Keep the first free memory of each zone in flight until the next set_faults()."""
         self._vm.set_enabled(False)
         self.set_faults(hang=1)
         self._vm.set_enabled(True)
@@ -67,7 +67,7 @@ class GuestDriver:
         wait_for("hints are in flight, and no more come", is_stable)
 
     def wait_in_flight(self) -> None:
-        """Wait until the device has hints; it says so sooner than the guest."""
+        """Wait until the device has hints; it reports that earlier than the guest."""
         wait_for(
             "hints are in flight",
             lambda: self._vm.query()["stats"]["in-flight"]["bytes"],
@@ -80,7 +80,7 @@ class GuestDriver:
         assert self._vm.query()["rehint-epoch"] != before
 
     def set_timeout(self, ms: int) -> None:
-        """For how long the driver waits for an answer from now on."""
+        """Set how long the driver waits for an answer."""
         self._vm.check(f"echo {ms} >/sys/module/virtio_freehint/parameters/timeout_ms")
 
     # -- binding --
@@ -91,39 +91,39 @@ class GuestDriver:
         return path.split("/")[-2]
 
     def is_bound(self) -> bool:
-        """The link is there before the probe has ended, what is below it is not."""
+        """The link exists before the probe has ended; the files below it do not."""
         return self._vm.run(f"ls {DRIVER}/virtio*/freehint/status").status == 0
 
     def bind(self) -> bool:
-        """Returns whether the driver took the device."""
+        """Return whether the driver took the device."""
         return self._vm.run(f"echo {self.device()} >{DRIVER}/bind").status == 0
 
     def unbind(self, timeout: float = 60) -> None:
         self._vm.check(f"echo {self.device()} >{DRIVER}/unbind", timeout)
 
     def allow(self, allowed: bool) -> None:
-        """As the guest's administrator: with False, the driver has nothing from here."""
+        """What the guest's administrator does; with False, the driver then holds no memory."""
         self._vm.check(f"echo {int(allowed)} | tee {DRIVER}/virtio*/freehint/allowed")
 
-    # -- what it says --
+    # -- what it reports --
 
     def attribute(self, name: str) -> str:
         return self._vm.check(f"cat {DRIVER}/virtio*/freehint/{name}")
 
     def counters(self) -> dict[str, int]:
-        """What the driver has counted, as of one moment."""
+        """The driver's counters."""
         lines = self._vm.check(f"cat {COUNTERS}").splitlines()
         pairs = (line.split() for line in lines)
         return {name: int(value) for name, value in pairs}
 
     def unaccounted(self) -> int:
-        """Hinted bytes that are neither in flight nor have an outcome: zero."""
+        """Hinted bytes that are not in flight and have no outcome; must be zero."""
         counters = self.counters()
         known = sum(counters[f"{name}_bytes"] for name in OUTCOMES)
         return counters["hinted_bytes"] - known - counters["in_flight_bytes"]
 
     def wait_accounted(self) -> None:
-        """Wait for that. Counters are read one by one while hints come and go."""
+        """Wait for zero: while hints come and go, the counters are not read at once."""
         wait_for("each hint has an outcome", lambda: self.unaccounted() == 0)
 
     def engine(self) -> str:
@@ -131,9 +131,9 @@ class GuestDriver:
         return self.attribute("engine")
 
     def violations(self) -> int:
-        """Granules whose state contradicts the allocator's lists: zero.
+        """Granules whose state contradicts the allocator's lists; must be zero.
 
-        Page reporting has no state of theirs.
+        With page reporting, granules have no state.
         """
         if self.engine() == "page-reporting":
             return 0
@@ -147,7 +147,7 @@ class GuestDriver:
         return mark
 
     def log(self, mark: str) -> list[str]:
-        """What the driver and the engine wrote to the kernel's log since then."""
+        """What the driver and the engine wrote to the kernel's log since `mark`."""
         lines = self._vm.check("dmesg").splitlines()
         start = next(i for i, line in enumerate(lines) if mark in line)
         return [line for line in lines[start:] if "freehint" in line]
@@ -188,9 +188,9 @@ class GuestDriver:
         return free
 
     def missing(self, before: dict[str, int]) -> dict[str, int]:
-        """Bytes that each zone has lost since then for good, where that is much.
+        """Bytes that each zone has lost for good since `before`, if they are many.
 
-        A cache that is dropped to look is hinted, and not free for a moment.
+        Caches that are dropped for the count are hinted, so they are not free for a moment.
         """
         for pause in 0, 1, 2, 4, 8:
             time.sleep(pause)

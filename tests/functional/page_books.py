@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Exact accounts of the pages that the driver takes off the free lists and puts back."""
+"""An exact account of the pages that the driver takes off the free lists and puts back."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ _EVENT = re.compile(r"freehint_(take|give): pfn=(0x[0-9a-f]+) order=(\d+)")
 
 
 class PageBooks:
-    """Kept by the guest's kernel, in its trace, from when the driver has no memory."""
+    """Reads the trace of the guest's kernel. Start it when the driver holds no memory."""
 
     def __init__(self, vm: FreehintVM) -> None:
         self._vm = vm
@@ -22,9 +22,9 @@ class PageBooks:
         return sum(map(int, re.findall(r"^(?:commit )?overrun: (\d+)$", stats, re.M)))
 
     def close(self) -> list[str]:
-        """What does not add up, now that the driver has nothing; then begin anew.
+        """Return what does not add up, and begin anew. The driver must hold no memory.
 
-        A block can come back in other pieces than it went in: pages are what counts.
+        A block can be given back in pieces of other sizes, so pages are counted.
         """
         wrong = [f"{lost} events are lost"] if (lost := self._lost_events()) else []
         out: Counter[int] = Counter()

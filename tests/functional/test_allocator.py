@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hints and the guest's page allocator, whose memory they are about.
+"""Hints and the guest's page allocator.
 
-What is known of free memory stays known, whatever blocks it is in. Who needs memory
-that is in flight waits for it, for an answer or a second: there, the device is told
-not to answer, and then, or not, to go on. One guest for all cases: each starts with
-a device that behaves.
+A granule keeps its state when blocks are merged or split. Whoever needs memory that is in
+flight waits for an answer, for a second at most: for those cases the device is told to
+hold its answers, and then to go on, or not. One guest for all cases: each starts with a
+device that behaves.
 """
 
 import re
@@ -19,7 +19,7 @@ from test_zones import GRANULE_PAGES, HintedBlocks, zones
 BLOCKS = "/sys/devices/system/memory"
 BLOCK_PAGES = 128 * MIB // 4096
 MOVABLE_MIB = 256
-# All of it can go offline: what the boot allocator has is elsewhere.
+# All of it can go offline, as the boot allocator uses other memory.
 DIMM = (
     *("-m", "slots=1,maxmem=4G"),
     *("-object", f"memory-backend-ram,id=d0,size={MOVABLE_MIB}M"),
@@ -29,18 +29,18 @@ FRAGMENT_MIB = 160
 # The movable zone, and about half of the area for contiguous allocations.
 USED_MIB = MOVABLE_MIB + 512
 
-# How long those in need wait at most, FH_WAIT_MS, and what a busy host makes of it.
+# How long an allocation waits at most, FH_WAIT_MS, and how long on a busy host.
 WAIT, AT_MOST = 1.0, 10.0
-# How long a device takes that answers in time.
+# How long a slow device takes to answer.
 SLOW = 0.3
-# An attempt at a contiguous allocation that failed, and the end of them all.
+# A failed attempt at a contiguous allocation, and the end of the last attempt.
 ATTEMPT, ALLOCATED = "cma/cma_alloc_busy_retry", "cma/cma_alloc_finish"
-# So few at the start of the area that all of them are in flight.
+# So few pages at the start of the area that all of them are in flight.
 FEW_PAGES = 2048
-# Offlining looks for pages that are not on the free lists.
+# With this event, offlining looks for pages that are not on the free lists.
 LOOK = "page_isolation/test_pages_isolated"
-# Where the address of a page is written that is to fail, and what becomes of pages:
-# bits in /proc/kpageflags.
+# To make a page fail, its address is written to this file; bits in /proc/kpageflags say
+# what became of it.
 HARD_OFFLINE = "/sys/devices/system/memory/hard_offline_page"
 BUDDY, HWPOISON = 10, 19
 # The device is not reset while the guest waits for it.
@@ -79,9 +79,9 @@ class AllocatorTest(unittest.TestCase):
     # -- helpers --
 
     def timed(self, command: str, slow: bool) -> tuple[float, Finished]:
-        """How long a command takes in the guest, and how it ends.
+        """How long a command takes in the guest, and its result.
 
-        A device that is slow answers meanwhile, one that isn't does not answer.
+        A `slow` device answers meanwhile, any other one does not answer.
         """
         entry = self.vm.start(f"time sh -c '{command}'")
         if slow:
@@ -105,17 +105,18 @@ class AllocatorTest(unittest.TestCase):
         read = f"dd if=/proc/kpageflags bs=8 skip={pfn} count=1 2>/dev/null"
         return bool(int(self.vm.check(f"{read} | od -A n -t u8")) >> flag & 1)
 
-    # -- what is known --
+    # -- states of granules --
 
     def hinted_by_flush(self, within: range) -> set[int]:
-        """The granules of a range of page frames that were not hinted before."""
+        """The granules in a range of page frames that a flush hints."""
         with HintedBlocks(self.vm) as hinted:
             self.assertEqual(self.vm.flush()["result"], "done")
         pfns = (pfn for block in hinted.blocks for pfn in block[::GRANULE_PAGES])
         return {pfn // GRANULE_PAGES for pfn in pfns if pfn in within}
 
     def test_contiguous_allocation_ends_what_is_known_of_what_it_takes(self) -> None:
-        """Not of what it isolates, but for the other half of a block that is taken apart."""
+        """Granules that it only isolates keep their state, except the other half of a
+        block that is split."""
         area = self.area()
         pfns = self.pfns(area)
         self.hinted_by_flush(pfns)
@@ -131,7 +132,7 @@ class AllocatorTest(unittest.TestCase):
                 self.assertLessEqual(again, halves)
 
     def test_merging_leaves_what_is_known_of_neighbours(self) -> None:
-        """A page in use of each largest block keeps one of its two granules."""
+        """In each largest block, a page in use keeps one of the two granules in use."""
         movable = zones(self.vm)["0 Movable"]
         fragment = self.vm.start(f"fragment -m {FRAGMENT_MIB} -k {2 * GRANULE_PAGES}")
         self.vm.wait_output(fragment, "ready")
@@ -146,7 +147,8 @@ class AllocatorTest(unittest.TestCase):
     # -- contiguous allocations --
 
     def test_contiguous_allocation_gets_what_a_slow_device_has(self) -> None:
-        """At the first attempt: all of the area, as the device has some at its top."""
+        """It succeeds at the first attempt. It takes all of the area, as the device has
+        memory at the area's top."""
         area = self.area()
         self.driver.hold()
         self.vm.trace(ATTEMPT, ALLOCATED)
@@ -160,7 +162,7 @@ class AllocatorTest(unittest.TestCase):
         self.assertIn(f"pfn={base:#x} ", events[0])
 
     def test_contiguous_allocation_fails_soon_with_a_dead_device(self) -> None:
-        """Of the whole area, for which there is but one attempt."""
+        """It takes the whole area, for which there is only one attempt."""
         area = self.area()
         self.driver.hold()
         took, result = self.timed(f"cat {area}/count >{area}/alloc", slow=False)
@@ -169,7 +171,7 @@ class AllocatorTest(unittest.TestCase):
         self.assertLess(took, AT_MOST)
 
     def test_the_area_for_them_is_used_from_the_top(self) -> None:
-        """Hints leave it so: they look for room from the bottom up."""
+        """Contiguous allocations search from the bottom up; hints keep the bottom free."""
         pfns = self.pfns(self.area())
         self.driver.move_epoch()
         self.driver.settle()
@@ -186,7 +188,7 @@ class AllocatorTest(unittest.TestCase):
     # -- offlining --
 
     def block_in_flight(self) -> str:
-        """Have memory of a block that can go offline in flight; its state file."""
+        """Bring memory of a block that can go offline in flight; the block's state file."""
         movable = zones(self.vm)["0 Movable"]
         with HintedBlocks(self.vm) as hinted:
             self.driver.hold()
@@ -217,14 +219,14 @@ class AllocatorTest(unittest.TestCase):
     # -- memory errors --
 
     def test_a_page_that_fails_in_flight_does_not_come_back(self) -> None:
-        """All others of its block do, and are free again."""
+        """All other pages of its block come back, and are free again."""
         low = zones(self.vm)["0 DMA32"]
         with HintedBlocks(self.vm) as hinted:
             self.driver.hold()
         block = next(block for block in hinted.blocks if block[0] in low)
         bad = block[len(block) // 2 + 5]
-        # Nobody uses it, and it is on no free list: that there is nothing to do about
-        # it is how that ends.
+        # The write fails, as there is nothing to do: nobody uses the page, and it is on no
+        # free list.
         self.vm.run(f"echo {bad * 4096:#x} >{HARD_OFFLINE}")
         self.assertTrue(self.is_page(bad, HWPOISON))
         self.driver.set_faults()
@@ -244,7 +246,7 @@ class AllocatorTest(unittest.TestCase):
     # -- running out of memory --
 
     def test_the_oom_killer_waits_not_much_longer_for_a_dead_device(self) -> None:
-        """And when it has killed, memory is left alone for a while."""
+        """After a kill, the driver hints nothing for a while."""
         victim = self.vm.start("toucher -m 128 -k 60000")
         wait_for("memory is in use", lambda: self.vm.run("pidof toucher").status == 0)
         self.driver.hold()

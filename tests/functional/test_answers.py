@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver and a device that answers wrongly, or with refusals.
+"""The driver and a device whose answers are wrong, or refusals.
 
-The device's property x-faults makes it do so; what it really did is in its
-trace. One guest for all cases: each starts with a device that behaves.
+The device's property x-faults selects the fault; the trace has what the device really did.
+One guest for all cases: each starts with a device that behaves.
 """
 
 import time
@@ -14,15 +14,15 @@ from hint_trace import HintTrace
 from page_books import PageBooks
 
 DISCARDED, DECLINED, THROTTLED, FAILED = 0x10, 0x20, 0x21, 0x30
-# The last two are not in the specification, but of that class.
+# The last two are not in the specification, but belong to that class.
 NEVER = (*range(0x40, 0x48), 0x48, 0xFF)
-# None of these is, and none is: zero, one beside each class, and the last below.
+# No status of the specification: zero, one beside each class, and the last below 0x40.
 UNKNOWN = (0x00, 0x11, 0x22, 0x31, 0x3F)
 
 ACK_BYTES = 16
-# For how long nothing happens to be taken as nothing will.
+# If nothing happens for so long, nothing will.
 QUIET = 1.5
-# The driver would have tried a device again that was reset for another reason.
+# By then the driver would have tried a device again that it reset for another reason.
 LATER = 4
 FREED = "memhog 96m"
 
@@ -45,7 +45,7 @@ class AnswersTest(unittest.TestCase):
         cls.driver.allow(False)
         cls.books = PageBooks(cls.vm)
         cls.driver.allow(True)
-        # Each case takes back at once what the one before had hinted.
+        # Each case uses at once what the case before had hinted.
         cls.vm.check("echo N >/sys/module/virtio_freehint/parameters/adapt")
 
     def setUp(self) -> None:
@@ -59,7 +59,7 @@ class AnswersTest(unittest.TestCase):
         self.before = self.driver.counters()
 
     def tearDown(self) -> None:
-        """Whatever happened: nothing is lost, and all is accounted for."""
+        """Whatever happened, no memory is lost, and every hint has an outcome."""
         self.driver.set_faults()
         self.driver.wait_accounted()
         self.assertEqual(self.driver.violations(), 0)
@@ -73,13 +73,13 @@ class AnswersTest(unittest.TestCase):
     # -- helpers --
 
     def rose(self, name: str) -> int:
-        """By how much a counter of the driver rose in this test."""
+        """How much a counter of the driver rose in this test."""
         return self.driver.counters()[name] - self.before[name]
 
     def hint_with(self, **faults: int) -> int:
-        """Free memory, have it hinted while the device does wrong, and wait.
+        """Free memory, have it hinted while the device has faults, and wait.
 
-        Returns the trace's mark from before.
+        Returns a mark of the trace from before that.
         """
         mark = self.trace.mark()
         self.driver.set_faults(**faults)
@@ -89,7 +89,7 @@ class AnswersTest(unittest.TestCase):
         return mark
 
     def wait_risen(self, counter: str, before: int) -> None:
-        """Wait until a good part of what was freed is in a counter."""
+        """Wait until a counter has grown by a good part of the freed memory."""
         wait_for(
             f"{counter} rises by 32 MiB",
             lambda: self.driver.counters()[counter] - before > 32 * MIB,
@@ -102,7 +102,7 @@ class AnswersTest(unittest.TestCase):
         self.assertEqual(self.trace.ranges(mark), [], why)
 
     def assert_all_hinted_again(self, told: set[int]) -> None:
-        """Once the device behaves and its epoch has moved."""
+        """All is hinted again once the device behaves and its epoch has moved."""
         self.driver.set_faults()
         mark = self.trace.mark()
         self.driver.move_epoch()
@@ -110,7 +110,7 @@ class AnswersTest(unittest.TestCase):
         counters = self.driver.counters()
         self.assertEqual(counters["refused_bytes"], 0)
         again = self.trace.granules(self.granule, mark)
-        # Some of it may have come into use meanwhile, and some must stay.
+        # Some of it may be in use by now, and some is kept as a reserve.
         self.assertLess(len(told - again), len(told) // 4 + 4)
 
     def check_refusal(self, counter: str, **faults: int) -> None:
@@ -124,7 +124,7 @@ class AnswersTest(unittest.TestCase):
         self.assert_quiet(f"hinted again in the same epoch after {faults}")
         self.assert_all_hinted_again(told)
 
-    # -- range status --
+    # -- status of a range --
 
     def test_what_is_declined_waits_for_the_epoch(self) -> None:
         self.check_refusal("declined_bytes", status=DECLINED)
@@ -165,7 +165,7 @@ class AnswersTest(unittest.TestCase):
         self.assertLess(self.driver.counters()["free_pending_bytes"], KEPT)
 
     def test_what_is_never_is_not_hinted_again(self) -> None:
-        """Not even after it was in use in between."""
+        """Not even if it was used in between."""
         for status in NEVER:
             with self.subTest(f"0x{status:02x}"):
                 before = self.driver.counters()["never_bytes"]
@@ -183,7 +183,8 @@ class AnswersTest(unittest.TestCase):
     # -- the epoch --
 
     def test_a_refusal_of_another_epoch_does_not_count(self) -> None:
-        """Whether the answer is behind, or the driver: at the usual pace."""
+        """The answer's epoch is older or newer than the driver's: the memory is hinted
+        again, at the usual pace."""
         for offset in (1, 2**32 - 1):
             with self.subTest(offset=offset):
                 mark = self.trace.mark()
@@ -212,7 +213,7 @@ class AnswersTest(unittest.TestCase):
         self.check_refusal("declined_bytes", nstatus=0)
 
     def test_statuses_up_to_the_end_count(self) -> None:
-        """One status of several is there, or more than can be."""
+        """An answer with fewer statuses than ranges, or with more than fit."""
         for fault in {"nstatus": 1}, {"used_length": ACK_BYTES + 1}:
             discarded = self.rose("discarded_bytes")
             self.hint_with(**fault)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The operator's view and hand: query-freehint and freehint-set."""
+"""What the operator sees and does: query-freehint and freehint-set."""
 
 import time
 import unittest
@@ -14,7 +14,7 @@ DRIVER = "/sys/bus/virtio/drivers/virtio_freehint"
 
 
 def discards(info: dict[str, Any]) -> tuple[int, int]:
-    """What must not move while nothing is to be discarded."""
+    """The counters that must not grow while nothing may be discarded."""
     stats = info["stats"]
     return stats["discard-calls"], stats["discard-bytes"]
 
@@ -39,7 +39,7 @@ class ControlTest(unittest.TestCase):
     def check_veto(
         self, vm: FreehintVM, set_vetoed: Callable[[bool], object], state: str, reason: str
     ) -> None:
-        """While there is one, nothing is discarded; without it, all that is free."""
+        """With the veto nothing is discarded; without it, all free memory is."""
         before = vm.settle()
         set_vetoed(True)
         frozen = discards(vm.query())
@@ -79,7 +79,7 @@ class ControlTest(unittest.TestCase):
             )
 
     def test_disabling_in_the_middle_of_discards(self) -> None:
-        """From the return of the command on, whatever the guest is doing."""
+        """No discard after the command has returned, whatever the guest does."""
         with FreehintVM(cpus=2) as vm:
             churn = vm.start("churn -m 256 -n 8 -p 200 -t")
             for _ in range(5):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest tells of its memory, and is not woken up for that, or for us at all."""
+"""The guest reports its gauges, and an idle guest is not woken for that, or for hints."""
 
 import re
 import time
@@ -8,15 +8,15 @@ from typing import Any
 
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
 
-# Under way from the guest to the host, or moved between two figures.
+# Memory that is under way between guest and host, or that moves between two gauges.
 SLACK = 32 * MIB
 
-# The guest tells of a change of 1/128 of its memory.
+# The guest reports a change of 1/128 of its memory.
 STEP = 1536 * MIB // 128
 
 IDLE_SECONDS = 16
 
-# The shell's own means, as starting a program takes and frees memory.
+# With builtins of the shell only, as each program that starts takes and frees memory.
 COUNT_WAKEUPS = (
     "wakeups() { while read -r name value; do"
     ' [ "$name" != voluntary_ctxt_switches: ] || echo "$value";'
@@ -46,13 +46,13 @@ class GaugesTest(unittest.TestCase):
                 gauges["hinted"] + gauges["pending"] + gauges["stuck"],
                 delta=SLACK,
             )
-            # What went along with the last hint has that hint in flight.
+            # The gauges that went with the last hint count that hint as in flight.
             self.assertLess(gauges["in-flight"], STEP)
 
     def test_gauges_come_without_hints(self) -> None:
-        """A guest that takes memory into use hints nothing, but is awake.
+        """A guest that only allocates hints nothing, but is awake.
 
-        They say why it does not shrink, where nothing is in the way.
+        The gauges say why such a guest does not shrink, as there is no obstacle.
         """
         with FreehintVM(memory_mib=1024) as vm:
             before = vm.settle()
@@ -78,7 +78,7 @@ class GaugesTest(unittest.TestCase):
             self.wait_gauges(vm, "pending", 256 * MIB)
 
     def test_an_idle_guest_sleeps(self) -> None:
-        """The thread is not woken, and what looks at the gauges wakes no CPU."""
+        """The thread is not woken, and the timer for the gauges wakes no CPU."""
         with FreehintVM() as vm:
             vm.settle()
             vm.trace("freehint", "virtio_freehint", "timer/timer_start")
@@ -93,7 +93,7 @@ class GaugesTest(unittest.TestCase):
                 self.assertRegex(line, r"flags=\S*\bD\b")
 
     def test_gauges_need_no_notification(self) -> None:
-        """They go along with hints."""
+        """They are sent along with hints."""
         with FreehintVM() as vm:
             vm.settle()
             vm.trace("virtio_freehint/freehint_gauges", "virtio_freehint/freehint_submit")
@@ -104,14 +104,14 @@ class GaugesTest(unittest.TestCase):
                 for line in vm.traced(": freehint_")
                 if (match := re.search(r"([\d.]+): freehint_(\w+):", line))
             ]
-            # Each with what was sent before it; "rest" is the last word after hints.
+            # Classify each by what was sent before it; "rest" is the last report after hints.
             kinds = {"submit": "along", "along": "rest", "rest": "look", "look": "look"}
             kind, told = "look", []
             for when, event in sent:
                 kind = "submit" if event == "submit" else kinds[kind]
                 told.append((when, kind))
             self.assertGreater(len([kind for _, kind in told if kind == "along"]), 1)
-            # The others are those that the timer found worth telling.
+            # The others are those that the timer sent.
             looks = [when for when, kind in told if kind == "look"]
             for first, second in zip(looks, looks[1:]):
                 self.assertGreater(second - first, 1, told)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device and its driver come and go, with hints in flight and memory in use.
 
-Slices are slow and memory is hinted early, so that there often is a
-hint in flight while churn runs, which verifies what it wrote.
+Slices are slow and memory is hinted early, so there often is a hint in flight while churn
+runs. Churn verifies what it wrote.
 """
 
 import unittest
@@ -22,13 +22,13 @@ SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=100")
 CHURN = "churn -m 64 -p 60 -n"
 ROUNDS = 4
 
-# Where the slot's register is in the port's configuration, and bits in it.
+# Offsets to find the slot's register in the port's configuration, and bits in it.
 CAPABILITIES, EXPRESS, SLOT_CONTROL = 0x34, 0x10, 0x18
 POWER_OFF, INDICATOR_OFF = 0x0400, 0x0300
 
 
 class RebindTest(unittest.TestCase):
-    """One guest for both cases, which end as they began."""
+    """One guest for both cases; each restores what it found."""
 
     args: tuple[str, ...] = SLOW
     vm: FreehintVM
@@ -79,7 +79,7 @@ class RebindTest(unittest.TestCase):
         self.check_end()
 
     def test_switching_off_with_hints_in_flight(self) -> None:
-        """By the guest's administrator: `allowed` returns when all is back."""
+        """By the guest's administrator: the write to `allowed` returns when all is back."""
         for _ in range(ROUNDS):
             self.driver.wait_in_flight()
             self.driver.allow(False)
@@ -97,7 +97,7 @@ class PackedRebindTest(RebindTest):
 
 
 class UnplugTest(unittest.TestCase):
-    """One guest, whose slot the device is plugged into and taken out of."""
+    """One guest; the device is plugged into its slot, and removed."""
 
     vm: FreehintVM
     driver: GuestDriver
@@ -120,7 +120,7 @@ class UnplugTest(unittest.TestCase):
         self.assertEqual(self.vm.machine.cmd("query-freehint"), [])
 
     def empty_the_slot(self) -> None:
-        """Take the device away from under its driver, as pulling it would."""
+        """Remove the device without a word to its driver, as pulling it out would."""
         port = "$(dirname $(ls -d /sys/bus/pci/devices/*/*:pcie004))"
         dump = f"hexdump -ve '1/1 \"%02x\"' -n 256 {port}/config"
         config = bytes.fromhex(self.vm.check(dump))
@@ -134,7 +134,7 @@ class UnplugTest(unittest.TestCase):
         write = f"dd of={port}/config bs=2 count=1 seek={offset // 2} conv=notrunc"
         self.vm.check(f"printf '{data}' | {write}")
         self.assertEqual(self.vm.machine.cmd("query-freehint"), [])
-        # QEMU does not tell the slot's driver. It finds out what it is told.
+        # QEMU sends no event to the slot's driver, so we have the guest remove the device.
         self.vm.check(f"echo 1 >$(echo {port}/0000:*/remove)", 60)
 
     def check_going(self, unplug: str) -> None:
@@ -156,7 +156,7 @@ class UnplugTest(unittest.TestCase):
         self.check_going("orderly")
 
     def test_a_function_level_reset_with_hints_in_flight(self) -> None:
-        """The driver is not told; it finds that nothing is answered, and starts again."""
+        """The driver is not told. It gets no answers, resets the device and starts anew."""
         self.plug()
         self.driver.set_timeout(1000)
         free = self.driver.free_by_zone()
@@ -193,7 +193,7 @@ class RestartTest(unittest.TestCase):
             mark = trace.mark()
             vm.start("reboot -f")
             vm.machine.wait(timeout=60)
-        # By the driver: QEMU's own, when it ends, would have answered.
+        # It was the driver's reset: that of QEMU, when it quits, would have answered.
         self.assertIn("drain hints=0 job=0 answer=0", trace.text(mark))
         hinted = {cookie for _, cookie in trace.hints()}
         self.assertEqual(hinted, set(trace.answers()))

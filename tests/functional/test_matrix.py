@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every fault of the lying device in every phase of a guest's life.
 
-A cell is one fault in one phase. Whatever the device does, the guest gets through the
-phase, keeps what is in its memory, and hints again when the device behaves; only where a
-reset is not confirmed the driver has to be bound again. What came of each cell is in
+A cell is one fault in one phase. Whatever the device does, the guest completes the phase,
+keeps the content of its memory, and hints again when the device behaves. Only if a reset
+is not confirmed, the driver has to be bound again. The outcome of each cell is written to
 BUILD/logs/faults.md.
 """
 
@@ -15,9 +15,9 @@ from freehint_vm import BUILD, MIB, FreehintVM, GuestError
 from guest_driver import GuestDriver, wait_for
 
 TIMEOUT_MS = 500
-# And time for the hints, and for the driver to lose its patience.
+# The pause is for the hints, and for the driver to give the device up.
 FREED = "memhog 96m && sleep 1.5"
-# It can go offline: what the boot allocator has is elsewhere.
+# It can go offline, as the boot allocator uses other memory.
 DIMM = (
     *("-m", "slots=1,maxmem=2G"),
     *("-object", "memory-backend-ram,id=dimm0,size=128M"),
@@ -46,8 +46,8 @@ FAULTS: dict[str, dict[str, int]] = {
     "does not reset": {"hang": 1, "stuck_status": 1},
 }
 
-# Linux resets each virtio device when it wakes up, and this driver when it is unbound.
-# Both wait for that without end, as the device still has the rings.
+# Linux resets each virtio device when it wakes up, and this driver does when it is unbound.
+# Both wait for the reset without end, as the device still has the rings.
 NOT_TRIED = {("does not reset", "suspend"), ("does not reset", "unbind")}
 
 
@@ -81,7 +81,7 @@ class FaultsTest(unittest.TestCase):
 
     def flush(self, fault: dict[str, int]) -> None:
         self.driver.set_faults(**fault)
-        # Before the driver gives the device up: then it cannot be asked for one.
+        # Flush before the driver gives the device up, as it cannot flush after that.
         freed = self.vm.start(FREED)
         self.vm.flush(timeout_ms=1000)
         self.vm.finish(freed)
@@ -91,8 +91,8 @@ class FaultsTest(unittest.TestCase):
         block = "$(dirname $(grep -l Movable /sys/devices/system/memory/*/valid_zones"
         block += " | head -1))/state"
         self.vm.check(FREED)
-        # What the device has, and does not let go of, keeps it from going: Linux tries
-        # until it is told to stop.
+        # Memory that the device does not return cannot go offline, and Linux tries until
+        # it is told to stop.
         self.vm.run(f"timeout 10 sh -c 'echo offline >{block}'", timeout=180)
         self.vm.check("for s in /sys/devices/system/memory/*/state; do"
                       " grep -q '^online' $s || echo online_movable >$s; done")
@@ -100,7 +100,7 @@ class FaultsTest(unittest.TestCase):
     def suspend(self, fault: dict[str, int]) -> None:
         self.driver.set_faults(**fault)
         self.vm.check(FREED)
-        # A device that cannot be stopped may keep the guest awake.
+        # A device that cannot be stopped may prevent the suspend.
         self.vm.run("echo devices >/sys/power/pm_test; echo mem >/sys/power/state", 180)
 
     def unbind(self, fault: dict[str, int]) -> None:
@@ -118,7 +118,7 @@ class FaultsTest(unittest.TestCase):
     # -- what has to hold after each --
 
     def heal(self) -> str:
-        """Have it hint again; how that went."""
+        """Make the driver hint again; how it came back."""
         self.driver.set_faults()
         found = "unbound"
         if self.driver.is_bound():

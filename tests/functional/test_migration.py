@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that moves keeps what it wrote, and goes on giving memory back."""
+"""A guest that migrates keeps what it wrote, and goes on giving memory back."""
 
 import tempfile
 import time
@@ -13,7 +13,7 @@ from guest_driver import GuestDriver, wait_for
 from hint_trace import HintTrace
 from migration import HOG_MIB, MEMORY_MIB, start_vm
 
-# Named as the machine names its own, so that a migration finds it.
+# It has the name of the machine's own memory, so migration finds it.
 SHARED_MEMORY = (
     *("-object", f"memory-backend-memfd,id=pc.ram,size={MEMORY_MIB}M,share=on"),
     *("-machine", "memory-backend=pc.ram"),
@@ -22,7 +22,7 @@ SHARED_MEMORY = (
 
 class MigrationTest(unittest.TestCase):
     def check_goes_on(self, *extra: str) -> None:
-        """To other memory and other settings, in the middle of everything."""
+        """Migrate a busy guest to other memory and other settings."""
         props = "min-age-ms=250,delay-ms=40"
         with start_vm("", *extra) as source, start_vm(
             props, *SHARED_MEMORY, *extra, origin=source
@@ -49,7 +49,7 @@ class MigrationTest(unittest.TestCase):
         self.check_goes_on(*PACKED_RING)
 
     def test_a_destination_that_is_disabled(self) -> None:
-        """Its operator's word counts, until the operator takes it back."""
+        """The destination's setting holds until its operator changes it."""
         with start_vm() as source, start_vm("enabled=off", origin=source) as target:
             migration.move(source, target)
             target.check(f"memhog {HOG_MIB}m")
@@ -63,9 +63,9 @@ class MigrationTest(unittest.TestCase):
             self.assertIsNotNone(target.wait_rss_below(limit, timeout=30))
 
     def check_refused(self, source: FreehintVM, target: FreehintVM, why: str) -> None:
-        """The destination ends and says why, the source goes on."""
+        """The destination ends with this message, and the source goes on."""
         with target, migration.socket_uri() as uri:
-            # Without it, the source does not hear of what goes wrong.
+            # Without it, the source does not learn of the failure.
             for vm in source, target:
                 migration.set_capabilities(vm, "return-path")
             migration.start(source, target, uri)
@@ -85,10 +85,10 @@ class MigrationTest(unittest.TestCase):
             migration.check_returns(source)
 
     def check_not_sent(self, *memory: str, capabilities: tuple[str, ...] = ()) -> None:
-        """What is hinted again while precopy runs gets to no destination.
+        """Memory that is hinted again while precopy runs is not sent.
 
-        The guest is given time to hint: how far precopy gets until then is not
-        what this is about.
+        Precopy is slow until the guest has hinted; how fast it would be does not matter
+        here.
         """
         with start_vm("enabled=on", *memory) as source, start_vm(
             "enabled=off", *memory, origin=source
@@ -105,7 +105,7 @@ class MigrationTest(unittest.TestCase):
                 migration.set_bandwidth(source, 2 * MIB)
                 migration.start(source, target, uri)
                 self.wait_skipped(source, HOG_MIB * MIB)
-                # Until it has hinted all that is free, in whatever order.
+                # Wait until it has hinted all free memory, in whatever order.
                 GuestDriver(source).settle()
                 migration.set_bandwidth(source, 0)
                 skipping = migration.wait_for(source, "completed")
@@ -121,7 +121,7 @@ class MigrationTest(unittest.TestCase):
     # -- the epoch alone: nothing else changes, and nothing becomes free --
 
     def start_idle(self, vm: FreehintVM, trace: HintTrace) -> set[int]:
-        """Bring a guest to rest; the granules that are free, and hinted."""
+        """Bring a guest to rest; return the granules that are free and hinted."""
         mark = trace.mark()
         vm.check(f"memhog {HOG_MIB}m")
         driver = GuestDriver(vm)
@@ -129,7 +129,7 @@ class MigrationTest(unittest.TestCase):
         self.granule = int(driver.attribute("granule"))
         hinted = trace.granules(self.granule, mark)
         self.assertGreater(len(hinted), HOG_MIB * MIB // self.granule * 3 // 4)
-        # Too slow to end by itself.
+        # Too slow for the migration to end by itself.
         migration.set_bandwidth(vm, MIB)
         return hinted
 
@@ -137,7 +137,7 @@ class MigrationTest(unittest.TestCase):
         def missing() -> int:
             return len(hinted - trace.granules(self.granule, mark))
 
-        # Some of it may have come into use meanwhile, and some must stay.
+        # Some of it may be in use by now, and some is kept as a reserve.
         wait_for("free memory is hinted again", lambda: missing() < len(hinted) // 4 + 4)
 
     def state_changes(self, vm: FreehintVM) -> list[Any]:
@@ -171,7 +171,7 @@ class MigrationTest(unittest.TestCase):
             hinted = self.start_idle(source, source_trace)
             mark = source_trace.mark()
             migration.start(source, target, uri)
-            # What it is asked for when precopy begins is done with here.
+            # Let the guest hint here all that it is asked for when precopy begins.
             self.wait_hinted_again(source_trace, mark, hinted)
             GuestDriver(source).settle()
             migration.set_bandwidth(source, 0)
@@ -204,7 +204,7 @@ class MigrationTest(unittest.TestCase):
         self.check_not_sent(capabilities=("multifd",))
 
     def test_postcopy(self) -> None:
-        """Not before all memory is there; then, without anybody looking."""
+        """Hints resume when all memory has arrived, without a query."""
         if not migration.has_userfaultfd():
             self.skipTest("no userfaultfd")
         with start_vm() as source, start_vm(origin=source) as target:
@@ -213,7 +213,7 @@ class MigrationTest(unittest.TestCase):
             churn = source.start("churn -m 64 -n 10 -p 200")
             time.sleep(1)
             with migration.socket_uri() as uri:
-                # So that it is postcopy that moves most of the memory.
+                # So slow that postcopy moves most of the memory.
                 migration.set_bandwidth(source, 4 * MIB)
                 target.machine.cmd("migrate-incoming", uri=uri)
                 source.machine.cmd("migrate", uri=uri)
@@ -229,9 +229,9 @@ class MigrationTest(unittest.TestCase):
             migration.check_returns(target)
 
     def wait_state(self, vm: FreehintVM, state: str) -> dict[str, Any]:
-        """Only listens: a query would have the device look.
+        """Wait for an event: after a query, the device would look for itself.
 
-        The timeout has to be a float: an int is none for event_wait().
+        The timeout has to be a float, as event_wait() ignores an int.
         """
         event = vm.machine.events_wait(
             [("FREEHINT_STATE_CHANGED", {"data": {"state": state}})], timeout=60.0
@@ -252,7 +252,7 @@ class MigrationTest(unittest.TestCase):
             self.skipTest("no userfaultfd")
         with start_vm() as vm:
             migration.set_capabilities(vm, "background-snapshot")
-            # It takes a while to write this.
+            # It takes a while to write this memory.
             vm.start(f"toucher -m {HOG_MIB} -k 600000")
             vm.settle()
             epoch = vm.query()["rehint-epoch"]
@@ -260,7 +260,7 @@ class MigrationTest(unittest.TestCase):
             vm.machine.cmd("migrate", uri="exec:cat > /dev/null")
             state = self.wait_state(vm, "vetoed")
             self.assertEqual(state["reason"], "background-snapshot")
-            # So slow that it is under way a second later. Such a migration starts
+            # So slow that it is still under way a second later. Such a migration starts
             # without a limit, whatever was set before.
             migration.wait_for(vm, "active")
             migration.set_bandwidth(vm, 4 * MIB)
@@ -280,8 +280,8 @@ class MigrationTest(unittest.TestCase):
         """savevm and loadvm, with the guest busy before and after."""
         with tempfile.TemporaryDirectory(prefix="freehint-") as folder:
             with start_vm() as vm:
-                # TCG's TSC does not go back when a state is loaded. A kernel that
-                # measures its rate meanwhile, soon after boot, would be mistaken.
+                # TCG's TSC does not go back when a state is loaded. A kernel that measures
+                # the TSC's rate meanwhile, soon after boot, would get it wrong.
                 vm.settle(quiet=3)
                 migration.add_image(vm, Path(folder) / "state.qcow2")
                 churn = vm.start("churn -m 64 -n 8 -p 200")
@@ -291,9 +291,9 @@ class MigrationTest(unittest.TestCase):
                 self.assertNotEqual(vm.query()["rehint-epoch"], before)
                 self.assertIn(" 0 bytes lost", vm.finish(churn).output)
                 self.assertEqual(migration.hmp(vm, "loadvm saved"), "")
-                # That is what the guest knows, as it was saved with it.
+                # The guest knows the epoch that was saved with it.
                 self.assertNotEqual(vm.query()["rehint-epoch"], before)
-                # The guest is in the middle of it again, and says so again.
+                # The guest is in the middle of churn again, which ends once more.
                 churn.done.clear()
                 self.assertIn(" 0 bytes lost", vm.finish(churn).output)
                 migration.check_returns(vm)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver as a module, which is loaded and unloaded while the guest works.
+"""The driver as a module that is loaded and unloaded while the guest works.
 
-For a kernel that has it as one. Slices are slow and memory is hinted early, so
-that there often is a hint in flight while churn runs.
+For a kernel that has the driver as a module. Slices are slow and memory is hinted early,
+so there often is a hint in flight while churn runs.
 """
 
 import unittest
@@ -33,7 +33,7 @@ class ModuleTest(unittest.TestCase):
         return size
 
     def test_it_is_found_by_what_the_device_is(self) -> None:
-        """As udev does it: the module's alias is the name of the device's kind."""
+        """As udev finds it: the module's alias matches the device's."""
         path = f"/sys/bus/virtio/devices/{self.driver.device()}/modalias"
         kind = self.vm.check(f"cat {path}").split("v")[1]
         self.assertIn(f"\0alias=v{kind}v*\0".encode(), MODULE.read_bytes())
@@ -68,8 +68,8 @@ class ModuleTest(unittest.TestCase):
         self.assertEqual(self.discarded(), before)
         self.vm.load_module()
         self.driver.settle()
-        # All that is free, which the new one cannot know to be discarded already; but
-        # page reporting does, whoever asks.
+        # All free memory is discarded again, as the new module does not know that it was;
+        # page reporting does know, whoever asks it.
         if self.driver.engine() != "page-reporting":
             self.assertGreater(self.discarded() - before, 256 * MIB)
         before = self.discarded()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver and a device that does not answer, or not even to a reset."""
+"""The driver and a device that does not answer, not even to a reset."""
 
 import os
 import signal
@@ -15,9 +15,8 @@ import accel  # found by freehint_vm
 TIMEOUT_MS = 1000
 # How long the driver waits for a reset; VFH_RESET_TIME.
 RESET_S = 10
-# How long it leaves a device alone that was reset, at first; VFH_BACKOFF. It
-# is twice as long each time, so a device that hangs until here is tried again
-# before twice this.
+# How long it leaves a device alone after its first reset; VFH_BACKOFF. The time doubles with
+# each reset, so a device that hangs until now is tried again before twice this time.
 FIRST_REST_S = 1
 
 
@@ -42,7 +41,7 @@ class RecoveryTest(unittest.TestCase):
         cls.vm = cls.enterClassContext(FreehintVM("testdev", memory_mib=512, cpus=2))
         cls.driver = GuestDriver(cls.vm)
         cls.driver.set_timeout(TIMEOUT_MS)
-        # Page reporting says nothing of single blocks.
+        # With page reporting, there is no trace of single blocks.
         if cls.driver.engine() != "page-reporting":
             cls.driver.unbind()
             cls.books = PageBooks(cls.vm)
@@ -55,7 +54,7 @@ class RecoveryTest(unittest.TestCase):
         self.before = self.driver.counters()
 
     def tearDown(self) -> None:
-        """Bind it anew, too: else it would be left alone for longer each time."""
+        """Bind it anew, too: otherwise the driver would wait longer after each reset."""
         self.driver.set_faults()
         if self.driver.is_bound():
             self.driver.unbind()
@@ -75,7 +74,7 @@ class RecoveryTest(unittest.TestCase):
         )
 
     def wait_active(self, timeout: float = 60) -> None:
-        """Nobody binds the driver again, or does anything else to it."""
+        """Wait until the driver is active again by itself."""
         wait_for(
             "the driver comes back",
             lambda: self.vm.query()["driver-status"] == "active",
@@ -83,7 +82,7 @@ class RecoveryTest(unittest.TestCase):
         )
 
     def failures(self, number: int) -> list[float]:
-        """When the driver gives the device up for a while, so many times."""
+        """The times at which the driver gives the device up for a while."""
         times: list[float] = []
         last = "active"
         deadline = time.monotonic() + 120
@@ -97,7 +96,7 @@ class RecoveryTest(unittest.TestCase):
         return times
 
     def check_back(self, aborted: int) -> None:
-        """All memory is in use again, and that it was is known."""
+        """All memory is back, and each hint has an outcome."""
         if self.driver.attribute("status") == "active":
             self.driver.settle()
         counters = self.driver.counters()
@@ -109,7 +108,7 @@ class RecoveryTest(unittest.TestCase):
         self.check_churn()
 
     def check_hints(self) -> None:
-        """What was free meanwhile goes to the host, and what is freed from now on."""
+        """Memory that was free meanwhile is hinted, and so is memory that is freed later."""
         self.driver.settle()
         self.assertEqual(self.driver.attribute("status"), "active")
         discarded = self.vm.query()["stats"]["discarded"]["bytes"]
@@ -125,11 +124,11 @@ class RecoveryTest(unittest.TestCase):
         self.assertIn(" 0 bytes lost", result.output)
 
     def test_a_device_that_hangs_is_reset(self) -> None:
-        """With churn running, which verifies what it wrote."""
+        """Churn runs meanwhile, and verifies what it wrote."""
         churn = self.vm.start("churn -n 4 -m 128 -p 400")
         self.driver.set_faults(hang=1)
         self.wait_failed()
-        # Before it is tried again, and hangs again.
+        # Read the counters before the device is tried again, and hangs again.
         counters = self.driver.counters()
         self.assertEqual(counters["timeouts"], 1)
         self.assertEqual(len(self.driver.log(self.log)), 1)
@@ -141,7 +140,7 @@ class RecoveryTest(unittest.TestCase):
         self.check_hints()
 
     def test_one_lost_hint_of_many_is_noticed(self) -> None:
-        """Although the device goes on to answer others."""
+        """The device goes on to answer the other hints."""
         self.driver.set_faults(lose=1)
         self.vm.check("memhog 96m")
         churn = self.vm.start("churn -n 4 -m 64 -p 400")
@@ -159,18 +158,18 @@ class RecoveryTest(unittest.TestCase):
         self.assertEqual(self.driver.counters()["timeouts"], 0)
         self.driver.set_faults()
         self.wait_active()
-        # A line for each time, of which a slow guest has more than one.
+        # One line for each reset; in a slow guest there is more than one.
         resets = self.driver.counters()["resets"] - self.before["resets"]
         lines = [s for s in self.driver.log(self.log) if "asks to be reset" in s]
         self.assertEqual(len(lines), resets)
-        # What it asks because of may be gauges, with no hint in flight.
+        # It may ask in answer to gauges, with no hint in flight.
         self.check_back(aborted=0)
         self.check_hints()
 
     def test_a_device_that_breaks_its_queue_is_reset(self) -> None:
-        """With an answer to what is no hint, so that no hint is overdue for it."""
+        """It breaks the queue with its answer to gauges, so no hint is overdue."""
         self.driver.set_faults(used_id=2**16 - 1)
-        # The guest tells of that, and hints nothing.
+        # The guest sends gauges because of that, and hints nothing.
         user = self.vm.start("toucher -m 128 -k 10000")
         self.wait_failed()
         self.driver.set_faults()
@@ -188,7 +187,7 @@ class RecoveryTest(unittest.TestCase):
         self.assertGreater(gaps[0], FIRST_REST_S + TIMEOUT_MS / 1000 - 0.2)
         for shorter, longer in zip(gaps, gaps[1:]):
             self.assertGreater(longer, shorter + FIRST_REST_S / 2, gaps)
-        # By now for long enough to be seen in the guest.
+        # By now it has failed for long enough to be seen in the guest.
         wait_for("sysfs says so", lambda: self.driver.attribute("status") == "failed")
         self.driver.set_faults()
         self.wait_active()
@@ -196,7 +195,7 @@ class RecoveryTest(unittest.TestCase):
         self.check_hints()
 
     def test_one_that_is_another_device_after_a_reset_stays_failed(self) -> None:
-        """The guest's memory is tracked by the granule that it had."""
+        """The guest's memory is tracked by the old granule."""
         self.driver.set_faults(hang=1, granule=MIB)
         self.vm.check("memhog 96m")
         self.wait_failed()
@@ -211,7 +210,7 @@ class RecoveryTest(unittest.TestCase):
         self.check_back(aborted=1)
 
     def test_unbinding_from_a_device_that_hangs(self) -> None:
-        """The driver waits, resets, and has its memory back when it goes."""
+        """The driver waits, resets the device, and has its memory back when it is unbound."""
         self.driver.set_timeout(60 * TIMEOUT_MS)
         self.driver.set_faults(hang=1)
         self.vm.check("memhog 96m")
@@ -224,7 +223,7 @@ class RecoveryTest(unittest.TestCase):
 
 
 class StarvedGuestTest(unittest.TestCase):
-    """A guest whose clock jumps is not to blame its device, which did not run either."""
+    """A guest whose clock jumps must not blame its device, which did not run either."""
 
     def test_a_host_that_runs_neither_for_a_while_does_not_end_hints(self) -> None:
         with FreehintVM("testdev", memory_mib=512, cpus=2) as vm:
@@ -235,7 +234,7 @@ class StarvedGuestTest(unittest.TestCase):
             vm.check("memhog 96m")
             driver.wait_in_flight()
             stop_for(vm, 6 * TIMEOUT_MS / 1000)
-            # The driver has seen the time go by before the device can answer.
+            # The driver has noticed the time before the device can answer.
             vm.check("true")
             driver.set_faults()
             driver.settle()
@@ -244,7 +243,7 @@ class StarvedGuestTest(unittest.TestCase):
 
 
 class BusyMainLoopTest(unittest.TestCase):
-    """QEMU does something else for longer than the driver waits for an answer."""
+    """QEMU's main loop is busy for longer than the driver waits for an answer."""
 
     HOLD_MS = 8000
     OPTIONS = (
@@ -253,7 +252,7 @@ class BusyMainLoopTest(unittest.TestCase):
     )
 
     def test_hints_go_on_when_the_bql_was_held(self) -> None:
-        """Those that were in flight, and those of the guest that was kept, too."""
+        """Hints that were in flight are answered, and later ones are, too."""
         with FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=self.OPTIONS) as vm:
             driver = GuestDriver(vm)
             driver.settle()
@@ -274,12 +273,12 @@ class BusyMainLoopTest(unittest.TestCase):
             driver.wait_accounted()
             counters = driver.counters()
             self.assertEqual(counters["leaked_bytes"], 0)
-            # Under KVM the guest has gone on, and may have reset the device.
+            # Under KVM the guest goes on meanwhile, and may reset the device.
             if accel.chosen(BUILD) == "tcg":
                 self.assertEqual(counters["timeouts"], 0)
                 self.assertEqual(counters["aborted_bytes"], 0)
             self.assertEqual(driver.violations(), 0)
-            # Guests free some memory whatever they do.
+            # A guest always frees some memory, whatever it does.
             wait_for(
                 "each hint has an answer",
                 lambda: vm.query()["stats"]["in-flight"]["bytes"] == 0,
@@ -294,10 +293,10 @@ class BusyMainLoopTest(unittest.TestCase):
 
 
 class UnconfirmedResetTest(unittest.TestCase):
-    """A guest for itself: it is short of memory for long."""
+    """A guest of its own, as it is short of memory for long."""
 
     def test_memory_of_an_unconfirmed_reset_is_never_used(self) -> None:
-        """And is again, when the reset is confirmed late."""
+        """It is used again when the reset is confirmed late."""
         with FreehintVM("testdev", memory_mib=384, cpus=2) as vm:
             driver = GuestDriver(vm)
             driver.settle()
@@ -323,8 +322,8 @@ class UnconfirmedResetTest(unittest.TestCase):
             gone = free - sum(driver.free_by_zone().values())
             self.assertLess(abs(gone - leaked), 16 * MIB)
 
-            # The device wakes up late, and discards what it was given then. A
-            # file that fills the memory would lose whatever is in use again.
+            # The device wakes up late, and only then discards what it was given. A file
+            # that fills the memory would lose data if any of that were in use again.
             available = vm.check("awk '/MemFree/ {print $2}' /proc/meminfo")
             mib = int(available) // 1024 - 60
             self.assertGreater(mib, 100)
@@ -342,7 +341,7 @@ class UnconfirmedResetTest(unittest.TestCase):
             self.assertEqual(vm.check("md5sum /full/file", 300), checksum)
             vm.check("rm /full/file")
 
-            # The reset is confirmed at last, and nobody binds the driver again.
+            # At last the reset is confirmed. Nobody binds the driver again.
             driver.set_faults()
             wait_for(
                 "the driver comes back",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Each allocation of the driver and of mm/freehint fails once, one after the other.
 
-For a kernel that injects faults. Whatever fails: the kernel does not complain, no memory
-is lost, and the next try, with memory, succeeds.
+For a kernel with fault injection. Whichever allocation fails, the kernel does not complain,
+no memory is lost, and the next try, with memory, succeeds.
 """
 
 import unittest
@@ -12,7 +12,7 @@ from guest_driver import DRIVER, GuestDriver, wait_for
 
 from splats import complaints  # found by freehint_vm
 
-# Of what the kernel does for a write, in allocations: more than any has.
+# More allocations than the kernel makes for any of these writes.
 MOST = 2000
 FAULTS = "/sys/kernel/debug"
 
@@ -35,19 +35,19 @@ class ShortageTest(unittest.TestCase):
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
         for kind in "failslab", "fail_page_alloc":
-            # Those that may wait, too; and no line for each.
+            # Allocations that may wait fail, too; and they are not logged one by one.
             cls.vm.check(f"echo N >{FAULTS}/{kind}/ignore-gfp-wait")
             cls.vm.check(f"echo 0 >{FAULTS}/{kind}/verbose")
         cls.vm.check(f"echo 0 >{FAULTS}/fail_page_alloc/min-order")
 
     @classmethod
     def tearDownClass(cls) -> None:
-        """Interrupts that had no memory for their /proc entry complain when they go."""
+        """An interrupt without a /proc entry, for want of memory, complains when freed."""
         log = cls.vm.check("dmesg -c | grep -v 'WARNING:.*fs/proc/generic.c'")
         assert not complaints(log), complaints(log)
 
     def tearDown(self) -> None:
-        """All is as if there had always been memory."""
+        """Everything is as if no allocation had failed."""
         if not self.driver.is_bound():
             self.assertTrue(self.driver.bind())
         self.driver.allow(True)
@@ -64,12 +64,12 @@ class ShortageTest(unittest.TestCase):
         )
 
     def fail_nth(self, nth: int, path: str, word: str, task: str = "") -> tuple[bool, int]:
-        """Whether there was an allocation to fail, and the error of the write."""
+        """Whether the nth allocation was made and failed, and the error of the write."""
         said = self.vm.check(f"failnth {nth} {path} {word} {task}").split()
         return said[0] == "failed", int(said[1])
 
     def test_binding(self) -> None:
-        """It is bound all the same, or it is not, with an error."""
+        """The driver is bound all the same, or the write has an error."""
         device = self.driver.device()
         results = {True: 0, False: 0}
         for nth in range(1, MOST):
@@ -106,7 +106,8 @@ class ShortageTest(unittest.TestCase):
         self.assertGreater(not_ready, 3)
 
     def test_memory_that_comes_online(self) -> None:
-        """It comes or not; where it cannot be tracked, it comes, and the log says so."""
+        """It comes online, or the write has an error. If memory cannot be tracked, it comes
+        online all the same, and the log says so."""
         block = self.vm.check(
             "for m in /sys/devices/system/memory/memory*; do"
             " [ $(cat $m/state) = offline ] && echo $m && break; done"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest sleeps, and finds its memory again; then hints go on."""
+"""The guest sleeps and wakes up with its memory intact; then hints go on."""
 
 import contextlib
 import tempfile
@@ -19,7 +19,7 @@ class SleepTest(unittest.TestCase):
         return int(vm.query()["stats"]["discarded"]["bytes"])
 
     def start_stress(self, vm: FreehintVM, seconds: int) -> None:
-        """The guest goes on with it when it wakes up, and nobody waits for it."""
+        """Start it in the background; the guest goes on with it when it wakes up."""
         command = f"stress -m 256 -s {seconds} >/root/stress 2>&1"
         vm.check(f"({command}; echo status $? >>/root/stress) &")
 
@@ -53,7 +53,7 @@ class SleepTest(unittest.TestCase):
 
     @contextlib.contextmanager
     def swap_disk(self) -> Iterator[tuple[str, ...]]:
-        """Where the guest's memory is while there is no guest."""
+        """A disk for the guest's memory while the guest hibernates."""
         with tempfile.NamedTemporaryFile(dir=BUILD, prefix="swap-") as swap:
             swap.truncate(2 * MEMORY_MIB * MIB)
             yield ("-drive", f"if=virtio,format=raw,file={swap.name}")
@@ -81,7 +81,7 @@ class SleepTest(unittest.TestCase):
         )
 
     def compacted(self, vm: FreehintVM) -> int:
-        """Pages that compaction has looked at."""
+        """The number of pages that compaction has scanned."""
         return int(vm.check("awk '/compact_migrate_scanned/ {print $2}' /proc/vmstat"))
 
     def test_hibernation_loses_nothing_and_all_is_hinted_again(self) -> None:
@@ -95,16 +95,16 @@ class SleepTest(unittest.TestCase):
             with self.wake(awake, *args) as vm:
                 self.assert_nothing_was_lost(vm)
                 self.assert_hints_go_on(vm)
-                # What was free before is free in a machine that never heard of it.
+                # Memory that was free before is hinted again, as this QEMU is a new one.
                 self.assertLess(vm.settle(), (MEMORY_MIB - 256) * MIB)
-                # That machine's first flush has the number of the other one's.
+                # The new QEMU's first flush has the same number as the old one's.
                 before = self.compacted(vm)
                 outcome = vm.flush(compact=True)
                 self.assertEqual((outcome["flush-id"], outcome["result"]), (1, "done"))
                 self.assertGreater(self.compacted(vm), before)
 
     def test_waking_up_with_another_device(self) -> None:
-        """Its granule is not the one that the guest's memory is tracked by."""
+        """Its granule differs from the one that the guest's memory is tracked by."""
         other = ("-global", "virtio-freehint-device.x-granule=1M")
         with self.swap_disk() as disk:
             with self.start(*disk) as awake:

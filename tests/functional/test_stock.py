@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver for a kernel as Debian builds it, whose page reporting it is built on.
+"""The driver for Debian's own kernels, which is built on their page reporting.
 
-Only what is different there; tests of other modules run under such a kernel, too.
+These tests cover only the differences; tests of other modules run under such a kernel, too.
 """
 
 import time
@@ -10,15 +10,15 @@ import unittest
 from freehint_vm import DEVICE_ID, MIB, FreehintVM
 from guest_driver import GuestDriver, wait_for
 
-# Page reporting by itself waits for so long before each pass.
+# Page reporting by itself waits this long before each pass.
 REPORTING_DELAY_S = 2
-# From Linux 7.3 on that is a parameter.
+# From Linux 7.3 on, this delay is a parameter.
 DELAY_FILE = "/sys/module/page_reporting/parameters/page_reporting_delay_ms"
 # Far more than any test takes.
 NEVER_MS = 60000
 THROTTLED = 0x21
-# An offer is tried again for 16 s before it is given up, and there may be several of them
-# on a host that is busy.
+# The driver retries an offer for 16 s before it gives up, and on a busy host there may be
+# several offers.
 RETRIES_S = 120
 # The driver tries to register every 5 s.
 TRIES_S = 12
@@ -45,7 +45,7 @@ class StockTest(unittest.TestCase):
         self.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=ms)
 
     def use(self, size: int = BURST) -> float:
-        """Have memory used and freed; when it was free."""
+        """Have memory used and freed; return when it was free."""
         result = self.vm.run(f"memhog {size}")
         self.assertEqual(result.status, 0, result.output)
         return result.ended
@@ -60,7 +60,7 @@ class StockTest(unittest.TestCase):
         self.assertEqual(log, "1")
 
     def test_nobody_waits_for_page_reporting(self) -> None:
-        """Its pace would bring back a 16th in this time, if anything."""
+        """At its own pace, a 16th would be back in this time, if anything."""
         self.assertTrue(self.is_back(self.use(), REPORTING_DELAY_S))
 
     def test_memory_rests_for_as_long_as_the_device_asks(self) -> None:
@@ -101,13 +101,13 @@ class StockTest(unittest.TestCase):
         self.assertTrue(self.is_back(ended, 10))
 
     def test_an_offer_that_always_fails_is_given_up(self) -> None:
-        """And others that come later are not."""
+        """Later offers are made all the same."""
         self.driver.set_faults(status=THROTTLED, retry_after_ms=1)
         self.use(96 * MIB)
         throttled = [self.driver.counters()["throttled_bytes"]]
 
         def is_given_up() -> bool:
-            """None has been for longer than between the last two tries."""
+            """No try for longer than between the last two tries."""
             throttled.append(self.driver.counters()["throttled_bytes"])
             time.sleep(1)
             return len(throttled) > 12 and len(set(throttled[-12:])) == 1
@@ -116,7 +116,7 @@ class StockTest(unittest.TestCase):
             wait_for("the offer is given up", is_given_up, RETRIES_S + 30)
         finally:
             self.driver.set_faults()
-        # More than once, and not all the time.
+        # It was tried more than once, and not all the time.
         tries = len(set(throttled))
         self.assertGreater(tries, 2, throttled)
         self.assertLess(tries, 16, throttled)
@@ -132,7 +132,7 @@ class StockTest(unittest.TestCase):
         self.assertLess(abs(counters["free_stuck_bytes"] - stuck), 4 * MIB)
         self.assertEqual(counters["in_flight_bytes"], 0)
         free = int(self.vm.check("awk '/MemFree/ {print $2}' /proc/meminfo")) * 1024
-        # So that the device hears of it: gauges come along with hints.
+        # Gauges are sent along with hints, so have some memory hinted.
         self.use()
         self.driver.settle()
         told = self.vm.query()["guest-gauges"]["free"]
@@ -141,9 +141,10 @@ class StockTest(unittest.TestCase):
 
 class ContentTest(unittest.TestCase):
     def test_nothing_is_back_before_its_answer(self) -> None:
-        """In a guest so small that it uses again at once what page reporting gives back.
+        """The guest is so small that it uses at once what page reporting gives back.
 
-        Each discard waits until the guest has long written to its memory again.
+        Discards are late, so they would destroy what is written to memory that came back
+        before its answer.
         """
         slow = ("-global", "virtio-freehint-testdev.x-job-start-delay-ms=300")
         with FreehintVM("testdev", memory_mib=512, cpus=2, extra_args=slow) as vm:
@@ -159,10 +160,10 @@ class ContentTest(unittest.TestCase):
 
 class BalloonTest(unittest.TestCase):
     def test_a_balloon_that_came_first_reports(self) -> None:
-        """However often the driver tries.
+        """However often our driver tries to register.
 
-        That it comes back when the balloon goes is for unit tests to show: these
-        kernels fall over when a balloon is taken from its driver.
+        Unit tests show that it succeeds when the balloon goes: these kernels crash when a
+        balloon is unbound.
         """
         balloon = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
         with FreehintVM(extra_args=balloon) as vm:
@@ -181,7 +182,7 @@ class BalloonTest(unittest.TestCase):
             self.assertEqual(vm.flush()["result"], "refused")
 
     def lags(self, reporter: str, append: str = "") -> list[float]:
-        """After how long half of what was used is back, and all but little of it."""
+        """The times until half of the used memory is back, and 7/8 of it."""
         with FreehintVM(reporter, append=append) as vm:
             before = vm.settle(quiet=5)
             result = vm.run(f"memhog {BURST}")
@@ -195,7 +196,8 @@ class BalloonTest(unittest.TestCase):
             return times
 
     def test_it_is_faster_than_balloon_reporting(self) -> None:
-        """In the same image; where its delay can be set, whatever that is, is told only."""
+        """Both use the same image. Lags for other delays of page reporting, where that can
+        be set, are only printed."""
         ours, theirs = self.lags("freehint"), self.lags("balloon")
         print(f"# half and 7/8 back, s: ours {ours}, balloon {theirs}")
         for mine, other in zip(ours, theirs):

@@ -17,10 +17,10 @@ SECTION_PAGES = 128 * MIB // PAGE
 DIMM_MIB = 512
 DIMM_PAGES = DIMM_MIB * MIB // PAGE
 
-# Of what is free in a zone, so much has been used and is back at least.
+# The part of a zone's free memory that must be back at least.
 LEAST_BACK = 0.6
 
-# A disk that has more than all page cache can hold, and costs the host nothing.
+# A disk with more data than the page cache can hold; it costs the host nothing.
 DISK = "large"
 LARGE_DISK = (
     *("-drive", f"if=none,id={DISK},driver=null-co,size=64G,read-zeroes=on"),
@@ -29,7 +29,7 @@ LARGE_DISK = (
 
 
 def zone_fields(vm: FreehintVM) -> dict[str, dict[str, int]]:
-    """What each zone that has memory says of the page frames that it has."""
+    """For each zone that has memory, its figures about page frames."""
     found = {}
     text = vm.check("cat /proc/zoneinfo")
     for zone in re.split(r"^Node ", text, flags=re.M)[1:]:
@@ -50,12 +50,12 @@ def zones(vm: FreehintVM) -> dict[str, range]:
 
 
 def present(vm: FreehintVM) -> int:
-    """How many page frames there are in the movable zone of the second node."""
+    """The number of page frames in the movable zone of the second node."""
     return zone_fields(vm).get("1 Movable", {}).get("present", 0)
 
 
 def free_granules(vm: FreehintVM) -> dict[str, int]:
-    """What is free in blocks of a granule or more, in granules."""
+    """Memory that is free in blocks of a granule or more, in granules."""
     found = {}
     for line in vm.check("cat /proc/buddyinfo").splitlines():
         name = re.match(r"Node (\d+), zone +(\w+)((?: +\d+)+) *$", line)
@@ -67,7 +67,7 @@ def free_granules(vm: FreehintVM) -> dict[str, int]:
 
 
 class HintedBlocks:
-    """What is taken off the free lists for hints while a block of code runs."""
+    """The blocks that are taken off the free lists for hints, in a "with" statement."""
 
     def __init__(self, vm: FreehintVM) -> None:
         self._vm = vm
@@ -108,7 +108,7 @@ class ZonesTest(unittest.TestCase):
     def use_most(self, vm: FreehintVM) -> None:
         """Use memory of all nodes at a time, and free all of it at once.
 
-        Not more than each has: page tables, too, must be somewhere.
+        Not all that a node has, as page tables need some.
         """
         nodes = sorted({int(name.split()[0]) for name in zones(vm)})
         meminfo = "/sys/devices/system/node/node{0}/meminfo"
@@ -125,7 +125,7 @@ class ZonesTest(unittest.TestCase):
             self.assertEqual(result.status, 0, result.output)
 
     def assert_each_zone_comes_back(self, vm: FreehintVM, expected: set[str]) -> None:
-        """Of each zone's free memory most is hinted after it was used."""
+        """In each zone, most of the free memory is hinted after it was used."""
         known = zones(vm)
         self.assertEqual(set(known) - {"0 DMA"}, expected)
         GuestDriver(vm).settle()
@@ -140,7 +140,7 @@ class ZonesTest(unittest.TestCase):
         self.assertEqual(GuestDriver(vm).violations(), 0)
 
     def assert_zones_take_turns(self, vm: FreehintVM, first: str, second: str) -> None:
-        """Of two zones that have much to hint at once, neither waits for the other."""
+        """If two zones have much to hint at once, neither waits for the other."""
         vm.set_enabled(False)
         GuestDriver(vm).settle()
         with HintedBlocks(vm) as hinted:
@@ -156,7 +156,7 @@ class ZonesTest(unittest.TestCase):
             self.assertGreater(early[zone], both[zone] / 4, (early, both))
 
     def test_two_nodes_with_a_boundary_inside_a_granule(self) -> None:
-        """In a section of which each of them hints about a half."""
+        """The granule is in a section of which each node has about a half."""
         nodes = (
             *("-object", "memory-backend-ram,id=n0,size=447M"),
             *("-object", "memory-backend-ram,id=n1,size=577M"),
@@ -173,12 +173,12 @@ class ZonesTest(unittest.TestCase):
             self.assert_zones_take_turns(vm, "0 DMA32", "1 DMA32")
 
     def stalls(self, vm: FreehintVM) -> int:
-        """How often somebody had to wait for memory."""
+        """How often an allocation stalled."""
         stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
         return int(vm.check(f"{stalls} /proc/vmstat"))
 
     def start_reclaim(self, vm: FreehintVM, node: int) -> None:
-        """Have the page cache fill a node, and be reclaimed there, from now on."""
+        """Start to fill a node with page cache, so memory is reclaimed there."""
         disk = f"/dev/$(basename $(dirname $(grep -lx {DISK} /sys/block/*/serial)))"
         reader = f"membind {node} dd if={disk} of=/dev/null bs=4M"
         for _ in range(4):
@@ -187,7 +187,7 @@ class ZonesTest(unittest.TestCase):
         wait_for("somebody waits for memory", lambda: self.stalls(vm) > before, 120)
 
     def test_reclaim_on_one_node_leaves_the_other_alone(self) -> None:
-        """Whoever waits for memory of a full node would not get any of the other one."""
+        """An allocation that waits for a full node gets nothing from the other one."""
         nodes = (
             *("-object", "memory-backend-ram,id=n0,size=768M"),
             *("-object", "memory-backend-ram,id=n1,size=768M"),
@@ -200,7 +200,7 @@ class ZonesTest(unittest.TestCase):
             driver = GuestDriver(vm)
             driver.settle()
             self.start_reclaim(vm, 0)
-            # With somebody who waited meanwhile; not all the time, on a slow host.
+            # Twice, allocations must stall meanwhile; on a slow host they do not always.
             pressed = 0
             for _ in range(20):
                 stalls = self.stalls(vm)
@@ -216,7 +216,7 @@ class ZonesTest(unittest.TestCase):
                 if pressed == 2:
                     break
             self.assertEqual(pressed, 2, "nobody waits for memory")
-            # A host asks for it that is short itself.
+            # A flush, too: the host asks for one when it is short of memory itself.
             outcome = vm.flush()
             self.assertEqual(outcome["result"], "done", outcome)
 
@@ -230,7 +230,7 @@ class ZonesTest(unittest.TestCase):
             self.assert_each_zone_comes_back(vm, {"0 DMA32", "0 Normal", "0 Movable"})
 
     def test_zones_that_are_kept_from_higher_classes(self) -> None:
-        """As low zones of large guests are, however much of them is free."""
+        """So are low zones of large guests, however much of them is free."""
         trace = HintTrace()
         self.addCleanup(trace.close)
         with FreehintVM(
@@ -258,7 +258,7 @@ class ZonesTest(unittest.TestCase):
                 self.assertGreater(took[zone], free[zone] * 3 // 4, (zone, took, free))
 
     def start_two_nodes(self, granule: int = 2 * MIB) -> FreehintVM:
-        """All memory of the second one is in DIMMs, and our device can be unplugged."""
+        """Two nodes; all memory of the second one is in DIMMs. The device can be unplugged."""
         return FreehintVM(
             "none",
             memory_mib=512,
@@ -275,7 +275,7 @@ class ZonesTest(unittest.TestCase):
         )
 
     def test_a_node_that_comes_and_goes(self) -> None:
-        """A DIMM is the only memory of its node, and goes while it is hinted."""
+        """A DIMM is its node's only memory, and is unplugged while it is hinted."""
         with self.start_two_nodes(granule=MIB) as vm:
             driver = GuestDriver(vm)
             self.plug(vm)
@@ -303,7 +303,7 @@ class ZonesTest(unittest.TestCase):
                 self.assertEqual(driver.counters()[counter], 0, counter)
 
     def test_a_zone_with_a_hole(self) -> None:
-        """Each side is hinted, and what is between them is not."""
+        """Each side is hinted, and the hole between them is not."""
         with self.start_two_nodes() as vm:
             sides = [range(pfn, pfn + DIMM_PAGES) for pfn in (1 << 20, 5 << 18)]
             for side in sides:
