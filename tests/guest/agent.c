@@ -5,18 +5,18 @@
  *
  * usage: agent PORT INTERVAL_MS
  *
- * PORT is a virtio-serial port; what goes over it are lines:
+ * PORT is a virtio-serial port. These lines go over it:
  *
  *	to the guest	ID COMMAND		run COMMAND by /bin/sh
  *			(an empty line)		nothing, see freehint_vm.py
  *	to the host	hello NOW		the agent is up
  *			mem NOW FREE		every INTERVAL_MS
  *			ID out TEXT		a line that the command wrote
- *			ID exit STATUS NOW	it has ended
+ *			ID exit STATUS NOW	the command has ended
  *
- * ID is the host's own word for the command. NOW is CLOCK_MONOTONIC in ms, so
- * that the host can tell when something happened here from when it heard of
- * it. FREE is MemFree in KiB. STATUS is as in a shell: 128 + N for signal N.
+ * ID is the host's name for the command. NOW is CLOCK_MONOTONIC in ms, so the
+ * host knows when something happened, and not just when it heard of it. FREE is
+ * MemFree in KiB. STATUS is as in a shell: 128 + N for signal N.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -40,13 +40,13 @@
 #define MAX_LINE	4096
 #define MAX_ID		32
 
-/* Bytes that have come in and are no whole line yet. */
+/* Bytes that have come in and do not make a whole line yet. */
 struct line_buffer {
 	size_t used;
 	char text[MAX_LINE];
 };
 
-/* A command that runs; @pid is 0 in a free slot, @output -1 once it is closed. */
+/* A running command; @pid is 0 in a free slot, @output is -1 once it is closed. */
 struct job {
 	pid_t pid;
 	int output;
@@ -65,7 +65,7 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Send a line to the host. A port whose host is gone leaves nothing to do. */
+/* Send a line to the host. If the host is gone, there is nothing to do. */
 static void tell(const char *format, ...)
 {
 	char line[MAX_LINE + 2 * MAX_ID];
@@ -86,8 +86,8 @@ static void tell(const char *format, ...)
 }
 
 /*
- * Read what there is and hand every whole line on, without its newline. A line
- * too long is handed on in pieces. False at the end of the file.
+ * Read what there is, and pass each whole line on without its newline. A line that
+ * is too long is passed on in pieces. Returns false at the end of the file.
  */
 static bool read_lines(int fd, struct line_buffer *buffer,
 		       void (*handle)(void *arg, const char *line), void *arg)
@@ -176,9 +176,9 @@ static void read_output(struct job *job)
 }
 
 /*
- * The time is taken first, as it is when the command's memory was given back.
- * What it wrote last may still be in the pipe. Something that it left running
- * may hold the pipe open for ever, so only what is there is read.
+ * Take the time first: this is when the command's memory became free. Its last
+ * output may still be in the pipe. Read only what is there now, as a process that
+ * the command left running may hold the pipe open for ever.
  */
 static void end_job(struct job *job, int status)
 {
@@ -202,7 +202,7 @@ static void end_job(struct job *job, int status)
 	job->pid = 0;
 }
 
-/* As process 1's deputy, the agent may also be sent children not its own. */
+/* The agent may be process 1's deputy, and so get children that are not its own. */
 static void reap(int signals)
 {
 	struct signalfd_siginfo info;

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Measures how long single allocations take, with little memory free and some
- * of it coming and going.
+ * Measures how long single allocations take while little memory is free, and some
+ * of that is allocated and freed all the time.
  *
  * usage: alloctail [-l LEAVE_MIB | -f FILL_MIB] [-c CHURN_MIB] [-p PAUSE_MS]
  *		    [-s SECONDS]
  *
- *	-l	fill the memory until so much is free (default: 192)
- *	-f	fill so much instead, whatever is said to be free: what the per-CPU
- *		lists have, or a device, is not
- *	-c	of which so much is allocated and freed all the time (default: 64)
- *	-p	by another thread, which pauses after each freeing (default: 250)
- *	-s	for so long (default: 10)
+ *	-l	fill the memory until this much is free (default: 192)
+ *	-f	fill this much instead: the figure of free memory does not include
+ *		per-CPU lists, or memory that the device has
+ *	-c	have another thread allocate and free this much of it all the time
+ *		(default: 64)
+ *	-p	pause of that thread each time it has freed (default: 250)
+ *	-s	how long to measure (default: 10)
  *
- * Prints, for pages (order 0) and huge pages (order 9), how many allocations
- * there were and how long they took, in nanoseconds, and what the allocator had
- * to do for them:
+ * Prints, for pages (order 0) and huge pages (order 9), the number of allocations
+ * and how long they took, in nanoseconds, and what the allocator had to do for them:
  *
  *	order ORDER COUNT P50 P99 P999 MAX
  *	vmstat NAME EVENTS
@@ -42,7 +42,7 @@
 #define HUGE_BYTES	(2 * MIB)
 #define NS_PER_S	1000000000ULL
 
-/* Pages and huge pages of a round; after it, they are freed again. */
+/* Pages and huge pages per round; at its end, they are freed again. */
 #define ROUND_PAGES	1024
 #define ROUND_HUGE	4
 #define MAX_SAMPLES	(1UL << 20)
@@ -113,7 +113,7 @@ static char *map(size_t size, int advice)
 	return area;
 }
 
-/* Until little is free, or all that was asked for is in use; never freed. */
+/* Fill until little is free, or until all that was asked for is in use. Never freed. */
 static void fill(void)
 {
 	size_t room = fill_bytes ? fill_bytes : free_bytes();
@@ -219,7 +219,7 @@ int main(int argc, char **argv)
 	parse_options(argc, argv);
 	small = map(ROUND_PAGES * PAGE_BYTES, MADV_NOHUGEPAGE);
 	large = map(ROUND_HUGE * HUGE_BYTES, MADV_HUGEPAGE);
-	/* What holds the samples is not to be allocated while they are taken. */
+	/* Allocate the memory for the samples before they are taken. */
 	memset(&pages, 1, sizeof(pages));
 	memset(&huge_pages, 1, sizeof(huge_pages));
 	pages.nr = 0;

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Counts the pages of each zone by what the kernel says of them.
+ * Counts the pages of each zone by what the kernel reports about them.
  *
  * usage: census
  *
- * A line for each zone that has memory:
+ * Prints a line for each zone that has memory:
  *
  *	NODE ZONE free PAGES cached PAGES slab PAGES bare PAGES away GRANULES
  *
  * "free" pages are on the free lists, "cached" ones on the per-CPU lists. "slab"
- * ones hold small objects of the kernel, whether they are in use or not: KASAN
- * keeps those that were freed for a while. "bare" ones have no flag at all: they
- * are cached, the kernel uses them for itself, or the device that memory is hinted
- * to has them. "away" counts granules of 2 MiB in which all pages are bare; those
- * that the kernel uses so are few, and do not come and go.
+ * pages hold small objects of the kernel, which are in use or not: KASAN keeps freed
+ * objects for a while. "bare" pages have no flag at all: they are cached, the kernel
+ * uses them, or they are in flight. "away" counts granules of 2 MiB in which all
+ * pages are bare; the kernel uses few granules in this way, always the same ones.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -26,7 +25,7 @@
 #define KPF_SLAB	7
 #define KPF_BUDDY	10
 
-/* As /proc/zoneinfo tells it. */
+/* A zone of /proc/zoneinfo. */
 struct zone {
 	int node;
 	char name[16];
@@ -42,7 +41,7 @@ struct count {
 	unsigned long away;
 };
 
-/* Adds the granule at @pfn, of which only pages below @end are looked at. */
+/* Count the granule at @pfn, but only its pages below @end. */
 static void count_granule(int flags_fd, unsigned long pfn, unsigned long end,
 			  struct count *count)
 {
@@ -82,7 +81,7 @@ static void count_zone(int flags_fd, const struct zone *zone)
 	       count.bare, count.away);
 }
 
-/* Take what a line says over. True for the last line of a zone with memory. */
+/* Read a line's figure into @zone. True for the last line of a zone with memory. */
 static bool read_line(const char *line, struct zone *zone)
 {
 	unsigned long cached;

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Allocates, writes, verifies and frees memory over and over, to find bytes
- * that were lost on the way.
+ * Allocates, writes, verifies and frees memory again and again, to find bytes
+ * that were lost.
  *
  * usage: churn [-m MIB] [-n CYCLES] [-p PAUSE_MS] [-t] [-z]
  *
  *	-m	memory to use, in MiB (default: 512)
  *	-n	cycles (default: 10)
- *	-p	pause after each freeing, in ms (default: 300)
+ *	-p	pause each time memory was freed, in ms (default: 300)
  *	-t	ask for transparent huge pages
- *	-z	verify, too, that new memory is zero, as it must always be
+ *	-z	also verify that new memory is zero, as it must always be
  *
- * Every word tells what it ought to be: it depends on its own position, its
- * block, and on how often its block was written. So a word that was zeroed, is
- * stale, or belongs elsewhere is found. A cycle frees half of its memory while
- * the other half is in use, block by block, since free memory that has
- * neighbours in use is where a wrong boundary would show; then it fills the
- * gaps, verifies all of it, and frees everything.
+ * The value of a word depends on its position, its block, and how often the block
+ * was written. So a word that was zeroed, is stale, or belongs elsewhere is found.
+ * A cycle frees every other block while the rest is in use, since a wrong boundary
+ * would show where free memory has neighbours in use. Then it fills the gaps,
+ * verifies all of it, and frees everything.
  *
- * Exit status: 0 if every byte was found again, 1 if not, 2 on misuse.
+ * Exit status: 0 if no byte was lost, 1 if some were, 2 on misuse.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -49,7 +48,7 @@ static uint64_t expected(uint64_t block, uint64_t word, uint64_t generation)
 	       generation * 0xc2b2ae3d27d4eb4fULL;
 }
 
-/* Number of words that a block has and that are not zero. */
+/* The number of words in a block that are not zero. */
 static uint64_t count_nonzero(const uint64_t *memory, uint64_t block)
 {
 	const uint64_t *words = memory + block * BLOCK_WORDS;
@@ -63,7 +62,7 @@ static uint64_t count_nonzero(const uint64_t *memory, uint64_t block)
 	return wrong;
 }
 
-/* Writes a block of new memory; the words of it that were wrong as it was new. */
+/* Write a block of new memory; returns how many of its words were wrong before. */
 static uint64_t write_block(uint64_t *memory, uint64_t block,
 			    uint64_t generation)
 {
@@ -75,7 +74,7 @@ static uint64_t write_block(uint64_t *memory, uint64_t block,
 	return wrong;
 }
 
-/* Number of words that are not what they ought to be; shows the first. */
+/* The number of words that are wrong; prints the first. */
 static uint64_t verify_block(const uint64_t *memory, uint64_t block,
 			     uint64_t generation)
 {
@@ -106,7 +105,7 @@ static void pause_after_free(void)
 	nanosleep(&ts, NULL);
 }
 
-/* Blocks start on multiples of their size, so that each can be a huge page. */
+/* Blocks start at multiples of their size, so each can be a huge page. */
 static void *map_blocks(void)
 {
 	size_t size = nblocks * BLOCK_BYTES;
@@ -132,7 +131,7 @@ static void free_block(uint64_t *memory, uint64_t block)
 		err(2, "madvise(MADV_DONTNEED)");
 }
 
-/* One cycle; words lost in it. */
+/* One cycle; returns the number of words lost in it. */
 static uint64_t churn(uint64_t cycle)
 {
 	uint64_t *memory = map_blocks();

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Counts what memory costs: the instructions of loops that allocate and free it.
+ * Counts the instructions of loops that allocate and free memory.
  *
  * usage: cost
  *
- * A line for each loop: LOOP OPERATIONS BUDDY INSTRUCTIONS
+ * Prints a line for each loop: LOOP OPERATIONS BUDDY INSTRUCTIONS
  *
- *	fault	fault in, and unmap, so few pages that they stay on the per-CPU lists
- *	order0	fault in, and unmap, so many that they come from the buddy lists
+ *	fault	fault in and unmap so few pages that they stay on the per-CPU lists
+ *	order0	fault in and unmap so many pages that they come from the buddy lists
  *		and go back there
  *	order9	grow the pool of huge pages by more than a per-CPU list holds, and
  *		empty it
  *
  * An operation is an allocation and the free that undoes it; at least BUDDY of them
  * get past the per-CPU lists. The time stamp counter has to count instructions, as
- * it does under "qemu -icount shift=0". A loop is run many times, and the median is
- * printed. Most runs of two loops have no tick; the other one is long enough for its
- * ticks, and what is merged by chance, to be the same in most runs.
+ * it does under "qemu -icount shift=0". Each loop runs many times, and the median is
+ * printed. Two of the loops are so short that most runs have no timer tick. The third
+ * is so long that most runs have the same number of ticks, and of merged blocks.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -34,13 +34,13 @@
 #define PAGE		4096UL
 #define VM		"/proc/sys/vm/"
 
-/* Where nothing else is, so that it is the same page tables that come and go. */
+/* An address with nothing else nearby, so each run uses the same page tables. */
 #define PLACE		((void *)(1UL << 40))
 
-/* More pages than the per-CPU lists have before; freeing so many makes them small. */
+/* More pages than the per-CPU lists have at first; freeing so many makes them small. */
 #define LISTED_BEFORE	16384UL
 
-/* Times that each loop is run. */
+/* How often each loop is run. */
 #define RUNS		101
 
 static void touch_and_free(unsigned long pages)
@@ -56,7 +56,7 @@ static void touch_and_free(unsigned long pages)
 	munmap(map, pages * PAGE);
 }
 
-/* Returns what it is now, which may not be what was asked for. */
+/* Returns the new value, which may not be the one asked for. */
 static unsigned long set_number(const char *path, unsigned long number)
 {
 	int fd = open(path, O_RDWR);
@@ -88,7 +88,7 @@ static void fill_and_empty_pool(unsigned long pages)
 	set_pool(0);
 }
 
-/* The most pages on a CPU's lists, of those zones that have any. */
+/* The highest limit that any zone has for its per-CPU lists, in pages. */
 static unsigned long most_on_lists(void)
 {
 	FILE *file = fopen("/proc/zoneinfo", "re");
@@ -140,7 +140,7 @@ int main(void)
 {
 	unsigned long listed;
 
-	/* The lists' size adapts to what goes on; let it be the least, and fixed. */
+	/* The size of the lists adapts to the load; make it minimal and fixed. */
 	set_number(VM "percpu_pagelist_high_fraction", INT_MAX);
 	touch_and_free(LISTED_BEFORE);
 	listed = most_on_lists();

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Does to the guest's memory what kernels and administrators do to it, beside
- * whatever else is going on, and counts how often that worked.
+ * Does to the guest's memory what kernels and administrators do, while anything
+ * else may be going on, and counts how often that worked.
  *
  * usage: disturb [-s SECONDS] [-r SEED] ACTION[:PAUSE_MS]...
  *
  *	-s	how long, in seconds (default: 30)
  *	-r	seed of the random sizes and places (default: 1)
  *
- * An action is repeated, with a pause after each time (default: 100 ms); each
- * has a process of its own:
+ * Each action has its own process, which repeats it and pauses each time (default:
+ * 100 ms):
  *
  *	compact	compact all memory
  *	cma	allocate up to 64 MiB of a CMA area, as one range, and free it
  *	offline	take a movable memory block offline and online again
  *	huge	grow the pool of huge pages, and empty it
  *	drop	drop clean caches and shrink slabs
- *	audit	have the kernel compare what it believes of free memory
- *		with the free lists; every exception counts as failed
+ *	audit	have the kernel compare the states of granules with the free
+ *		lists; each contradiction counts as failed
  *
- * It says for each action how often it was done and how often it failed. Exit
- * status: 1 if an audit failed, 2 on misuse; that others fail is for the caller
- * to judge.
+ * Prints for each action how often it was done and how often it failed. Exit
+ * status: 1 if an audit failed, 2 on misuse; the caller judges whether other
+ * actions may fail.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -104,7 +104,7 @@ static unsigned long get_number(const char *path)
 	return strtoul(text, NULL, 10);
 }
 
-/* A path of those that match @pattern, at random; the caller frees it. */
+/* A random one of the paths that match @pattern; the caller frees it. */
 static char *pick(const char *pattern)
 {
 	glob_t found;
@@ -129,7 +129,7 @@ static char *beside(const char *path, const char *name)
 	return other;
 }
 
-/* Each action tells whether it worked. */
+/* Each action returns whether it worked. */
 
 static bool compact(void)
 {
@@ -155,7 +155,7 @@ static bool cma(void)
 	return done;
 }
 
-/* The file with the zone of an online movable block, at random; the caller frees it. */
+/* The file with the zone of a random online movable block; the caller frees it. */
 static char *pick_movable(void)
 {
 	glob_t found;
@@ -238,7 +238,7 @@ static const struct action *find_action(const char *name, size_t length)
 	errx(2, "there is no action '%.*s'", (int)length, name);
 }
 
-/* The whole life of an action's process; its exit status. */
+/* All that an action's process does; returns its exit status. */
 static int repeat(const struct action *action, unsigned long pause_ms)
 {
 	uint64_t end = now_ms() + seconds * 1000;

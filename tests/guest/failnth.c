@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Has one allocation of the kernel fail while something is written to a file.
+ * Makes one allocation of the kernel fail while a word is written to a file.
  *
  * usage: failnth N FILE WORD [PID]
  *
- * The Nth allocation for the writer, or for the task PID, fails. Prints whether there
- * were so many ("failed" or "fewer") and what the write ended with, 0 or an error's
- * number. The kernel has to have CONFIG_FAULT_INJECTION.
+ * The Nth allocation of the writer, or of the task PID, fails. Prints "failed", or
+ * "fewer" if there were fewer than N, and the error number of the write, or 0. The
+ * kernel needs CONFIG_FAULT_INJECTION.
  */
 #include <err.h>
 #include <errno.h>
@@ -35,7 +35,7 @@ static void set_nth(int fd, uint64_t nth)
 		err(1, "fail-nth");
 }
 
-/* How many allocations are left until one fails. */
+/* The number of allocations until one fails. */
 static uint64_t get_nth(int fd)
 {
 	char text[24];

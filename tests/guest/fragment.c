@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Leaves memory in pieces: uses much of it, and keeps one page of each few.
+ * Fragments memory: uses much of it, and keeps one page of every few.
  *
  * usage: fragment [-m MIB] [-k PAGES]
  *
  *	-m	memory to use, in MiB (default: 256)
- *	-k	keep one page of so many (default: 64)
+ *	-k	keep one page out of this many (default: 64)
  *
- * Says "ready" when it is so. A page that was moved meanwhile must say what it
- * said before: they are verified when SIGTERM comes.
+ * Prints "ready" when that is done. SIGTERM ends it; then it verifies the pages, as
+ * the kernel may have moved them meanwhile.
  *
- * Exit status: 0 if all that was kept is right, 1 if not, 2 on misuse.
+ * Exit status: 0 if all pages are right, 1 if not, 2 on misuse.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -27,7 +27,7 @@ static size_t page_bytes;
 static size_t npages;
 static size_t keep_every = 64;
 
-/* Each page says which one it is, in each of its words. */
+/* Each word of a page has the page's number in it. */
 static uint64_t expected(size_t page, size_t word)
 {
 	return (page * page_bytes + word + 1) * 0x9e3779b97f4a7c15ULL;
@@ -46,7 +46,7 @@ static void fill(char *memory, size_t page)
 		words[i] = expected(page, i);
 }
 
-/* Number of words that are wrong. */
+/* The number of words that are wrong. */
 static size_t verify(char *memory, size_t page)
 {
 	const uint64_t *words = page_at(memory, page);
@@ -57,7 +57,7 @@ static size_t verify(char *memory, size_t page)
 	return wrong;
 }
 
-/* Small pages only: a huge one would be split, not given back in pieces. */
+/* Use small pages only: a huge page would be split, not freed in pieces. */
 static char *map_pages(void)
 {
 	char *memory = mmap(NULL, npages * page_bytes, PROT_READ | PROT_WRITE,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Tells how much of the free memory lies in blocks that a hint can name, again
- * and again, or in how many pieces it lies.
+ * Prints how much of the free memory is in blocks that a hint can name, again and
+ * again; or in how many pieces the free memory is.
  *
  * usage: freewatch INTERVAL_MS SECONDS
  *	  freewatch runs
@@ -10,13 +10,13 @@
  *
  *	free NOW_MS FREE_BYTES BLOCK_BYTES
  *
- * by CLOCK_MONOTONIC, MemFree and /proc/buddyinfo: BLOCK_BYTES are in blocks of
+ * from CLOCK_MONOTONIC, MemFree and /proc/buddyinfo: BLOCK_BYTES are in blocks of
  * 2 MiB or more. The second form prints
  *
  *	runs NR GRANULES
  *
- * from /proc/kpageflags: NR runs, as long as they can be, of GRANULES granules
- * of 2 MiB of which every page is free.
+ * from /proc/kpageflags: GRANULES granules of 2 MiB are entirely free, and they are
+ * in NR runs, each as long as possible.
  */
 #define _GNU_SOURCE
 #include <err.h>

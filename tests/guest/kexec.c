@@ -6,8 +6,8 @@
  *
  *	-p	only load it, for when this kernel panics
  *
- * Debian's kexec-tools does more, but to install it changes how the machine that
- * the tests run on restarts.
+ * Debian's kexec-tools can do this, too, but installing it changes how the machine
+ * that runs the tests restarts.
  *
  * Exit status: 2 if it cannot be done.
  */

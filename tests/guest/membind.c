@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Runs a command that takes memory from one node only, the page cache included that
+ * Runs a command that takes memory from one node only, including the page cache that
  * it fills.
  *
  * usage: membind NODE COMMAND [ARGUMENT...]

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* A decimal number; ends the program, as misused, if @text is anything else. */
+/* Parse a decimal number; for anything else, end the program as misused. */
 static inline uint64_t parse_number(const char *text)
 {
 	char *end;

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Many workers allocate memory of every kind, fill it, verify it and free it, at
- * random and for as long as they are told, to find bytes that were lost.
+ * Many workers allocate memory of every kind, fill it, verify it and free it, in
+ * random order, to find bytes that were lost.
  *
  * usage: stress [-m MIB] [-s SECONDS] [-w WORKERS] [-r SEED] [KIND...]
  *
- *	-m	memory that all of them use at most, in MiB (default: 256)
+ *	-m	the most memory that all workers use together, in MiB (default: 256)
  *	-s	how long, in seconds (default: 30)
  *	-w	workers of each kind (default: 2)
  *	-r	seed of the random sequence (default: 1)
  *
- * KIND is one of those in kinds[] below; without one, all. Movable and unmovable
- * allocations, small and huge ones, lie side by side, since free memory that has
- * neighbours in use is where a wrong boundary would show.
+ * KIND is one of those in kinds[] below; the default is all. Movable and unmovable
+ * allocations, small and huge ones, are side by side, since a wrong boundary would
+ * show where free memory has neighbours in use.
  *
- * Every word tells which object and page it belongs to, and where in the page it
- * is, so that one that was zeroed, is stale, or belongs elsewhere is found.
+ * The value of a word depends on its object, its page and its position there. So a
+ * word that was zeroed, is stale, or belongs elsewhere is found.
  *
- * Exit status: 0 if every byte was found again, 1 if not or if a worker was
- * killed, 2 on misuse.
+ * Exit status: 0 if no byte was lost, 1 if some were or if a worker was killed, 2 on
+ * misuse.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -42,10 +42,10 @@
 #define HUGE		(2 * MIB)
 #define HUGE_PAGES	(HUGE / PAGE)
 
-/* Objects that a worker has at a time. */
+/* The most objects that a worker has at a time. */
 #define SLOTS		64
 
-/* KSM merges pages that are alike, so its objects share few contents. */
+/* KSM merges pages with the same content, so its objects have one of few contents. */
 #define KSM_SEEDS	4
 
 struct kind;
@@ -53,9 +53,9 @@ struct kind;
 /**
  * struct object - memory that is allocated, filled and verified as a whole
  * @pages: pages of content; 0 for none
- * @seed: what it is filled with
- * @map: where it is mapped, of @span bytes
- * @pipe: where it is, if it is not mapped
+ * @seed: determines the content
+ * @map: the mapping, of @span bytes
+ * @pipe: holds the content if that is not mapped
  */
 struct object {
 	size_t pages;
@@ -68,10 +68,10 @@ struct object {
 /**
  * struct kind - a kind of memory
  * @name: its name
- * @unit: pages of content that an object has a multiple of
- * @most: pages of content that an object has at most
+ * @unit: an object has a multiple of this many pages of content
+ * @most: the most pages of content that an object can have
  * @stride: distance of the pages of content in the mapping, in bytes
- * @cost: pages that a page of content takes
+ * @cost: pages of memory per page of content
  * @get: allocate an object of @pages; false if there is no memory for it
  * @put: free it
  */
@@ -85,7 +85,7 @@ struct kind {
 	void (*put)(struct object *object);
 };
 
-/* What the workers of a kind did; in memory that all processes share. */
+/* What the workers of a kind did, in memory that all processes share. */
 struct tally {
 	uint64_t objects;
 	uint64_t refused;
@@ -150,7 +150,7 @@ static void put_map(struct object *object)
 		err(2, "munmap");
 }
 
-/* Starts on a multiple of a huge page's size, so that it can consist of such. */
+/* Starts at a multiple of a huge page's size, so it can consist of huge pages. */
 static bool get_thp(const struct kind *kind, struct object *object)
 {
 	size_t size = object->pages * kind->stride;
@@ -167,7 +167,7 @@ static bool get_thp(const struct kind *kind, struct object *object)
 	munmap((char *)start + size, (uintptr_t)area + HUGE - start);
 	object->map = (char *)start;
 	object->span = size;
-	/* A kernel without them has pages of 4 KiB to offer. */
+	/* This fails on a kernel without huge pages; small pages will do. */
 	madvise(object->map, size, MADV_HUGEPAGE);
 	return true;
 }
@@ -240,7 +240,7 @@ static const struct kind kinds[] = {
 	{ "tmpfs", 1, 1024, PAGE, 1, get_tmpfs, put_map },
 	{ "mlock", 1, 512, PAGE, 1, get_mlock, put_map },
 	{ "ksm", 1, 512, PAGE, 1, get_ksm, put_map },
-	/* Unmovable: what is in a pipe, and a page table for each page. */
+	/* Unmovable: the content of a pipe, and a page table for each page. */
 	{ "pipe", 1, 256, PAGE, 1, get_pipe, put_pipe },
 	{ "pgtable", 1, 256, HUGE, 2, get_anon, put_map },
 };
@@ -261,7 +261,7 @@ static void fill_page(uint64_t *words, uint64_t seed, uint64_t page)
 		words[i] = expected(seed, page, i);
 }
 
-/* How many words are not what they ought to be; shows the first. */
+/* The number of words that are wrong; prints the first. */
 static uint64_t verify_page(const struct kind *kind, const uint64_t *words,
 			    uint64_t seed, uint64_t page)
 {
@@ -287,7 +287,7 @@ static bool is_pipe(const struct kind *kind)
 	return kind->put == put_pipe;
 }
 
-/* KSM's pages are all alike in an object. */
+/* All pages of an object of KSM are alike. */
 static uint64_t page_number(const struct kind *kind, uint64_t page)
 {
 	return kind->get == get_ksm ? 0 : page;
@@ -317,7 +317,7 @@ static void fill(const struct kind *kind, struct object *object)
 	}
 }
 
-/* Bytes that were lost. A pipe is empty afterwards. */
+/* The number of bytes that were lost. A pipe is empty afterwards. */
 static uint64_t verify(const struct kind *kind, const struct object *object)
 {
 	uint64_t buffer[PAGE_WORDS];
@@ -383,7 +383,7 @@ static void destroy(const struct kind *kind, struct object *object,
 	object->pages = 0;
 }
 
-/* Free memory has to rest for a moment to be hinted. */
+/* Memory has to be free for a moment before it is hinted. */
 static void destroy_all(const struct kind *kind, struct object *objects,
 			size_t *budget, struct tally *tally)
 {
@@ -436,13 +436,13 @@ static void start(const struct kind *kind, unsigned long worker, size_t budget)
 		err(2, "fork");
 	if (pid)
 		return;
-	/* Each has a sequence of its own. */
+	/* Each worker has its own sequence. */
 	random_state = mix(random_state + (kind - kinds) * workers + worker);
 	work(kind, &tallies[kind - kinds], budget);
 	exit(0);
 }
 
-/* How many workers have not ended by themselves. */
+/* Wait for all workers; returns the number of those that were killed. */
 static int wait_for_all(void)
 {
 	int status, killed = 0;
@@ -457,7 +457,7 @@ static int wait_for_all(void)
 	return killed;
 }
 
-/* Bytes lost in all. */
+/* The number of bytes lost in total. */
 static uint64_t report(void)
 {
 	uint64_t verified = 0, lost = 0;

@@ -7,23 +7,23 @@
  *
  *	-m	memory of each thread, in MiB (default: 512)
  *	-n	cycles of each thread (default: 1)
- *	-s	as many cycles as begin in so many seconds, instead
- *	-w	cycles before these, which are not told of (default: 0)
- *	-k	keep the memory for so long before freeing it, in ms
+ *	-s	begin cycles for this many seconds instead
+ *	-w	cycles before these, which are not reported (default: 0)
+ *	-k	keep the memory this long before freeing it, in ms
  *	-p	pause after each cycle, in ms
  *	-j	threads, each with memory of its own (default: 1)
- *	-t	ask for transparent huge pages; without, refuse them
+ *	-t	ask for transparent huge pages; without -t, refuse them
  *
- * Prints a line a cycle,
+ * Prints a line per cycle,
  *
  *	cycle THREAD TOUCH_NS FREE_NS FREE_MS FREED_MS
  *
- * with how long touching and freeing took, and when freeing began and had
- * ended, by CLOCK_MONOTONIC; and at the end
+ * with the time that touching and freeing took, and when freeing began and ended, by
+ * CLOCK_MONOTONIC; and at the end
  *
  *	total BYTES NS
  *
- * with what was touched, and how long all threads were at it, pauses included.
+ * with the number of bytes touched, and the time for all threads, pauses included.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -75,7 +75,7 @@ static void sleep_ms(uint64_t ms)
 	nanosleep(&ts, NULL);
 }
 
-/* Room for one more huge page, so that the first can start at its multiple. */
+/* Map one more huge page, so the first can start at a multiple of its size. */
 static char *map_area(void)
 {
 	char *area = mmap(NULL, size + HUGE_BYTES, PROT_READ | PROT_WRITE,
@@ -200,7 +200,7 @@ int main(int argc, char **argv)
 	pthread_t threads[MAX_THREADS];
 
 	parse_options(argc, argv);
-	/* A line is told when it is true, not when a buffer is full. */
+	/* Write each line at once, not when a buffer is full. */
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	pthread_barrier_init(&warm, NULL, nthreads);
 	for (uintptr_t i = 0; i < nthreads; i++)

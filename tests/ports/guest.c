@@ -2,9 +2,9 @@
 /*
  * The only process of a guest on another architecture.
  *
- * It keeps some memory, frees and uses other memory several times over, and sees
- * that what it frees is hinted and what it keeps is left alone. Its lines on the
- * console begin with "port:"; the last is "port: ok", or says what went wrong.
+ * It keeps some memory, and uses and frees other memory several times. It checks that
+ * freed memory is hinted, and that memory that it keeps is left alone. Its lines on
+ * the console begin with "port:"; the last is "port: ok", or says what went wrong.
  */
 #include <errno.h>
 #include <glob.h>
@@ -20,7 +20,7 @@
 #define MIB (1UL << 20)
 #define KEPT (64 * MIB)
 #define FREED (256 * MIB)
-/* What may stay: on per-CPU lists, and beside what is in use. */
+/* How much may stay unhinted: on per-CPU lists, and beside memory in use. */
 #define LEFT (32 * MIB)
 #define ROUNDS 3
 #define WAIT_MS 120000
@@ -30,7 +30,7 @@
 
 static char attributes[256];
 
-/* Init cannot exit: whoever reads the console ends the guest. */
+/* Init must not exit; the test ends the guest when it has read the console. */
 static void end(const char *format, ...)
 {
     va_list args;

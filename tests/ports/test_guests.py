@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests of other architectures: with large pages, big-endian, on channel devices.
 
-They run the process of guest.c; and our KUnit tests, which have the mechanism to
-themselves, without a device. These know pages of 4 KiB and pageblocks of 2 MiB only.
+They run guest.c, or our KUnit tests, without a device: the tests take its place. They
+assume pages of 4 KiB and pageblocks of 2 MiB.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ BAD = re.compile(r"Kernel panic.*|port: failed.*")
 
 @dataclasses.dataclass(frozen=True)
 class Guest:
-    """Where a kernel boots, and what it has to say of itself."""
+    """How to boot a kernel, and what its guest has to report."""
 
     kernel: str
     arch: str
@@ -54,14 +54,14 @@ class Guest:
 
 
 VIRT = ("-M", "virt", "-cpu", "max")
-# It wants firmware, though it does not run it. That is in Debian's qemu-system-data.
+# The machine needs firmware, but does not run it. Debian's qemu-system-data has it.
 FIRMWARE = ("-bios", "/usr/share/qemu/s390-ccw.img")
 CCW = ("-M", "s390-ccw-virtio", "-cpu", "max", *FIRMWARE)
 ARM = Guest("aarch64", "aarch64", "Image", VIRT, "ttyAMA0", "4096 bytes, little-endian")
 ARM_64K = dataclasses.replace(
     ARM, kernel="aarch64_64k", pages="65536 bytes, little-endian"
 )
-# A host of this kind has huge pages of 1 MiB, and the device the same granule.
+# An s390x host has huge pages of 1 MiB, and the device has the same granule.
 S390X = Guest(
     *("s390x", "s390x", "bzImage", CCW, "ttysclp0", "4096 bytes, big-endian"),
     options="x-granule=1M",
@@ -105,7 +105,7 @@ class GuestsTest(unittest.TestCase):
     def booted(
         self, guest: Guest, *args: str, append: str = ""
     ) -> Iterator[tuple[QEMUMachine, Path]]:
-        """A guest, and what its console says."""
+        """Boot a guest; yield its machine and the file with its console."""
         with tempfile.TemporaryDirectory() as folder:
             console = Path(folder, "console")
             console.touch()
@@ -139,7 +139,7 @@ class GuestsTest(unittest.TestCase):
         return answer
 
     def check_device(self, machine: QEMUMachine) -> None:
-        """It agrees with the guest on what was freed."""
+        """The device's figures agree with the guest's."""
         device = self.query(machine)
         self.assertEqual(device["driver-status"], "active")
         stats = device["stats"]
@@ -148,7 +148,7 @@ class GuestsTest(unittest.TestCase):
         self.assertEqual({why: c for why, c in wrong.items() if c["ranges"]}, {})
 
     def check_next_epoch(self, machine: QEMUMachine) -> None:
-        """One that does not read the same from either end."""
+        """The next epoch has another value in the other byte order."""
         for enabled in False, True:
             machine.cmd("freehint-set", id="fh0", enabled=enabled)
             wanted = "active" if enabled else "waiting"
@@ -159,7 +159,7 @@ class GuestsTest(unittest.TestCase):
         self.assertNotEqual(self.query(machine)["rehint-epoch"], 0)
 
     def check_flush(self, machine: QEMUMachine) -> None:
-        """It has an end, which knows the guest's figures; all that is free is away."""
+        """A flush ends with the guest's figures, and all free memory is discarded."""
         started: Any = machine.cmd("freehint-flush", id="fh0", timeout_ms=20000)
         event: Any = machine.event_wait("FREEHINT_FLUSH_COMPLETED", timeout=60)
         self.assertEqual(event["data"]["flush-id"], started["flush-id"])

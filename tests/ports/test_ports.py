@@ -14,16 +14,16 @@ BUILD = Path(os.environ.get("FREEHINT_BUILD", PROJECT / "build"))
 MACHINES = {
     "x86_64": ("q35",),
     "aarch64": ("virt",),
-    # It does not start without firmware; any small file will do, as it is not run.
+    # It does not start without firmware. Any small file will do, as it is not run.
     "s390x": ("s390-ccw-virtio", "-bios", str(BUILD / "versions.qemu")),
 }
-# What each has the device on.
+# The transports of the device on each machine.
 TRANSPORTS = (("aarch64", "pci"), ("s390x", "pci"), ("s390x", "ccw"))
 DEVICE = ("-device", "virtio-freehint-pci,id=fh0")
 
 
 def start(folder: str, target: str, *args: str, commands: str = "") -> Any:
-    """A machine that is not run, and what it says to commands of QMP."""
+    """Start a machine that is not run, and send it QMP commands."""
     options = ("-nodefaults", "-display", "none", "-S", "-qmp", "stdio")
     return subprocess.run(
         [f"./qemu-system-{target}", "-M", *MACHINES[target], *options, *args],
@@ -63,7 +63,7 @@ class PortsTest(unittest.TestCase):
 
 
 class OffTest(unittest.TestCase):
-    """What a management tool sees that knows of the device."""
+    """What a management tool that knows the device sees in a QEMU without it."""
 
     def test_there_is_no_device(self) -> None:
         for target in MACHINES:
