@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run a qtest program on a QEMU with the sanitizer for threads.
 
-It fails, too, if one of two accesses that race is made by code of ours. Others are seen
-all the time: GLib, which is not compiled for this, hands threads and their work on under
-locks that the sanitizer does not see.
+It also fails if our code makes one of two accesses that race. Other races are reported all
+the time: GLib is not compiled for this, and the sanitizer does not see the locks under
+which it hands over threads and their work.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-# A report is about two accesses, and says then where their memory comes from.
+# A report names two accesses, and then says where their memory comes from.
 REPORT = re.compile(r"^WARNING: ThreadSanitizer.*?^SUMMARY.*?$", re.M | re.S)
 ORIGIN = re.compile(r"^  (?:As if synchronized|Location|Mutex|Thread) ", re.M)
 STACK = re.compile(r"(?:^    #\d+ .*\n)+", re.M)
-# A function that is called to make an access comes first.
+# If a function was called to make an access, it comes first.
 TOOL = re.compile(r" (?:__interceptor_)?mem\w+ ")
-# A migration reads memory that may change, which is dirty then and will be sent again.
+# Migration reads memory that may change; such memory is dirty then, and is sent again.
 BY_DESIGN = " ram_save_"
 
 
@@ -41,10 +41,10 @@ def main() -> None:
     parser.add_argument("program", nargs=argparse.REMAINDER)
     command = parser.parse_args().program
     with tempfile.TemporaryDirectory(prefix="freehint-tsan-") as folder:
-        # The test goes on after a race, and QEMU's status is what it would be.
+        # A race neither ends the test nor changes QEMU's exit status.
         options = f"log_path={folder}/races exitcode=0 die_after_fork=0"
         done = subprocess.run(
-            # The sanitizer's memory has a fixed place.
+            # The sanitizer's memory has a fixed address.
             ["setarch", "--addr-no-randomize", *command],
             env=os.environ | {"TSAN_OPTIONS": options},
             check=False,

@@ -26,7 +26,7 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
-/* Arguments of a command, the caller's: @start and what @rest adds to it. */
+/* A command's arguments: @start and those that @rest adds. The caller's. */
 static QDict *arguments(const char *start, const char *rest)
 {
     g_autofree char *text = g_strdup_printf("{ %s, %s }", start, rest);
@@ -59,7 +59,7 @@ static void say(QVirtioFreehint *fh, uint32_t driver_status)
                    driver_status);
 }
 
-/* Everything that is in the way is listed, in one order. */
+/* All obstacles are listed, in a fixed order. */
 static void test_obstacles(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const uint32_t refusals[] = {
@@ -134,7 +134,7 @@ static void test_rdma(void *obj, void *data, QGuestAllocator *alloc)
     say(fh, VIRTIO_FREEHINT_DRIVER_ACTIVE);
     qfreehint_set_prop("veto0", "rdma-migrations", true);
     qfreehint_fill(FREE_START, GRANULE, 0xa5);
-    /* Something that takes a minute to send. */
+    /* Memory that takes a minute to send. */
     qtest_qmp_assert_success(global_qtest, "{ 'execute':"
                              " 'migrate-set-parameters', 'arguments': {"
                              " 'max-bandwidth': 1048576 } }");
@@ -154,7 +154,7 @@ static void test_rdma(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* Over the limit there is an answer at once, and a time to come back. */
+/* Above the limit, the answer comes at once, with a time to try again. */
 static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
 {
     const QFreehintRange ranges[] = {
@@ -172,7 +172,7 @@ static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
     struct virtio_freehint_ack ack;
     QFreehintHint hint;
 
-    /* Eight megabytes take four seconds then. */
+    /* At this rate, eight MiB take four seconds. */
     freehint_set("'rate-limit': 2097152");
     qfreehint_fill(FREE_START, 9 * GRANULE, 0xa5);
     hint = qfreehint_prepare(fh, alloc, &hdr, ranges, ARRAY_SIZE(ranges));
@@ -183,7 +183,7 @@ static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
     g_assert_cmphex(qfreehint_status(&hint, 1), ==,
                     VIRTIO_FREEHINT_S_THROTTLED);
-    /* What is wrong is wrong at any rate. */
+    /* A bad range is refused for what it is, whatever the rate. */
     g_assert_cmphex(qfreehint_status(&hint, 2), ==,
                     VIRTIO_FREEHINT_S_UNMAPPED);
     g_assert_true(qfreehint_is_filled(FREE_START, 4 * GRANULE, 0));
@@ -267,7 +267,7 @@ static void *setup_own_qemu(GString *cmd_line, void *arg)
 
 #define SLICE_DELAY_NS (200 * SCALE_MS)
 
-/* How long the host took, and how long ago the guest has hinted. */
+/* How long the host took, and how long ago the last hint was. */
 static void test_times(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -295,7 +295,7 @@ static void test_times(void *obj, void *data, QGuestAllocator *alloc)
     freehint_set("'discard': 'drop'");
 }
 
-/* An answer to a later message waits for the earlier one's. */
+/* The answer to a later message waits for the answer to an earlier one. */
 static void test_in_order(void *obj, void *data, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_hdr hdr = {
@@ -321,14 +321,14 @@ static void test_in_order(void *obj, void *data, QGuestAllocator *alloc)
                      VIRTIO_FREEHINT_R_UNSUPPORTED);
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
 
-    /* What a drain forgets does not stay in the way. */
+    /* A message that a drain has dropped does not hold up later ones. */
     qfreehint_submit(fh, &hint);
     qfreehint_restart(fh, alloc);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
-/* Given with -device, and shown there; freehint-set changes them. */
+/* Properties are set with -device, and shown; freehint-set changes them. */
 static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const char *const names[] = {
@@ -364,7 +364,7 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(before);
 }
 
-/* Away with a hint and a flush in progress, and a new one in its place. */
+/* Unplug with a hint and a flush in progress, then plug a new device. */
 static void test_hotplug(void *obj, void *data, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_hdr hdr = {
@@ -414,15 +414,15 @@ static void test_hotplug(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* What the main loop spends on a guest that does its worst */
+/* The time that the main loop spends on the worst of guests */
 
 #define STORMS 4
 #define STORM_MESSAGES 30
 
-/* The bound for all turns but one in a thousand. */
+/* The bound for all turns except one in a thousand. */
 #define TURN_NS_MAX (2 * SCALE_MS)
 
-/* Each thread has a file of its own, by its number. */
+/* Each thread has its own file, by its number. */
 static char *trace_file(const char *thread)
 {
     return g_strdup_printf("%s/qtest-freehint-%d.trace.%s", g_get_tmp_dir(),
@@ -440,9 +440,9 @@ static void *setup_trace(GString *cmd_line, void *arg)
 }
 
 /*
- * As much as the ring can hold of ranges that take the longest to refuse.
- * Whether QMP was served while they were worked on: on a busy machine the
- * device may be done before this gets there.
+ * Fill the ring with ranges that take the longest to refuse. Returns whether
+ * QMP was served meanwhile: on a busy machine the device may be done before
+ * that.
  */
 static bool storm(QVirtioFreehint *fh, QFreehintHint *hint)
 {
@@ -457,7 +457,7 @@ static bool storm(QVirtioFreehint *fh, QFreehintHint *hint)
     served = qfreehint_count("in-flight", "ranges");
     for (i = 0; i < STORM_MESSAGES; i++) {
         while (!qfreehint_poll(fh, &head, &len)) {
-            /* Empty kicks all along. */
+            /* Kick all the time, with nothing new. */
             fh->vdev->bus->virtqueue_kick(fh->vdev, fh->vq);
             g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
         }
@@ -501,7 +501,7 @@ static void sum_file(const char *path, bool main_thread, TraceSums *sums)
     }
 }
 
-/* What all threads traced. */
+/* The sums over the traces of all threads. */
 static TraceSums sum_files(void)
 {
     g_autofree char *main_thread = g_strdup_printf("%d",
@@ -537,7 +537,7 @@ static void test_turns(void *obj, void *data, QGuestAllocator *alloc)
     int i, served = 0;
 
     for (i = 0; i < MAX_RANGES; i++) {
-        /* RAM, VGA and firmware, more RAM, and on to the APIC. */
+        /* RAM, VGA and firmware, more RAM, and so on up to the APIC. */
         ranges[i] = (QFreehintRange) { 0, 0xff000000 };
     }
     hint = qfreehint_prepare(fh, alloc, &hdr, ranges, MAX_RANGES);

@@ -1,5 +1,5 @@
 /*
- * QTest test cases for virtio-freehint: discards that take their time
+ * QTest test cases for virtio-freehint: slow discards, and drains
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,16 +24,16 @@
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
 #define FREE_LEN (64 * MiB)
 
-/* What the device discards at once where that takes long, and some more. */
+/* As much as a slow device discards at once, and then some more. */
 #define JOB_LEN (16 * MiB)
 #define SLOW_LEN (JOB_LEN + GRANULE)
 
-/* Long enough to do something meanwhile, even on a busy machine. */
+/* Slow enough to act meanwhile, even on a busy machine. */
 #define SLOW_OPTS "x-job-delay-ms=1200"
 
 /*
- * From the hint on: when the discard is in progress, until when that can still
- * be relied on, and when it is over.
+ * Times after the hint: when the discard is in progress, until when it
+ * certainly is, and when it is over.
  */
 #define BEGIN_US (300 * 1000)
 #define LATEST_US (700 * 1000)
@@ -64,9 +64,9 @@ static QFreehintHint submit_slow_hint(QVirtioFreehint *fh,
 
 /*
  * Send a hint for two ranges, and return while the first one is being
- * discarded. All tests of the drain rule go on like this: do what has to drain,
- * use the memory, and see that it is not discarded later. If the machine was so
- * busy that there may be no time left for that, the hint is sent again.
+ * discarded. All tests of the drain rule continue in the same way: cause a
+ * drain, use the memory, and check that it is not discarded later. If the
+ * machine is so busy that there may be no time for that, send the hint again.
  */
 static QFreehintHint start_slow_hint(QVirtioFreehint *fh,
                                      QGuestAllocator *alloc)
@@ -94,7 +94,7 @@ static void assert_drained(void)
     qfreehint_assert_identity();
 }
 
-/* The range in progress was waited for, the other one was not begun. */
+/* The device waited for the range in progress, and did not begin the other. */
 static void assert_answered(QVirtioFreehint *fh, QFreehintHint *hint)
 {
     uint32_t head, len;
@@ -120,7 +120,7 @@ static void test_drain_disable(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_set_enabled(true);
 }
 
-/* What the test device writes, and where, when it has disabled discards. */
+/* The test device writes this byte, here, when it has disabled discards. */
 #define DMA_BYTE 0xd7
 #define DMA_ADDR (FREE_START + 64 * KiB)
 #define DMA_LEN 4096
@@ -137,8 +137,8 @@ static void *setup_dma(GString *cmd_line, void *arg)
 }
 
 /*
- * Memory stays as it is from the very moment that discards have been disabled,
- * not just from when somebody could have noticed.
+ * Memory keeps its content from the moment when discards are disabled, not only
+ * from when somebody could have noticed.
  */
 static void disable_discards_and_write(const char *prop)
 {
@@ -147,7 +147,7 @@ static void disable_discards_and_write(const char *prop)
     g_assert_true(qfreehint_is_filled(DMA_ADDR, DMA_LEN, DMA_BYTE));
 }
 
-/* A discard that has begun is waited for. */
+/* A veto waits for a discard that has begun. */
 static void test_drain_veto(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -163,7 +163,7 @@ static void test_drain_veto(void *obj, void *data, QGuestAllocator *alloc)
     }
 }
 
-/* One that has not begun, although its worker runs, does not begin. */
+/* A discard that has not begun, although its worker runs, does not begin. */
 static void test_veto_before_start(void *obj, void *data,
                                    QGuestAllocator *alloc)
 {
@@ -190,8 +190,8 @@ static void test_veto_before_start(void *obj, void *data,
 }
 
 /*
- * On and off again before the device has its turn, so that only the worker
- * sees it: what was declined for that is asked for again all the same.
+ * A veto comes and goes before the device has its turn, so only the worker sees
+ * it. Ranges that were declined because of it are asked for again all the same.
  */
 static void test_veto_blink(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -199,7 +199,7 @@ static void test_veto_blink(void *obj, void *data, QGuestAllocator *alloc)
     QFreehintHint hint;
     gint64 start = g_get_monotonic_time();
 
-    /* A busy machine may let the worker look before. */
+    /* On a busy machine the worker may look too early. */
     do {
         g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
         hint = submit_slow_hint(fh, alloc);
@@ -212,14 +212,14 @@ static void test_veto_blink(void *obj, void *data, QGuestAllocator *alloc)
         g_assert_cmpint(g_get_monotonic_time() - start, <, TIMEOUT_US);
         g_usleep(1000);
     }
-    /* Had the state changed, the epoch would have moved for that. */
+    /* With a change of state, the epoch would have moved because of that. */
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'query-name' }");
     g_assert_null(qtest_qmp_event_ref(global_qtest, "FREEHINT_STATE_CHANGED"));
 }
 
 /*
- * On and off before anybody can look, and nothing was hinted meanwhile. The
- * driver is told, although the epoch is all that has changed.
+ * A veto comes and goes before anybody looks, and nothing is hinted meanwhile.
+ * The driver is notified, although only the epoch has changed.
  */
 static void test_veto_pulse(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -247,12 +247,12 @@ static void test_drain_stop(void *obj, void *data, QGuestAllocator *alloc)
     ack = qfreehint_ack(&hint);
     g_assert_cmpuint(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                      VIRTIO_FREEHINT_S_DISCARDED);
-    /* It moves once for that. */
+    /* The epoch moves once for a pulse. */
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==,
                      ack.rehint_epoch + 1);
 }
 
-/* The driver has given up its buffers: they are not written to any more. */
+/* The driver has given up its buffers: the device no longer writes to them. */
 static void assert_forgotten(QFreehintHint *hint)
 {
     g_assert_cmphex(qfreehint_ack(hint).result, ==, 0xeeee);
@@ -278,7 +278,7 @@ static void test_drain_system_reset(void *obj, void *data,
     QVirtioFreehint *fh = obj;
     QFreehintHint hint;
 
-    /* Some machines put their device tree at the start of RAM again. */
+    /* On a reset, some machines write their device tree to the start of RAM. */
     guest_alloc(alloc, 2 * MiB);
     hint = start_slow_hint(fh, alloc);
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'system_reset' }");
@@ -296,7 +296,7 @@ static void remove_ram_file(void *unused)
     unlink(path);
 }
 
-/* RAM that outlives QEMU shows when the last discard was. */
+/* RAM that outlives QEMU shows whether a discard came after the end. */
 static void test_drain_quit(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t start = FREE_START - qfreehint_ram_start();
@@ -333,7 +333,7 @@ static void test_drain_queue_reset(void *obj, void *data,
     QVirtioFreehint *fh = obj;
     QFreehintHint hint = start_slow_hint(fh, alloc);
 
-    /* There is no such queue, and the hint is none of its. */
+    /* There is no such queue, so its reset does not affect the hint. */
     reset_queue(fh, VIRTIO_FREEHINT_VQ_HINT + 1);
     qfreehint_wait(fh, &hint);
     g_assert_cmphex(qfreehint_status(&hint, 0), ==,
@@ -365,8 +365,8 @@ static void *setup_one_worker(GString *cmd_line, void *arg)
 }
 
 /*
- * A discard that waits for a processor is cancelled, and not waited for. Until
- * it has noticed, the next ones are throttled.
+ * A drain cancels a discard that waits for a processor, and does not wait for
+ * it. Until its worker has noticed, later ranges are throttled.
  */
 static void test_drain_queued(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -405,7 +405,7 @@ static void await_needs_reset(QVirtioFreehint *fh)
     }
 }
 
-/* No descriptor has such a number: that is the end of other messages, too. */
+/* The driver names a descriptor that does not exist: all messages end. */
 static void test_drain_broken_ring(void *obj, void *data,
                                    QGuestAllocator *alloc)
 {
@@ -421,7 +421,10 @@ static void test_drain_broken_ring(void *obj, void *data,
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
-/* All that a kernel does which starts another one. */
+/*
+ * Bus mastering off: this is all that a kernel does before it starts another
+ * one.
+ */
 static void test_drain_bus_master(void *obj, void *data,
                                   QGuestAllocator *alloc)
 {
@@ -437,7 +440,7 @@ static void test_drain_bus_master(void *obj, void *data,
     qfreehint_restart(fh, alloc);
 }
 
-/* What the guest writes into a message that the device has changes nothing. */
+/* The guest rewrites a message that the device has: that changes nothing. */
 static void test_rewritten(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t other = FREE_START + 32 * MiB;
@@ -499,7 +502,7 @@ static void test_drain_unplug(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* In whatever order they are used; returns how long that took, in us. */
+/* Wait for all hints, in whatever order; returns how long that took, in us. */
 static gint64 wait_for_all(QVirtioFreehint *fh, const QFreehintHint *hints,
                            int n)
 {
@@ -521,7 +524,7 @@ static gint64 wait_for_all(QVirtioFreehint *fh, const QFreehintHint *hints,
     return g_get_monotonic_time() - start;
 }
 
-/* Nothing waits for longer than the protocol allows, however slow the host. */
+/* No message waits longer than the protocol allows, however slow the host. */
 static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
 {
     const QFreehintRange ranges[] = {
@@ -558,7 +561,7 @@ static void test_bound(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* Storage that has stopped, say, keeps the pool of the main loop busy. */
+/* The main loop's thread pool is busy, with stalled storage for instance. */
 static void test_bound_pool(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -572,7 +575,7 @@ static void test_bound_pool(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_set_prop("veto0", "pool-busy", false);
 }
 
-/* A slice that gets no processor for long is called off. */
+/* A slice that gets no processor for a long time is cancelled. */
 static void test_bound_queued(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -589,14 +592,14 @@ static void test_bound_queued(void *obj, void *data, QGuestAllocator *alloc)
                         VIRTIO_FREEHINT_S_THROTTLED);
         g_assert_cmpuint(qfreehint_ack(&hints[i]).retry_after_ms, >, 0);
     }
-    /* It never begins. */
+    /* The slice never begins. */
     g_usleep(LONG_DELAY_MS * 1000);
     g_assert_true(qfreehint_is_filled(FREE_START, SLOW_LEN, 0xa5));
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 0);
     qfreehint_assert_identity();
 }
 
-/* Behind one that the host takes for ever to discard, the others go on. */
+/* While the host takes very long for one range, the others are answered. */
 static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -624,8 +627,8 @@ static void test_bound_running(void *obj, void *data, QGuestAllocator *alloc)
 }
 
 /*
- * Whoever has the BQL, what is in progress goes on. False if it was over before
- * the BQL was held, on a busy machine.
+ * A discard in progress goes on, whoever holds the BQL. Returns false if it was
+ * over before the BQL was held, on a busy machine.
  */
 static bool hold_bql_during_discard(int ms)
 {
@@ -648,7 +651,7 @@ static bool hold_bql_during_discard(int ms)
     return discarded > g_get_monotonic_time() - ms * 1000;
 }
 
-/* Whatever kept the main loop, the next thing it does is to answer. */
+/* When the main loop was busy, the next thing it does is to answer. */
 static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
 {
     const QFreehintRange range = { FREE_START + SLOW_LEN, GRANULE };
@@ -679,7 +682,7 @@ static void test_bound_bql(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* A hint, and then DRIVER_OK goes: the device forgets it, and all about it. */
+/* Hint, then clear DRIVER_OK: the device forgets the hint and all about it. */
 static void hint_and_clear_driver_ok(QVirtioFreehint *fh, QFreehintHint *hint,
                                      uint64_t hints)
 {
@@ -693,7 +696,7 @@ static void hint_and_clear_driver_ok(QVirtioFreehint *fh, QFreehintHint *hint,
     fh->vdev->bus->set_status(fh->vdev, status);
 }
 
-/* No guest makes QEMU grow, whatever the host's pool is doing. */
+/* No guest can make QEMU grow, whatever the host's thread pool is doing. */
 static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
 {
     const QFreehintRange range = { FREE_START, GRANULE };
@@ -716,7 +719,7 @@ static void test_drain_rounds(void *obj, void *data, QGuestAllocator *alloc)
         }
         hint_and_clear_driver_ok(fh, &hint, ++hints);
     }
-    /* Of what is left of each hint it would be more. */
+    /* If something were left of each hint, it would be more. */
     grown = qfreehint_resident_anon() - before;
     g_assert_true(QFREEHINT_FREED_IS_KEPT || grown < rounds * 64);
     qfreehint_set_prop("veto0", "pool-busy", false);
@@ -762,7 +765,7 @@ static int count_lines_with(const char *text, const char *word)
     return count;
 }
 
-/* At this instant: whoever asks QEMU waits until the drain is over. */
+/* Checks the trace, at this instant: a QMP command would wait for the drain. */
 static void assert_no_slice_in_progress(void)
 {
     g_autofree char *path = slice_log();
@@ -782,8 +785,8 @@ static void remove_slice_log(void *unused)
 }
 
 /*
- * A background snapshot is a veto from before it protects memory until it is
- * over, whoever may be looking.
+ * A background snapshot is a veto, from before it protects memory until it is
+ * over, even if nobody queries the device.
  */
 static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -801,7 +804,7 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
         return;
     }
     qobject_unref(rsp);
-    /* Something that takes a minute to save. */
+    /* Memory that takes a minute to save. */
     qtest_qmp_assert_success(global_qtest, "{ 'execute':"
                              " 'migrate-set-parameters', 'arguments': {"
                              " 'max-bandwidth': 1048576 } }");
@@ -830,8 +833,8 @@ static void test_snapshot(void *obj, void *data, QGuestAllocator *alloc)
 }
 
 /*
- * A hint is answered before the VM leaves. On the other side is what the driver
- * was told, with a new epoch; settings and counters are that side's own.
+ * A hint is answered before the VM leaves. The destination shows what the
+ * driver was told, with a new epoch; its settings and counters are its own.
  */
 static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -863,7 +866,7 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpstr(qdict_get_str(device, "driver-status"), ==, "active");
     g_assert_cmpstr(qdict_get_str(device, "state"), ==, "disabled");
     g_assert_cmpuint(qdict_get_int(device, "delay-ms"), ==, 7);
-    /* It has to differ from all that the driver has seen. */
+    /* The epoch has to differ from all that the driver has seen. */
     g_assert_cmpuint(qdict_get_int(device, "rehint-epoch"), !=, epoch);
     g_assert_cmpuint(qdict_get_int(device, "rehint-epoch"), !=,
                      qfreehint_ack(&hint).rehint_epoch);
@@ -878,7 +881,7 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
 static void register_virtio_freehint_drain_test(void)
 {
     QOSGraphTestOptions slow = { .edge.extra_device_opts = SLOW_OPTS };
-    /* Messages have to be answered in a second. */
+    /* Messages have to be answered within a second. */
     QOSGraphTestOptions bound = {
         .edge.extra_device_opts = "x-job-delay-ms=200",
     };
@@ -886,7 +889,7 @@ static void register_virtio_freehint_drain_test(void)
         .edge.extra_device_opts = SLOW_OPTS,
         .before = setup_dma,
     };
-    /* Late enough to do something before a discard begins. */
+    /* A discard begins late enough to act before that. */
     QOSGraphTestOptions late_start = {
         .edge.extra_device_opts = "x-job-start-delay-ms=100",
     };
@@ -900,7 +903,7 @@ static void register_virtio_freehint_drain_test(void)
     };
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
     QOSGraphTestOptions one_worker = { .before = setup_one_worker };
-    /* Longer than a message may take, and not running, or running. */
+    /* Longer than a message may take, before the slice runs or while it does. */
     QOSGraphTestOptions long_queued = {
         .edge.extra_device_opts = "x-job-start-delay-ms="
                                   stringify(LONG_DELAY_MS),
@@ -913,7 +916,7 @@ static void register_virtio_freehint_drain_test(void)
         .edge.extra_device_opts = SLOW_OPTS,
         .before = qfreehint_setup_veto,
     };
-    /* One that is not given back is there for good. */
+    /* A worker that is not given back is gone for good. */
     QOSGraphTestOptions one_worker_slow = {
         .edge.extra_device_opts = "x-job-start-delay-ms=20",
         .before = setup_one_worker,

@@ -1,9 +1,8 @@
 /*
  * QTest test cases for virtio-freehint: a guest that floods the queue
  *
- * A driver can do what it likes. While it keeps the ring full and kicks all
- * along, the monitor answers and another device does its work about as fast as
- * without that.
+ * While a driver keeps the ring full and kicks all the time, the monitor
+ * answers and another device works about as fast as without that.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,12 +24,13 @@
 /* RAM that neither firmware nor libqos uses, in a machine of 128 MiB. */
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
 
-/* How often the device is notified of what is new in the ring. */
+/* How often the device is notified of new messages in the ring. */
 #define KICKS 16
 
 /*
- * What a flood may add to the median of so many times: a few turns of the
- * device's bottom half. Other processes disturb some rounds, not all of them.
+ * How much a flood may add to the median of this many samples: a few turns of
+ * the device's bottom half. Other processes disturb some rounds, not all of
+ * them.
  */
 #define SAMPLES 31
 #define ADDED_US_MAX (10 * 1000)
@@ -38,17 +38,17 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
-/* Some bytes for each message of a flood. */
+/* A few bytes per message of a flood. */
 #define GROWN_MAX (256 * KiB)
 
-/* What a message of the flood consists of. */
+/* The content of each message of a flood. */
 typedef struct Flood {
     const char *name;
     uint32_t nranges;
     uint64_t start, len;
 } Flood;
 
-/* The device that works beside ours. */
+/* Another device, which works beside ours. */
 typedef struct Rng {
     QVirtioPCIDevice *pci;
     QVirtQueue *vq;
@@ -68,8 +68,8 @@ typedef struct Guest {
 } Guest;
 
 /*
- * The whole ring is the same message, whose descriptors nobody changes. All is
- * made available at once, so that there is much to do when others want to be
+ * The whole ring is the same message, whose descriptors nobody changes. All of
+ * it is made available at once, so there is much to do when others want to be
  * served.
  */
 static void keep_flooding(Guest *guest)
@@ -111,7 +111,7 @@ static gint64 time_rng(Rng *rng)
     gint64 start = g_get_monotonic_time();
     uint32_t head;
 
-    /* libqos never reuses descriptors, and one is all that is needed. */
+    /* libqos never reuses descriptors, but one is enough here. */
     rng->vq->free_head = 0;
     rng->vq->num_free = rng->vq->size;
     head = qvirtqueue_add(global_qtest, rng->vq, rng->buffer, 16, true, false);
@@ -161,12 +161,12 @@ static void end_flood(Guest *guest)
     }
 }
 
-/* Whether the flood has slowed nothing down by more than it may. */
+/* Whether a flood slows others down by no more than it may. */
 static bool is_bounded(Guest *guest, const char *name, QFreehintHint *message)
 {
     Latency before = measure(guest), during;
 
-    /* Once as usual, which sets up the descriptors. */
+    /* Submit once as usual, which sets up the descriptors. */
     qfreehint_submit(guest->fh, message);
     qfreehint_wait(guest->fh, message);
     guest->message = message;
@@ -179,7 +179,7 @@ static bool is_bounded(Guest *guest, const char *name, QFreehintHint *message)
            during.rng_us - before.rng_us < ADDED_US_MAX;
 }
 
-/* Each flood does that where memory is lost, a heap that settles does not. */
+/* Lost memory makes QEMU grow in each flood; a heap settles after some. */
 static bool flood_grows(Guest *guest, const char *name, QFreehintHint *message)
 {
     const uint64_t before = qfreehint_own_memory();
@@ -239,7 +239,7 @@ static void test_flood(void *obj, void *data, QGuestAllocator *alloc)
 {
     const Flood floods[] = {
         { "no ranges", 0 },
-        /* All that the machine has below its firmware: slow to refuse. */
+        /* All memory below the firmware: slow to refuse. */
         { "bad ranges", MAX_RANGES, 0, 0xff000000 },
         { "one range again and again", MAX_RANGES, FREE_START, GRANULE },
     };
@@ -277,7 +277,7 @@ static void register_virtio_freehint_flood_test(void)
 {
     QOSGraphTestOptions rng = { .before = setup_rng };
 
-    /* It measures time, of which "make check" leaves no program much. */
+    /* It measures time, so it should not run beside others in "make check". */
     if (!g_test_slow()) {
         return;
     }

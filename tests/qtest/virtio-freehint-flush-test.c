@@ -80,7 +80,7 @@ static uint16_t answer(QVirtioFreehint *fh, QGuestAllocator *alloc,
                           sizeof(done));
 }
 
-/* Returns the ID of a flush that has been accepted. */
+/* Start a flush, which has to be accepted; returns its ID. */
 static uint32_t start_flush(void)
 {
     QDict *rsp = qmp("{ 'execute': 'freehint-flush', 'arguments': {"
@@ -114,8 +114,8 @@ static void assert_no_flush(const char *part)
 }
 
 /*
- * The next event of all that there are, which is the caller's. One that comes
- * twice would be taken for the one of the flush that follows.
+ * Wait for the next event; it is the caller's. An event that comes twice would
+ * be taken for that of the next flush.
  */
 static QDict *await_end(uint32_t id, const char *result)
 {
@@ -169,7 +169,7 @@ static bool is_pending(void)
     return pending;
 }
 
-/* From the request to the event, with the driver at work between them. */
+/* A flush from the request to the event, with hints in between. */
 static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -177,7 +177,7 @@ static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
     uint32_t id;
 
     g_assert_true(fh->vdev->features & (1ull << VIRTIO_FREEHINT_F_FLUSH));
-    /* What was discarded before does not count. */
+    /* Earlier discards do not count. */
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DISCARDED);
     id = QFREEHINT_CONFIG(fh, flush_id);
@@ -195,7 +195,7 @@ static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
                      VIRTIO_FREEHINT_FLUSH_F_COMPACT);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 12345);
 
-    /* Only one at a time, and the one in progress stays as it is. */
+    /* A second flush is refused, and does not affect the one in progress. */
     assert_no_flush("is in progress");
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, id);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 12345);
@@ -204,7 +204,7 @@ static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qdict_get_int(flush, "pending-id"), ==, id);
     qobject_unref(flush);
 
-    /* Nobody has asked for these. */
+    /* Nobody has asked for these flushes. */
     g_assert_cmpuint(answer(fh, alloc, id - 1, VIRTIO_FREEHINT_FLUSH_DONE), ==,
                      VIRTIO_FREEHINT_R_DONE);
     g_assert_cmpuint(answer(fh, alloc, id + 1, VIRTIO_FREEHINT_FLUSH_DONE), ==,
@@ -233,14 +233,14 @@ static void test_flush(void *obj, void *data, QGuestAllocator *alloc)
     assert_gauges(end);
     qobject_unref(flush);
 
-    /* The same answer again is one that nobody waits for. */
+    /* Nobody waits for the same answer a second time. */
     answer(fh, alloc, id, VIRTIO_FREEHINT_FLUSH_DONE);
     assert_no_event();
 }
 
 /*
- * Whatever the driver says is an end, and each has its event: the clock that
- * limits other events stands still here.
+ * Any answer of the driver ends a flush, and each end has its event. Events are
+ * not rate-limited: the clock that limits others stands still here.
  */
 static void test_results(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -278,7 +278,7 @@ static void test_no_answer(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(rsp);
     end = await_end(id, "no-answer");
     g_assert_false(qdict_haskey(end, "hinted"));
-    /* Its own time, and two seconds that are stated for it. */
+    /* The flush's timeout, and the two seconds of grace that are documented. */
     g_assert_cmpuint(qdict_get_int(end, "duration-ms"), >=, 2100);
     g_assert_cmpuint(qdict_get_int(end, "duration-ms"), <, 30000);
     qobject_unref(end);
@@ -297,7 +297,7 @@ static void clear_driver_ok(QVirtioFreehint *fh)
     fh->vdev->bus->set_status(fh->vdev, status & ~VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/* All that a kernel does which starts another one. */
+/* This is all that a kernel does before it starts another one. */
 static void clear_bus_master(QVirtioFreehint *fh)
 {
     uint16_t command = qpci_config_readw(fh->pci->pdev, PCI_COMMAND);
@@ -307,7 +307,7 @@ static void clear_bus_master(QVirtioFreehint *fh)
     qpci_config_writew(fh->pci->pdev, PCI_COMMAND, command);
 }
 
-/* The driver is gone before it could answer; the ID stays. */
+/* The driver is gone before it can answer; the ID stays. */
 static void test_reset(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -338,7 +338,7 @@ static void test_reset(void *obj, void *data, QGuestAllocator *alloc)
     assert_no_event();
 }
 
-/* The device stops being active: off, or vetoed. */
+/* The device stops being active: it is disabled, or vetoed. */
 static void test_inactive(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *info = NULL, *line = NULL;
@@ -367,7 +367,7 @@ static void test_inactive(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_set_prop("veto0", "disabled", false);
     assert_no_event();
 
-    /* A veto that nobody has looked at yet counts, too. */
+    /* A veto counts before the device has noticed it, too. */
     qfreehint_set_prop("veto0", "disabled", true);
     assert_no_flush("vetoed, reason 'pinned'");
     qfreehint_set_prop("veto0", "disabled", false);
@@ -390,7 +390,7 @@ static void test_stop(void *obj, void *data, QGuestAllocator *alloc)
     qobject_unref(await_end(id, "done"));
 }
 
-/* A message that makes no sense is no answer, and the driver has to reset. */
+/* A malformed message is no answer, and the driver has to reset the device. */
 static void test_broken(void *obj, void *data, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_hdr hdr = {
@@ -415,7 +415,7 @@ static void test_broken(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_restart(fh, alloc);
 }
 
-/* The driver is still there, and may set up its queue and answer. */
+/* After a queue reset the driver may set up its queue again, and answer. */
 static void test_queue_reset(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -443,7 +443,7 @@ static void test_system_reset(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* Whoever waits is told, even by a QEMU that ends. */
+/* The event is sent even when QEMU quits. */
 static void test_quit(void *obj, void *data, QGuestAllocator *alloc)
 {
     uint32_t id = start_flush();
@@ -503,7 +503,7 @@ static void test_errors(void *obj, void *data, QGuestAllocator *alloc)
     assert_no_event();
 }
 
-/* Without the feature there are no such fields and no such message. */
+/* Without the feature, the fields and the message do not exist. */
 static void test_off(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -577,7 +577,7 @@ static uint32_t *find_flush(char *state, size_t size)
     return (uint32_t *)(found + strlen(name) + sizeof(uint32_t));
 }
 
-/* Takes what "migrate file:" has saved. */
+/* Start a QEMU with a state that "migrate file:" has saved. */
 static QTestState *load_state(const char *path)
 {
     QTestState *qts = qtest_initf("-M %s -device virtio-freehint-pci,"
@@ -591,8 +591,8 @@ static QTestState *load_state(const char *path)
 }
 
 /*
- * The ID goes along, and a flush ends where it has begun. A state that no
- * device could have saved is refused.
+ * The ID migrates, and a flush ends on the source. A state that no device could
+ * have saved is refused.
  */
 static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -641,7 +641,7 @@ static void test_migrate(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* After the last ID comes the first: zero stands for none. */
+/* The last ID is followed by the first; zero stands for none. */
 static void test_wrap(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *path = state_file(), *state = NULL;
@@ -727,7 +727,7 @@ static void hmp_quietly(const char *line)
     g_assert_cmpstr(answer, ==, "");
 }
 
-/* The driver sees the ID of back then, but none is given out again. */
+/* The driver sees the old ID, but no ID is used a second time. */
 static void test_loadvm(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *path = g_strdup_printf("%s/qtest-freehint-%d.qcow2",
@@ -751,7 +751,7 @@ static void test_loadvm(void *obj, void *data, QGuestAllocator *alloc)
     qos_invalidate_command_line();
 }
 
-/* The guest's word: shown, forgotten with the driver, and good for no more. */
+/* Gauges are guest-reported: shown, forgotten with the driver, and not used. */
 static void test_gauges(void *obj, void *data, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_gauges gauges = to_le(some_gauges);
@@ -789,7 +789,7 @@ static bool was_interrupted(const QVirtioFreehint *fh)
     return fh->vdev->bus->get_queue_isr_status(fh->vdev, fh->vq);
 }
 
-/* The answer to gauges is there at once, and costs no interrupt of its own. */
+/* Gauges are answered at once, without an interrupt of their own. */
 static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_gauges gauges = to_le(some_gauges);
@@ -797,7 +797,7 @@ static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
         .type = VIRTIO_FREEHINT_T_HINT,
         .nranges = 1,
     };
-    /* They have no ranges, whatever is said. */
+    /* Gauges have no ranges, whatever the header says. */
     const struct virtio_freehint_hdr gauges_hdr = {
         .type = VIRTIO_FREEHINT_T_GAUGES,
         .nranges = 7,
@@ -823,7 +823,7 @@ static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_wait(fh, &hint);
     g_assert_true(was_interrupted(fh));
 
-    /* Without a hint nothing else would interrupt. */
+    /* Without a hint there would be no other interrupt. */
     qfreehint_submit(fh, &message);
     qfreehint_wait(fh, &message);
     g_assert_true(was_interrupted(fh));
@@ -833,7 +833,7 @@ static void register_virtio_freehint_flush_test(void)
 {
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
     QOSGraphTestOptions off = { .edge.extra_device_opts = "flush=off" };
-    /* Long enough to send something while a hint is being worked on. */
+    /* Slow enough to send something while a hint is in progress. */
     QOSGraphTestOptions slow = {
         .edge.extra_device_opts = "x-job-delay-ms=1200",
     };

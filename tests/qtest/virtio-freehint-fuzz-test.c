@@ -1,13 +1,13 @@
 /*
  * QTest test case for virtio-freehint: valid and nearly valid messages
  *
- * A driver that does everything right up to a point. Messages come in batches;
- * while one is worked on, the device is disturbed. A batch without anything
- * wrong in it has to be answered in full. Whatever else happens, QEMU survives,
- * no count is lost, and memory that was not hinted properly keeps its content.
+ * A driver that does almost everything right. Messages come in batches; while
+ * the device works on one, it is disturbed. A batch with nothing wrong in it
+ * has to be answered in full. Whatever happens, QEMU survives, the counters add
+ * up, and memory that was not hinted properly keeps its content.
  *
  * All choices come from GLib's random numbers: "--seed" repeats a run. With
- * FREEHINT_FUZZ_SECONDS in the environment it goes on for so long.
+ * FREEHINT_FUZZ_SECONDS in the environment it runs this long.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -45,14 +45,14 @@
 #define MAX_PIECES 6
 #define TIMEOUT_US (30 * 1000 * 1000)
 
-/* QEMU's own needs go up and down; what is lost adds up in a long run. */
+/* QEMU's own memory goes up and down; leaks add up in a long run. */
 #define GROWN_MAX (2 * MiB)
 
 /* What the device has to do with a message. */
 typedef enum Expect {
     EXPECT_DONE,
     EXPECT_UNSUPPORTED,
-    /* Broken by it, perhaps; it is not said how far a broken device gets. */
+    /* It may break the device; how far that gets is not defined. */
     EXPECT_ANYTHING,
 } Expect;
 
@@ -63,7 +63,7 @@ typedef struct Message {
     uint64_t writable;
     uint32_t writable_size;
     uint32_t nranges;
-    /* Which of them have to be refused. */
+    /* The ranges that have to be refused. */
     unsigned long bad[BITS_TO_LONGS(MAX_RANGES)];
 } Message;
 
@@ -74,7 +74,7 @@ typedef struct Fuzz {
     uint16_t avail_idx;
     uint16_t used_idx;
     uint32_t next_desc;
-    /* Where there is room for the next message. */
+    /* The address for the next message. */
     uint64_t scratch;
     bool enabled;
     bool vetoed;
@@ -138,7 +138,7 @@ static QFreehintRange valid_range(uint64_t start, uint64_t end)
     return (QFreehintRange) { start + first * GRANULE, n * GRANULE };
 }
 
-/* A range that has to be refused, even where it names memory to be kept. */
+/* A range that has to be refused, even if it names memory to be kept. */
 static QFreehintRange bad_range(void)
 {
     const uint64_t elsewhere[] = {
@@ -185,7 +185,7 @@ static uint32_t pick_nranges(void)
     }
 }
 
-/* Fields that a driver would not write like that; true if none was touched. */
+/* Write fields as no driver would; true if no field was changed. */
 static bool spoil_header(struct virtio_freehint_hdr *hdr, Expect *expect)
 {
     switch (pick(16)) {
@@ -206,7 +206,7 @@ static bool spoil_header(struct virtio_freehint_hdr *hdr, Expect *expect)
         *expect = EXPECT_ANYTHING;
         return false;
     case 4:
-        /* What follows is taken for something else than ranges. */
+        /* The device takes the ranges for something else. */
         hdr->type = one_in(2) ? VIRTIO_FREEHINT_T_FLUSH_DONE :
                                 VIRTIO_FREEHINT_T_GAUGES;
         *expect = EXPECT_ANYTHING;
@@ -216,7 +216,7 @@ static bool spoil_header(struct virtio_freehint_hdr *hdr, Expect *expect)
     }
 }
 
-/* Unless all is well with the message, all of its ranges are to be kept. */
+/* Unless the message is correct, all of its ranges name memory to be kept. */
 static QFreehintRange pick_range(bool proper, bool bad)
 {
     if (bad) {
@@ -295,7 +295,7 @@ static int split_part(struct vring_desc *descs, uint64_t addr, uint32_t size,
     return n;
 }
 
-/* Anything may be wrong with one descriptor of a chain. */
+/* Make something wrong with a descriptor of a chain. */
 static void spoil_desc(Fuzz *fuzz, struct vring_desc *desc)
 {
     const uint64_t addrs[] = {
@@ -361,7 +361,7 @@ static bool spoil_chain(Fuzz *fuzz, struct vring_desc *descs, int n)
     return true;
 }
 
-/* Make a message available, in one of the many ways; returns its head. */
+/* Make a message available, in one of many ways; returns its head. */
 static uint16_t add_chain(Fuzz *fuzz, Message *msg)
 {
     QVirtQueue *vq = fuzz->fh->vq;
@@ -426,7 +426,7 @@ static void submit(Fuzz *fuzz, Message *msg)
     make_available(fuzz, head);
 }
 
-/* Disturbances: what a driver, the operator or others may do at any time */
+/* Disturbances that the driver, the operator or others may cause at any time */
 
 static void set_enabled(Fuzz *fuzz, bool enabled)
 {
@@ -446,7 +446,7 @@ static void pause_and_go_on(void)
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'cont' }");
 }
 
-/* It is refused while there is one already. */
+/* Start a flush; it is refused while one is in progress. */
 static void flush(void)
 {
     qobject_unref(qmp("{ 'execute': 'freehint-flush',"
@@ -513,7 +513,7 @@ static void clear_status_bits(Fuzz *fuzz)
                           g_test_rand_int());
 }
 
-/* The driver gives up its messages, one way or another. */
+/* The driver gives up its messages, in one of several ways. */
 static void give_up(Fuzz *fuzz)
 {
     switch (pick(4)) {
@@ -638,11 +638,11 @@ static void test_fuzz(void *obj, void *data, QGuestAllocator *alloc)
                    PRIu64 " bytes discarded, grown by %" PRId64, batch,
                    qfreehint_stat("hints"), qfreehint_stat("malformed"),
                    qfreehint_stat("discard-bytes"), grown);
-    /* It would prove nothing if nothing had been discarded. */
+    /* A run without discards would prove nothing. */
     g_assert_cmpuint(qfreehint_stat("discard-bytes"), >, 0);
     g_assert_cmpuint(qfreehint_stat("malformed"), >, 0);
     g_assert_true(QFREEHINT_FREED_IS_KEPT || grown < GROWN_MAX);
-    /* The host is asked for nothing that it could refuse. */
+    /* The device asks the host for nothing that the host could refuse. */
     g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 0);
     set_vetoed(&fuzz, false);
     set_enabled(&fuzz, true);

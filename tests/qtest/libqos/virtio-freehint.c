@@ -15,7 +15,7 @@
 
 #define TIMEOUT_US (30 * 1000 * 1000)
 
-/* Where "virt" of Arm has its RAM. */
+/* The RAM of Arm's machine "virt". */
 #define ARM_VIRT_RAM_START 0x40000000
 
 static QGuestAllocator *alloc;
@@ -74,7 +74,7 @@ static QFreehintHint prepare(QGuestAllocator *t_alloc,
         qtest_memwrite(global_qtest, hint.readable + sizeof(le_hdr), body,
                        size);
     }
-    /* What the device does not write must not pass for an answer. */
+    /* Bytes that the device does not write must not pass for an answer. */
     qtest_memset(global_qtest, hint.writable, 0xee, writable_size(nranges));
     return hint;
 }
@@ -103,7 +103,7 @@ QFreehintHint qfreehint_prepare_body(QVirtioFreehint *fh,
     return prepare(t_alloc, hdr, body, size, 0);
 }
 
-/* Descriptors for so many bytes; DIV_ROUND_UP() overflows for large steps. */
+/* The number of descriptors; DIV_ROUND_UP() overflows for large steps. */
 static uint32_t count_parts(uint32_t size, uint32_t step)
 {
     return size ? (size - 1) / step + 1 : 0;
@@ -131,7 +131,7 @@ void qfreehint_submit_split(QVirtioFreehint *fh, QFreehintHint *hint,
     const uint32_t needed = count_parts(readable, step) +
                             count_parts(writable, step);
 
-    /* libqos never reuses descriptors: start again where there are no more. */
+    /* libqos never reuses descriptors: start again when it has no more. */
     if (fh->vq->free_head + needed > fh->vq->size) {
         fh->vq->free_head = 0;
         fh->vq->num_free = fh->vq->size;
@@ -238,7 +238,7 @@ void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern)
     qtest_memset(global_qtest, addr, pattern, len);
 }
 
-/* In chunks, since libqtest takes quadratic time for what it reads at once. */
+/* Reads in chunks, since the time that libqtest takes for one is quadratic. */
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
 {
     uint8_t data[16 * KiB];
@@ -247,7 +247,7 @@ bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern)
         const size_t size = MIN(len, sizeof(data));
 
         qtest_bufread(global_qtest, addr, data, size);
-        /* All bytes are the first one, and that is the pattern. */
+        /* All bytes equal the first one, and that is the pattern. */
         if (data[0] != pattern || memcmp(data, data + 1, size - 1)) {
             return false;
         }
@@ -319,7 +319,7 @@ void qfreehint_assert_state(const char *state, const char *reason)
     qobject_unref(device);
 }
 
-/* All the "bytes" or "ranges" in a counter and the ones that it consists of. */
+/* The sum of "bytes" or "ranges" over a counter and its parts. */
 static uint64_t sum_counts(const QDict *dict, const char *unit)
 {
     const QDictEntry *entry;
@@ -567,7 +567,7 @@ static void virtio_freehint_register_nodes(void)
     qos_node_produces("virtio-freehint-pci", "virtio");
     qos_node_produces("virtio-freehint-pci", "virtio-freehint");
 
-    /* Slow, or wrong, on purpose; else the same. */
+    /* This one can be made slow, or wrong; otherwise it is the same. */
     qos_node_create_driver("virtio-freehint-testdev-pci",
                            virtio_freehint_pci_create);
     qos_node_consumes("virtio-freehint-testdev-pci", "pci-bus", &opts);

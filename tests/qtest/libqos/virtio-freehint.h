@@ -1,8 +1,8 @@
 /*
  * libqos driver for virtio-freehint-pci
  *
- * The functions without a device work on the one with ID "fh0" in the QEMU
- * that global_qtest stands for.
+ * Functions that take no device work on the one with ID "fh0" in the QEMU of
+ * global_qtest.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -55,8 +55,8 @@ void qfreehint_restart(QVirtioFreehint *fh, QGuestAllocator *alloc);
                          offsetof(struct virtio_freehint_config, field))
 
 /*
- * Put a message into guest memory. Header and ranges are in host byte order;
- * the header is written as it is, whatever @nranges says.
+ * Write a message to guest memory. Header and ranges are in host byte order;
+ * the header is written as given, whatever @nranges is.
  */
 QFreehintHint qfreehint_prepare(QVirtioFreehint *fh, QGuestAllocator *alloc,
                                 const struct virtio_freehint_hdr *hdr,
@@ -86,7 +86,7 @@ gint64 qfreehint_wait(QVirtioFreehint *fh, QFreehintHint *hint);
 /* Whether the device has used a buffer that has not been waited for. */
 bool qfreehint_poll(QVirtioFreehint *fh, uint32_t *head, uint32_t *len);
 
-/* What is now in the writable part of a message. */
+/* Read the writable part of a message. */
 struct virtio_freehint_ack qfreehint_ack(const QFreehintHint *hint);
 uint8_t qfreehint_status(const QFreehintHint *hint, uint32_t index);
 
@@ -103,24 +103,24 @@ uint8_t qfreehint_hint_one(QVirtioFreehint *fh, QGuestAllocator *alloc,
 uint16_t qfreehint_send(QVirtioFreehint *fh, QGuestAllocator *alloc,
                         uint16_t type, const void *body, size_t size);
 
-/* Guest memory; its RAM begins at 0, except where there is no PC. */
+/* The start of guest RAM: 0 on a PC. */
 uint64_t qfreehint_ram_start(void);
 void qfreehint_fill(uint64_t addr, uint64_t len, uint8_t pattern);
 bool qfreehint_is_filled(uint64_t addr, uint64_t len, uint8_t pattern);
 
-/* What a file of QEMU's in the host's /proc has in a field, in bytes. */
+/* A field of a file of QEMU's in the host's /proc, in bytes. */
 uint64_t qfreehint_host_bytes(const char *file, const char *field);
 
 /* QEMU's anonymous memory that is resident, in bytes, the guest's included. */
 uint64_t qfreehint_resident_anon(void);
 
-/* What is resident of a machine's RAM of 128 MiB, and what QEMU has besides. */
+/* Resident memory: of a machine's 128 MiB of RAM, and of QEMU besides. */
 uint64_t qfreehint_ram_resident(void);
 uint64_t qfreehint_own_memory(void);
 
 /*
- * The address sanitizer keeps what was freed; it finds leaks by itself. That
- * for threads keeps who wrote where.
+ * The address sanitizer keeps freed memory, and finds leaks by itself. The
+ * thread sanitizer keeps records of accesses.
  */
 #if defined(QEMU_SANITIZE_ADDRESS) || defined(QEMU_SANITIZE_THREAD)
 #define QFREEHINT_FREED_IS_KEPT true
@@ -128,7 +128,7 @@ uint64_t qfreehint_own_memory(void);
 #define QFREEHINT_FREED_IS_KEPT false
 #endif
 
-/* The device's entry in the answer to query-freehint: the caller's. */
+/* The device's entry in the answer to query-freehint. The caller's. */
 QDict *qfreehint_query(void);
 /* An active device has no reason: NULL. */
 void qfreehint_assert_state(const char *state, const char *reason);
@@ -142,19 +142,19 @@ uint64_t qfreehint_count(const char *name, const char *unit);
 /* Any other counter from "stats". */
 uint64_t qfreehint_stat(const char *name);
 
-/* The ranges that were rejected in one of the ways of "rejected". */
+/* The number of ranges in one member of "rejected". */
 uint64_t qfreehint_count_rejected(const char *kind);
 
 /* The reasons of all obstacles as listed, each followed by a blank. */
 void qfreehint_assert_obstacles(const char *expected);
 
-/* What became of all ranges adds up, in both units. */
+/* The outcomes of all ranges add up, in both units. */
 void qfreehint_assert_identity(void);
 
 void qfreehint_set_enabled(bool enabled);
 void qfreehint_set_prop(const char *path, const char *prop, bool value);
 
-/* What -M takes for another QEMU with the same machine, and more. */
+/* The value of -M for another QEMU with the same machine, with options. */
 const char *qfreehint_machine(void);
 
 /* A Unix socket of this test's own, to migrate over. */
@@ -165,8 +165,8 @@ void qfreehint_migrate(const char *uri);
 void qfreehint_await_migration(void);
 
 /*
- * For QOSGraphTestOptions.before: the machine's RAM is a file, which outlives
- * QEMU, and is the test's to remove.
+ * For QOSGraphTestOptions.before: the machine's RAM is a file. It outlives
+ * QEMU, and the test has to remove it.
  */
 void *qfreehint_setup_shared_ram(GString *cmd_line, void *arg);
 char *qfreehint_ram_file(void);
