@@ -903,7 +903,7 @@ static void register_virtio_freehint_drain_test(void)
     };
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
     QOSGraphTestOptions one_worker = { .before = setup_one_worker };
-    /* Longer than a message may take, before the slice runs or while it does. */
+    /* Longer than a message may take, before the slice runs or meanwhile. */
     QOSGraphTestOptions long_queued = {
         .edge.extra_device_opts = "x-job-start-delay-ms="
                                   stringify(LONG_DELAY_MS),

@@ -36,7 +36,7 @@
 #define TIMEOUT_US (10 * 1000 * 1000)
 
 #define DEVICE "virtio-freehint-pci,addr=04.0,id=fh0"
-/* It can be slow, or misbehave, on purpose. */
+/* This device can be made slow, or misbehave. */
 #define TESTDEV "virtio-freehint-testdev-pci,addr=04.0,id=fh0"
 
 typedef struct VM {
@@ -83,7 +83,7 @@ static uint8_t hint(VM *vm, uint16_t flags, uint64_t addr, uint64_t len)
     return qfreehint_hint_one(&vm->fh, &vm->qs->alloc, flags, addr, len);
 }
 
-/* A status, and that it is counted where it belongs. */
+/* A hint gets this status, and the right counter counts it. */
 static void assert_status(VM *vm, uint16_t flags, uint64_t addr, uint64_t len,
                           uint8_t status)
 {
@@ -106,7 +106,7 @@ static void assert_status(VM *vm, uint16_t flags, uint64_t addr, uint64_t len,
     }
 }
 
-/* Hint memory that has to stay as it is. */
+/* Hint memory that has to keep its content. */
 static void assert_refused(VM *vm, uint16_t flags, uint64_t addr,
                            uint64_t len, uint8_t status)
 {
@@ -124,7 +124,7 @@ static void assert_discarded(VM *vm, uint16_t flags, uint64_t addr,
     g_assert_true(qfreehint_is_filled(addr, len, 0));
 }
 
-/* What QEMU says, kept where it can be read. */
+/* QEMU's messages, in a file that the test can read. */
 
 static char *log_path(void)
 {
@@ -154,7 +154,7 @@ static void remove_log(void)
 /* Backings of the machine's RAM */
 
 /*
- * That obstacle is there, for the machine's memory "mem0" alone, and says what
+ * The obstacle is listed, for the machine's memory "mem0" alone, and says what
  * to do about it.
  */
 static void assert_obstacle(const char *reason, const char *advice,
@@ -184,7 +184,7 @@ static void assert_obstacle(const char *reason, const char *advice,
     qobject_unref(device);
 }
 
-/* "info freehint" has that line, or the beginning of one. */
+/* "info freehint" has a line that is, or begins with, @line. */
 static void assert_info(const char *line)
 {
     g_autofree char *info = qtest_hmp(global_qtest, "info freehint");
@@ -202,7 +202,7 @@ static void await_epoch_other_than(VM *vm, uint32_t epoch)
     }
 }
 
-/* How much memory the host has for QEMU, in bytes. */
+/* How much memory of the host QEMU takes, in bytes. */
 static uint64_t resident(void)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/statm",
@@ -217,15 +217,18 @@ static uint64_t resident(void)
 }
 
 /*
- * QEMU may have needed some memory for itself, and where nothing was freed it
- * has more than before: a difference without a sign would be large then.
+ * QEMU may need some memory for itself. If nothing was freed, it has more than
+ * before, and an unsigned difference would be large.
  */
 static void assert_fell(uint64_t before, uint64_t len)
 {
     g_assert_cmpint((int64_t)(before - resident()), >=, len - GRANULE);
 }
 
-/* Whether the host takes advice on several pieces of our own memory at once. */
+/*
+ * Whether the host's process_madvise() works on several pieces of our own
+ * memory.
+ */
 static bool has_process_madvise(void)
 {
     const size_t size = qemu_real_host_page_size();
@@ -241,7 +244,7 @@ static bool has_process_madvise(void)
     return ret == size;
 }
 
-/* How many huge pages of 2 MiB the host can have. */
+/* How many huge pages of 2 MiB the host can provide. */
 static uint64_t pool_pages(void)
 {
     static const char *const names[] = {
@@ -270,7 +273,7 @@ static const char *const good_backings[] = {
     "memory-backend-memfd,share=off",
 };
 
-/* The content is gone, and the host has that much less to keep. */
+/* The content is gone, and the host's memory is free. */
 static void test_backing(const void *opaque)
 {
     const uint64_t len = RAM_SIZE - FREE_START;
@@ -395,7 +398,7 @@ static void test_lazy_vhost_scsi(void)
     vm_stop(vm);
 }
 
-/* Settings of the host, which are put back to what they were */
+/* Settings of the host, which are restored */
 
 typedef struct HostSetting {
     const char *path;
@@ -439,7 +442,7 @@ static void host_restore(void *opaque)
     }
 }
 
-/* Returns whether they can be set. Of several words, one is in brackets. */
+/* Whether they can be set. In a list of words, the current one has brackets. */
 static bool host_save(HostSetting *settings)
 {
     HostSetting *setting;
@@ -530,7 +533,7 @@ typedef struct File {
     int fd;
 } File;
 
-/* A file of the size of the machine's RAM, filled where it will be hinted. */
+/* A file as large as the machine's RAM, filled where memory will be hinted. */
 static File file_create(void)
 {
     g_autofree uint8_t *data = g_malloc(GRANULE);
@@ -552,7 +555,7 @@ static bool file_is_filled(const File *file, uint8_t pattern)
     return data[0] == pattern && !memcmp(data, data + 1, GRANULE - 1);
 }
 
-/* Its name is gone, but whoever has it open has it. */
+/* Remove its name; whoever has it open still has it. */
 static void file_unlink(File *file)
 {
     g_assert_cmpint(unlink(file->path), ==, 0);
@@ -587,7 +590,7 @@ static void test_file(void)
     file_remove(&file);
 }
 
-/* Unless the operator says so; but then zero cannot be promised. */
+/* The operator allows a named file to be discarded; zeros are not promised. */
 static void test_file_allowed(const void *opaque)
 {
     const char *options = opaque;
@@ -606,7 +609,7 @@ static void test_file_allowed(const void *opaque)
     file_remove(&file);
 }
 
-/* The word may come while the VM runs: the guest hints again. */
+/* The operator allows it while the VM runs: the guest hints again. */
 static void test_file_allowed_later(void)
 {
     File file = file_create();
@@ -626,8 +629,9 @@ static void test_file_allowed_later(void)
 }
 
 /*
- * The VM's own copies go, and what is seen of the template again is left as it
- * is, whatever the operator says: other clones may have it. It is not zero.
+ * The VM's own copies are discarded, so the template shows again. That is never
+ * changed, whatever the operator allows, as other clones may use it. It is not
+ * zero.
  */
 static void test_file_private(const void *opaque)
 {
@@ -657,7 +661,7 @@ static void test_file_private(const void *opaque)
     file_remove(&file);
 }
 
-/* Nobody else can get at a file that QEMU has created and unlinked. */
+/* Nobody else can open a file that QEMU has created and unlinked. */
 static void test_file_unlinked(void)
 {
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
@@ -690,7 +694,7 @@ static void test_prealloc(void)
     vm_stop(vm);
 }
 
-/* It is the backend's setting at the time of the hint that counts. */
+/* The back end's setting at the time of the hint counts. */
 static void test_prealloc_later(void)
 {
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
@@ -703,7 +707,7 @@ static void test_prealloc_later(void)
     vm_stop(vm);
 }
 
-/* What was discarded is there again, and has to be hinted once more. */
+/* "prealloc" populates discarded memory; it has to be hinted once more. */
 static void test_prealloc_allowed(void)
 {
     VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
@@ -720,9 +724,9 @@ static void test_prealloc_allowed(void)
 }
 
 /*
- * A file whose mapping can be written, but which can no longer be punched: the
- * host fails, the memory is left alone for longer each time, unless the
- * operator wants it tried again.
+ * A file whose mapping can be written, but in which the host can no longer
+ * punch holes. The device waits longer each time before it tries again, unless
+ * the operator wants it to try at once.
  */
 static void test_host_failure(void)
 {
@@ -763,7 +767,7 @@ static void test_host_failure(void)
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 4);
     g_assert_cmpuint(qfreehint_count("failed", "ranges"), ==, 4);
-    /* Of many, one is tried. */
+    /* Of many ranges, one is tried. */
     qfreehint_set_enabled(false);
     qfreehint_set_enabled(true);
     qfreehint_hint(&vm->fh, &vm->qs->alloc, 0, ranges, ARRAY_SIZE(ranges),
@@ -772,14 +776,14 @@ static void test_host_failure(void)
     g_assert_cmphex(status[1], ==, VIRTIO_FREEHINT_S_FAILED);
     g_assert_cmpuint(qfreehint_stat("discard-calls"), ==, 5);
     vm_stop(vm);
-    /* Once for each time that the operator wants it tried. */
+    /* One warning for each try that the operator asked for. */
     assert_warned("discarding from memory", 3);
     assert_warned("is not discarded", 0);
     remove_log();
     close(fd);
 }
 
-/* Each of two memories is tried again in its own time, not only the first. */
+/* Each of two memories is tried again at its own time, not only the first. */
 static void test_host_failure_of_two(void)
 {
     const uint64_t second = 96 * MiB;
@@ -807,7 +811,7 @@ static void test_host_failure_of_two(void)
     }
     epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
     assert_refused(vm, 0, FREE_START, GRANULE, VIRTIO_FREEHINT_S_FAILED);
-    /* So that they do not come due together. */
+    /* The two must not become due together. */
     g_usleep(50 * 1000);
     assert_refused(vm, 0, second, GRANULE, VIRTIO_FREEHINT_S_FAILED);
     for (i = 0; i < 2; i++) {
@@ -823,7 +827,7 @@ static void test_host_failure_of_two(void)
     }
 }
 
-/* What each bit of the fault "host-calls" stands for. */
+/* The bits of the fault "host-calls". */
 enum {
     CALL_PROCESS_MADVISE = 1 << 0,
     CALL_FREE = 1 << 1,
@@ -834,8 +838,8 @@ enum {
 };
 
 /*
- * A backing, and the calls by which the host gives its memory back: one of
- * @enough is enough, and all of @needed are needed.
+ * A backing, and the calls that give its memory back: one of @enough is enough,
+ * and all of @needed are needed.
  */
 typedef struct FailingHost {
     const char *name;
@@ -860,7 +864,7 @@ static const FailingHost failing_hosts[] = {
       CALL_PROCESS_MADVISE | CALL_DONTNEED },
 };
 
-/* Each alone, and as many as a fallback has to do without. */
+/* The calls that fail: each alone, and those that a fallback replaces. */
 static const uint32_t failing_calls[] = {
     CALL_PROCESS_MADVISE, CALL_FREE, CALL_DONTNEED, CALL_REMOVE, CALL_FALLOCATE,
     CALL_PROCESS_MADVISE | CALL_FREE,
@@ -888,8 +892,8 @@ static void set_host_errno(int host_errno, uint32_t calls)
 }
 
 /*
- * One hint of two ranges, which have that status. Where the host fails it may
- * have got half-way, and what it frees lazily it may keep for a while.
+ * One hint of two ranges, which get this status. A host that fails may have
+ * freed a part, and may keep lazily freed memory for a while.
  */
 static void hint_two(VM *vm, uint8_t status, bool is_gone)
 {
@@ -912,8 +916,8 @@ static void hint_two(VM *vm, uint8_t status, bool is_gone)
 }
 
 /*
- * Whatever error the host has: it is discarded by another call, or the obstacle
- * says why not; and once the host does not fail, it is discarded.
+ * Whatever the error, memory is discarded by another call, or an obstacle says
+ * why it is not. It is discarded once the host no longer fails.
  */
 static void test_host_errno(const void *opaque)
 {
@@ -974,7 +978,7 @@ static bool file_set_append_only(const File *file, bool append_only)
     return !ioctl(file->fd, FS_IOC_SETFLAGS, &flags);
 }
 
-/* What has failed once is discarded when it no longer does. */
+/* Memory that failed once is discarded when the host recovers. */
 static void test_host_recovers(void)
 {
     g_autofree char *log = log_path();
@@ -1007,10 +1011,10 @@ static void test_host_recovers(void)
 #define SCATTERED 512
 #define SMALL_GRANULE (64 * KiB)
 
-/* A job has 16 MiB, or less of it where a turn ends first. */
+/* A job has 16 MiB, or less if a turn ends before. */
 #define MOST_CALLS 3
 
-/* Every second granule, or all of them. */
+/* Hint every second granule, or all of them. */
 static void hint_many(VM *vm, uint32_t nranges, uint64_t step)
 {
     g_autofree QFreehintRange *ranges = g_new(QFreehintRange, nranges);
@@ -1028,7 +1032,7 @@ static void hint_many(VM *vm, uint32_t nranges, uint64_t step)
     }
 }
 
-/* They are zero, and what is between them is as it was. */
+/* The ranges are zero, and the memory between them has its content. */
 static void assert_many_zero(uint32_t nranges, uint64_t step)
 {
     uint32_t i;
@@ -1043,7 +1047,7 @@ static void assert_many_zero(uint32_t nranges, uint64_t step)
     }
 }
 
-/* In as few calls as there are jobs, where the host can. */
+/* There are as few calls as jobs, if the host supports that. */
 static void test_scattered(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
@@ -1060,7 +1064,7 @@ static void test_scattered(void)
     vm_stop(vm);
 }
 
-/* Ranges that touch are one piece. */
+/* Adjacent ranges are one piece. */
 static void test_touching(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
@@ -1075,7 +1079,7 @@ static void test_touching(void)
     vm_stop(vm);
 }
 
-/* A host that takes one at a time; the same comes of it. */
+/* A host that takes one piece per call; the result is the same. */
 static void test_scattered_one_by_one(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " TESTDEV
@@ -1102,7 +1106,7 @@ static void test_scattered_lazily(void)
     vm_stop(vm);
 }
 
-/* What is wrong keeps its neighbours from nothing, and its place. */
+/* A bad range does not affect its neighbours, or the order of statuses. */
 static void test_scattered_and_wrong(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M -device " DEVICE
@@ -1141,16 +1145,16 @@ static void test_scattered_and_wrong(void)
 }
 
 /*
- * The host's khugepaged makes a huge page of small ones where no more than
+ * The host's khugepaged makes a huge page of small ones if no more than
  * max_ptes_none of them are absent. It fills those in, hinted or not.
  */
 
-/* So many granules, with as many between them; then whole huge pages. */
+/* This many granules, with as many between them; then whole huge pages. */
 #define NUM_HOLES 256
 #define HOLES (NUM_HOLES * SMALL_GRANULE)
 #define WHOLE (FREE_START + 2 * HOLES)
 
-/* QEMU asks for huge pages, so that it does not take them to be for all. */
+/* With "madvise", QEMU's memory has huge pages, as QEMU asks for them. */
 static bool begin_collapsing(void)
 {
     return host_save(thp_settings) &&
@@ -1169,7 +1173,7 @@ static uint64_t full_scans(void)
     return g_ascii_strtoull(text, NULL, 10);
 }
 
-/* Until khugepaged, with that setting, has seen all that there is. */
+/* Wait until khugepaged, with this setting, has scanned everything. */
 static void collapse(const char *max_ptes_none)
 {
     gint64 start = g_get_monotonic_time();
@@ -1190,8 +1194,8 @@ static void assert_resident(uint64_t bytes)
 }
 
 /*
- * Whole huge pages stay away. Smaller pieces come back, full of zeros, unless
- * the operator says otherwise.
+ * Whole huge pages stay discarded. Smaller pieces come back, full of zeros,
+ * unless the host's administrator has changed max_ptes_none.
  */
 static void test_collapse(void)
 {
@@ -1242,7 +1246,7 @@ static void test_collapse_lazy(void)
     hint_many(vm, NUM_HOLES, 2 * SMALL_GRANULE);
     g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==,
                      RAM_SIZE - WHOLE + HOLES);
-    /* One is used again. */
+    /* One piece is used again. */
     qfreehint_fill(FREE_START, SMALL_GRANULE, 0x5a);
     before = lazily_freed();
     collapse("0");
@@ -1265,7 +1269,7 @@ static void test_collapse_lazy(void)
     vm_stop(vm);
 }
 
-/* Where RAM cannot be had again, the operator is told before it goes. */
+/* A warning comes first if the host may not have RAM for the guest again. */
 
 static void test_small_pool(void)
 {
@@ -1284,7 +1288,7 @@ static void test_small_pool(void)
     remove_log();
 }
 
-/* What was there before, and memory that is plugged later, count as well. */
+/* Other files, and memory that is plugged later, count as well. */
 static void test_small_file_system(void)
 {
     g_autofree char *folder = g_dir_make_tmp("qtest-freehint-XXXXXX", NULL);
@@ -1323,8 +1327,8 @@ static void test_small_file_system(void)
 }
 
 /*
- * From here on, what is mounted is seen by this process and by QEMU alone.
- * Returns a way back to what others see, or -1 if that needs rights.
+ * From here on, only this process and QEMU see what is mounted. Returns a file
+ * descriptor to go back with, or -1 without the privilege.
  */
 static int begin_own_mounts(void)
 {
@@ -1338,7 +1342,7 @@ static int begin_own_mounts(void)
     return fd;
 }
 
-/* That leads to the root directory, too. */
+/* Going back changes to the root directory, too. */
 static void end_own_mounts(int fd)
 {
     g_autofree char *folder = g_get_current_dir();
@@ -1348,7 +1352,7 @@ static void end_own_mounts(int fd)
     close(fd);
 }
 
-/* As large as the host's huge pages, so that none is split. */
+/* The granule is as large as the host's huge pages, so none is split. */
 static void test_granule_of_host(void)
 {
     static const struct {
@@ -1357,9 +1361,9 @@ static void test_granule_of_host(void)
     } hosts[] = {
         { "65536\n", 64 * KiB },
         { "33554432\n", 32 * MiB },
-        /* Guests keep less than that together. */
+        /* Guests rarely have that much free memory in one piece. */
         { "1073741824\n", 512 * MiB },
-        /* It does not say. */
+        /* The host does not say. */
         { "\n", 2 * MiB },
     };
     const char *path = THP "hpage_pmd_size";
@@ -1388,9 +1392,9 @@ static void test_granule_of_host(void)
     end_own_mounts(mounts);
 }
 
-/* Whoever reads memory has the host populate what was discarded of it */
+/* Reads by others make the host populate discarded memory */
 
-/* As the guest would say that it takes so much for discarded. */
+/* Send gauges in which the guest takes this much for discarded. */
 static void say_hinted(VM *vm, uint64_t bytes)
 {
     const struct virtio_freehint_gauges gauges = {
@@ -1429,7 +1433,7 @@ static void test_read(void)
     for (i = 0; i < ARRAY_SIZE(commands); i++) {
         epoch = QFREEHINT_CONFIG(&vm->fh, rehint_epoch);
         assert_discarded(vm, 0, FREE_START, len);
-        /* What that has looked at is populated again. */
+        /* The memory that was read is populated again. */
         g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
                         VIRTIO_FREEHINT_S_DISCARDED);
         say_hinted(vm, len);
@@ -1455,7 +1459,7 @@ static void test_read(void)
     vm_stop(vm);
 }
 
-/* A range over two nodes is discarded, unless one of them is not to be. */
+/* A range over two nodes is discarded unless one of them must not be. */
 static void test_numa(void)
 {
     const uint64_t border = 96 * MiB;
@@ -1527,7 +1531,7 @@ static void test_dimm(void)
     vm_stop(vm);
 }
 
-/* A DIMM that comes later is known at once. */
+/* A DIMM that is plugged later is known at once. */
 static void test_dimm_hotplug(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
@@ -1542,7 +1546,10 @@ static void test_dimm_hotplug(void)
     qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
                          "{ 'memdev': 'mem1', 'addr': %" PRId64 " }",
                          (int64_t)addr);
-    /* What was refused before may be RAM by now; any hint brings it up. */
+    /*
+     * What was refused before may be RAM by now; any hint makes the device
+     * look.
+     */
     g_assert_cmphex(hint(vm, 0, 1 * TiB, GRANULE), ==,
                     VIRTIO_FREEHINT_S_UNMAPPED);
     while (QFREEHINT_CONFIG(&vm->fh, rehint_epoch) == epoch) {
@@ -1564,7 +1571,7 @@ static void plug_dimm(uint64_t addr, bool prealloc)
                          (int64_t)addr);
 }
 
-/* The guest ejects the one in slot 0. */
+/* The guest ejects the DIMM in slot 0. */
 static void eject_dimm(void)
 {
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'device_del',"
@@ -1578,11 +1585,11 @@ static void remove_dimm(void)
     qtest_qmp_eventwait(global_qtest, "DEVICE_DELETED");
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'object-del',"
                              " 'arguments': { 'id': 'mem1' } }");
-    /* RCU lets go of it. */
+    /* Wait for RCU to free it. */
     g_usleep(200 * 1000);
 }
 
-/* Who has ejected a DIMM may use its memory for something else at once. */
+/* After an eject, the DIMM's memory may be used for something else at once. */
 static void test_dimm_drained(void)
 {
     const uint64_t addr = 4 * GiB;
@@ -1609,12 +1616,12 @@ static void test_dimm_drained(void)
 
 #define REPLACEMENTS 4
 
-/* What one thread of QEMU has freed is the next thing that any other gets. */
+/* Memory that a thread of QEMU frees is the next that any thread gets. */
 #define REUSE_AT_ONCE "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1"
 
 /*
- * Nothing is known of one that takes another one's place, although QEMU may
- * keep it where it kept that.
+ * Nothing is known about a DIMM that replaces another one, although QEMU may
+ * keep the two in the same place.
  */
 static void test_dimm_replaced(void)
 {
@@ -1633,7 +1640,7 @@ static void test_dimm_replaced(void)
 
         plug_dimm(addr, true);
         assert_status(vm, 0, addr, GRANULE, VIRTIO_FREEHINT_S_BACKING);
-        /* The turn after the one that has seen the memory moves the epoch. */
+        /* The epoch moves in the turn after the one that saw the memory. */
         assert_discarded(vm, 0, FREE_START, GRANULE);
         g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, rehint_epoch), !=, epoch);
         eject_dimm();
@@ -1644,7 +1651,7 @@ static void test_dimm_replaced(void)
     remove_log();
 }
 
-/* Whatever memory comes later, the driver was told one granule. */
+/* The granule stays, whatever memory is plugged later. */
 static void test_granule_constant(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
@@ -1661,7 +1668,7 @@ static void test_granule_constant(void)
     vm_stop(vm);
 }
 
-/* Of memory with larger pages, only whole ones can go. */
+/* If memory has larger pages, only whole ones can be discarded. */
 static void test_large_pages(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=1,maxmem=1G"
@@ -1689,7 +1696,7 @@ static void test_large_pages(void)
 
 #define VMEM_SLOT 5
 
-/* What a driver for virtio-mem does to have memory. */
+/* Plug blocks as a driver for virtio-mem does. */
 static void plug_virtio_mem(VM *vm, uint64_t addr, uint16_t nblocks)
 {
     const struct virtio_mem_req req = {
@@ -1725,7 +1732,7 @@ static void plug_virtio_mem(VM *vm, uint64_t addr, uint16_t nblocks)
     g_free(pci);
 }
 
-/* Of it, what is plugged. */
+/* Only the plugged part of virtio-mem is discarded. */
 static void test_virtio_mem(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=4,maxmem=1G"
@@ -1747,7 +1754,7 @@ static void test_virtio_mem(void)
     vm_stop(vm);
 }
 
-/* Firmware that the guest can write to reads as ROM. */
+/* Firmware in flash, which the guest can write to, counts as ROM. */
 static void test_pflash(void)
 {
     g_autofree char *path = NULL;
@@ -1809,7 +1816,7 @@ static void test_ivshmem(void)
     vm_stop(vm);
 }
 
-/* What system management mode has taken is RAM to nobody else. */
+/* Memory of system management mode is RAM for nobody else. */
 static void test_smram(void)
 {
     const uint64_t tseg = RAM_SIZE - 8 * MiB;
@@ -1831,7 +1838,7 @@ static void test_smram(void)
 
 /* Vetoes that come with the command line */
 
-/* More than QEMU has, without touching it. */
+/* Try to lock more than QEMU has, without touching it. */
 static bool can_lock_memory(void)
 {
     const size_t size = 4 * GiB;
@@ -1932,7 +1939,7 @@ static VM *vm_start_with_back_end(const BackEnd *end, const char *props)
                     " -device " DEVICE "%s", end->socket, BACK_END_SLOT, props);
 }
 
-/* How it ends that another process has the memory. */
+/* A way for a back end to give up the memory. */
 typedef void BackEndEnd(BackEnd *end);
 
 static void unplug(BackEnd *end)
@@ -1955,7 +1962,7 @@ static void await_active(VM *vm)
     await_state(vm, VIRTIO_FREEHINT_STATE_ACTIVE);
 }
 
-/* A veto as long as the device is plugged, and its back end is there. */
+/* There is a veto while the device is plugged and its back end connected. */
 static void test_vhost_user(const void *data)
 {
     BackEndEnd *end_it = (BackEndEnd *)data;
@@ -1984,8 +1991,8 @@ static void test_vhost_user(const void *data)
 }
 
 /*
- * Nobody hints or asks meanwhile, nor did before: the device would look again a
- * second later.
+ * Nobody hints or queries, before or meanwhile: after that, the device would
+ * look again a second later.
  */
 static void test_vhost_user_announced(void)
 {
@@ -2016,7 +2023,7 @@ static void test_vhost_user_announced(void)
     back_end_remove(&end);
 }
 
-/* The operator knows that this one does not pin anything. */
+/* The operator declares that this back end does not pin anything. */
 static void test_vhost_user_safe(void)
 {
     BackEnd end;
@@ -2034,7 +2041,7 @@ static void test_vhost_user_safe(void)
     back_end_remove(&end);
 }
 
-/* The guest uses the device, so that the back end has its memory. */
+/* The guest uses the device, so the back end has the guest's memory. */
 static QVirtioPCIDevice *use_back_end(VM *vm, QVirtQueue **vq)
 {
     QPCIAddress addr = { .devfn = QPCI_DEVFN(BACK_END_SLOT, 0) };
@@ -2052,7 +2059,7 @@ static QVirtioPCIDevice *use_back_end(VM *vm, QVirtQueue **vq)
 /* VHOST_USER_ADD_MEM_REG */
 #define GIVES_MEMORY "vhost_user_write req:37 "
 
-/* One that comes back gets memory when the discard in progress is over. */
+/* A back end that reconnects gets memory after the discard in progress. */
 static void test_vhost_user_reconnects(void)
 {
     g_autofree char *log = log_path(), *text = NULL;
@@ -2119,7 +2126,7 @@ static void test_vhost_user_reconnects(void)
     back_end_remove(&end);
 }
 
-/* At run time, too, which has the guest hint what was declined. */
+/* Declare it at run time, too; the guest hints again what was declined. */
 static void declare_vhost_user_safe(bool safe)
 {
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
@@ -2151,7 +2158,7 @@ static void test_vhost_user_declared_safe(void)
     back_end_remove(&end);
 }
 
-/* Its features are known to whoever looks at virtio devices. */
+/* x-query-virtio-status knows the device's features by name. */
 static void test_virtio_status(void)
 {
     VM *vm = vm_start("-M q35 -nodefaults -device " DEVICE);
@@ -2195,10 +2202,10 @@ static void test_mmio(void)
     qtest_quit(qts);
 }
 
-/* The transport that the device was plugged into: the last one comes first. */
+/* The transport that the device is plugged into: the last one is used first. */
 #define MMIO_BASE (0xfeb00000 + 23 * 512)
 
-/* A driver that wants its queue back writes zero to QueueReady. */
+/* A driver takes its queue back by writing zero to QueueReady. */
 static void test_mmio_queue_ready(void)
 {
     QTestState *qts = qtest_init("-M microvm -nodefaults -m 128M"
@@ -2213,7 +2220,7 @@ static void test_mmio_queue_ready(void)
         .hdr.nranges = cpu_to_le32(1),
         .range = { cpu_to_le64(FREE_START), cpu_to_le64(GRANULE) },
     };
-    /* Where in memory the ring and the message are. */
+    /* The addresses of ring and message. */
     const uint64_t desc = 16 * MiB, avail = desc + 4096, used = avail + 4096;
     const uint64_t out = used + 4096, in = out + 4096;
 
@@ -2275,14 +2282,14 @@ static void assert_does_not_start(const char *options, const char *why)
     g_assert_nonnull(strstr(errors, why));
 }
 
-/* As it is by default, the bus has no virtio 1. */
+/* By default the bus does not offer virtio 1. */
 static void test_mmio_legacy(void)
 {
     assert_does_not_start(MMIO_VM " -accel qtest",
                           "virtio-freehint needs virtio 1");
 }
 
-/* An accelerator that may pin guest memory, for all that is known of it. */
+/* An accelerator that may pin guest memory, as far as is known. */
 static void test_accel(void)
 {
     assert_does_not_start("-M q35 -nodefaults -accel discard-test"

@@ -1,5 +1,5 @@
 /*
- * QTest test cases for virtio-freehint: what a migration sends, and takes
+ * QTest test cases for virtio-freehint: what a migration sends and loads
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,17 +23,17 @@
 #define FREE_LEN (64 * MiB)
 
 /*
- * What gets hinted while a migration runs. It is sent last, and what lies
+ * This memory is hinted while a migration runs. It is sent last, and the memory
  * before it takes half a minute at the bandwidth that the tests begin with.
  */
 #define HINT_START (FREE_START + 32 * MiB)
 #define HINT_LEN (32 * MiB)
 #define SLOW_BYTES_PER_S MiB
 
-/* What is filled takes four of the device's looks for the veto's end. */
+/* The filled memory takes as long as four polls for the end of the veto. */
 #define POSTCOPY_BYTES_PER_S (FREE_LEN / 2)
 
-/* Less than what is hinted, but much more than what is sent twice. */
+/* Less than is hinted, but much more than is sent twice. */
 #define SENT_TWICE MiB
 
 #define TIMEOUT_US (30 * 1000 * 1000)
@@ -63,7 +63,7 @@ static void set_bandwidth(uint64_t bytes_per_s)
                              bytes_per_s);
 }
 
-/* How much memory was sent, in full or as zero pages, and how much there is. */
+/* The memory that was sent, in full or as zero pages, and @total. */
 static uint64_t sent_bytes(uint64_t *total)
 {
     QDict *rsp = qmp("{ 'execute': 'query-migrate' }");
@@ -109,7 +109,7 @@ static QTestState *start_destination(const char *props, const char *uri)
                        " -incoming %s", qfreehint_machine(), props, uri);
 }
 
-/* The guest is where global_qtest stands from here on. */
+/* From here on the guest is in @to, and global_qtest is that. */
 static void switch_over(QTestState *to)
 {
     set_bandwidth(0);
@@ -125,7 +125,7 @@ static void switch_back(QTestState *from)
     qos_invalidate_command_line();
 }
 
-/* Migrate slowly, and hint when the device could, or would, ask for that. */
+/* Migrate slowly, and hint once precopy has begun. */
 static void migrate_and_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
                              const char *uri, uint16_t flags, bool asked)
 {
@@ -143,7 +143,7 @@ static void migrate_and_hint(QVirtioFreehint *fh, QGuestAllocator *alloc,
                     ==, VIRTIO_FREEHINT_S_DISCARDED);
 }
 
-/* What precopy sees discarded is not sent; what is written after that, is. */
+/* Memory that is discarded during precopy is not sent; later writes are. */
 static void test_skip(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
@@ -186,7 +186,7 @@ static void assert_all_sent(QTestState *from, QTestState *to)
     switch_back(from);
 }
 
-/* Where the guest relies on zeros, they are sent. */
+/* If the guest relies on zeros, the memory is sent. */
 static void test_skip_not_zero(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
@@ -197,8 +197,8 @@ static void test_skip_not_zero(void *obj, void *data, QGuestAllocator *alloc)
 }
 
 /*
- * A destination that can run before it has all memory. NULL where the host has
- * no userfaultfd, or does not let us use it; the test is skipped then.
+ * A destination that can run before it has all memory. NULL if the host has no
+ * userfaultfd, or does not let us use it; the test is skipped then.
  */
 static QTestState *start_postcopy(const char *uri)
 {
@@ -222,7 +222,7 @@ static QTestState *start_postcopy(const char *uri)
     return to;
 }
 
-/* A destination that runs early would wait for what is not sent. */
+/* A destination that runs early would wait for memory that is not sent. */
 static void test_skip_not_postcopy(void *obj, void *data,
                                    QGuestAllocator *alloc)
 {
@@ -240,7 +240,7 @@ static void test_skip_not_postcopy(void *obj, void *data,
     assert_all_sent(global_qtest, to);
 }
 
-/* The state that it announces next. */
+/* The next state that QEMU announces. */
 static char *await_state_change(QTestState *qts)
 {
     QDict *event = qtest_qmp_eventwait_ref(qts, "FREEHINT_STATE_CHANGED");
@@ -252,8 +252,8 @@ static char *await_state_change(QTestState *qts)
 }
 
 /*
- * Where memory is still to come, none is discarded. Nobody announces that it
- * has come; the device has to look, also when nobody asks it.
+ * Nothing is discarded while memory is still to come. Nobody announces the end;
+ * the device has to poll for it, even if nobody queries.
  */
 static void test_incoming_postcopy(void *obj, void *data,
                                    QGuestAllocator *alloc)
@@ -276,7 +276,7 @@ static void test_incoming_postcopy(void *obj, void *data,
 
     during = await_state_change(to);
     g_assert_cmpstr(during, ==, "vetoed");
-    /* Events are limited to one a second, of the guest's time. */
+    /* Events are limited to one per second of the guest's time. */
     qtest_clock_step(to, NANOSECONDS_PER_SECOND);
     after = await_state_change(to);
     g_assert_cmpstr(after, ==, "active");
@@ -285,8 +285,8 @@ static void test_incoming_postcopy(void *obj, void *data,
 }
 
 /*
- * A socket that a migration can connect to, and on which nobody reads. Up to
- * @backlog + 1 connections are made at once, another one has to wait.
+ * A socket that a migration can connect to, but nobody reads from it. Up to
+ * @backlog + 1 connections succeed at once, another one has to wait.
  */
 static int listen_only(const char *uri, int backlog)
 {
@@ -325,8 +325,8 @@ static void cancel_migration(void)
 }
 
 /*
- * The migration thread waits for the network, and keeps others from the bitmap
- * meanwhile: nobody waits for it, and the memory is just sent.
+ * The migration thread waits for the network, and holds the bitmap's lock
+ * meanwhile: the device does not wait for that, and the memory is sent.
  */
 static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -367,7 +367,7 @@ static void test_skip_stuck(void *obj, void *data, QGuestAllocator *alloc)
     stop_listening(fd, uri);
 }
 
-/* Hints are taken, and nothing is done about them. */
+/* The device takes hints and does nothing with them. */
 static void set_hang(bool hang)
 {
     QDict *faults = qdict_new();
@@ -391,11 +391,11 @@ static void await_in_flight(uint64_t ranges)
     }
 }
 
-/* Untouched, takes seconds to look through, and next to no memory. */
+/* Untouched RAM that takes seconds to scan, and almost no memory. */
 #define LARGE_RAM "8G"
 #define SCATTERED 256
 #define SCATTERED_HINTS 32
-/* Where that ends, without what is between 3 and 4 GiB, and is sent last. */
+/* The end of that RAM, after the hole from 3 to 4 GiB; it is sent last. */
 #define SCATTERED_START (9 * GiB - 2 * SCATTERED * GRANULE)
 
 static void *setup_large_ram(GString *cmd_line, void *arg)
@@ -404,7 +404,7 @@ static void *setup_large_ram(GString *cmd_line, void *arg)
     return arg;
 }
 
-/* While the migration thread sends as fast as it can, others get their turn. */
+/* While the migration thread sends as fast as it can, hints get their turn. */
 static void test_skip_unthrottled(void *obj, void *data,
                                   QGuestAllocator *alloc)
 {
@@ -430,7 +430,7 @@ static void test_skip_unthrottled(void *obj, void *data,
     set_bandwidth(0);
     qfreehint_migrate("exec:cat >/dev/null");
     await_epoch_other_than(fh, epoch);
-    /* One after the other, each of which has to wait for its turn. */
+    /* One hint after the other; each has to wait for its turn. */
     for (i = 0; i < SCATTERED_HINTS; i++) {
         qfreehint_submit(fh, &hints[i]);
         us += qfreehint_wait(fh, &hints[i]);
@@ -447,13 +447,13 @@ static void test_skip_unthrottled(void *obj, void *data,
     qos_invalidate_command_line();
 }
 
-/* One slice takes long enough to end after the migration. */
+/* So slow that one slice ends after the migration. */
 #define SLOW_OPTS "x-job-delay-ms=1200"
-/* One that ends before its hint has to be answered without more ado. */
+/* So slow that a slice ends before its hint has to be answered anyway. */
 #define SHORT_OPTS "x-job-delay-ms=400"
 #define BEGIN_US (150 * 1000)
 
-/* The first of both is decided at once, the other one takes a while. */
+/* The first range gets its status at once, the other one takes a while. */
 static QFreehintHint submit_empty_and_slow(QVirtioFreehint *fh,
                                            QGuestAllocator *alloc)
 {
@@ -469,7 +469,7 @@ static QFreehintHint submit_empty_and_slow(QVirtioFreehint *fh,
     return hint;
 }
 
-/* Returns the epoch that begins with precopy. */
+/* Start precopy; returns the epoch that begins with it. */
 static uint32_t start_precopy(QVirtioFreehint *fh)
 {
     uint32_t epoch = QFREEHINT_CONFIG(fh, rehint_epoch);
@@ -480,8 +480,8 @@ static uint32_t start_precopy(QVirtioFreehint *fh)
 }
 
 /*
- * An answer has the epoch of its first status, and none that was over when that
- * was decided, or began later.
+ * An answer has the epoch in which its first status was decided, not an earlier
+ * or a later one.
  */
 static void test_ack_epoch(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -510,11 +510,11 @@ static void test_ack_epoch(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
     g_assert_cmpuint(qfreehint_ack(&hint).rehint_epoch, ==, epoch);
     cancel_migration();
-    /* What comes next is not to be sent as slowly. */
+    /* The next test's migration must not be as slow. */
     qos_invalidate_command_line();
 }
 
-/* The bitmap that a slice in progress is to change goes away. */
+/* The bitmap is freed while a slice is in progress that would change it. */
 static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
@@ -543,7 +543,7 @@ static void test_skip_late(void *obj, void *data, QGuestAllocator *alloc)
     stop_listening(fd, uri);
 }
 
-/* Until the first sync there is no bitmap, however long that takes. */
+/* There is no bitmap until the first sync, however long that takes. */
 static void test_skip_connecting(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
@@ -567,7 +567,7 @@ static void test_skip_connecting(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_stat("skipped-bytes"), ==, 0);
 }
 
-/* Memory that both sides have in common is not sent: it has no bitmap. */
+/* Memory that both sides share is not sent: it has no bitmap. */
 static void test_skip_not_ignored(void *obj, void *data,
                                   QGuestAllocator *alloc)
 {
@@ -591,12 +591,12 @@ static void test_skip_not_ignored(void *obj, void *data,
     qos_invalidate_command_line();
 }
 
-/* Memory that is set aside, under the name that "pc" has for its own. */
+/* Preallocated memory, under the name that "pc" has for its own. */
 #define PREALLOCATED " -machine memory-backend=pc.ram" \
     " -object memory-backend-ram,id=pc.ram,size=128M,prealloc=on," \
     "x-use-canonical-path-for-ramblock-id=off"
 
-/* There the guest hints in vain, and nothing is lost. */
+/* The destination refuses all hints, and nothing is lost. */
 static void test_refusing_destination(void *obj, void *data,
                                       QGuestAllocator *alloc)
 {
@@ -621,7 +621,7 @@ static void test_refusing_destination(void *obj, void *data,
     switch_back(from);
 }
 
-/* The driver takes the granule for a constant: a smaller one adopts it. */
+/* The granule must not change: a destination with a smaller one adopts it. */
 static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = qfreehint_migration_uri();
@@ -634,7 +634,7 @@ static void test_migrate_granule(void *obj, void *data, QGuestAllocator *alloc)
     switch_back(from);
 }
 
-/* With a larger one it could not keep what the driver was told. */
+/* A destination with a larger granule could not do what the driver was told. */
 static void test_migrate_large_granule(void *obj, void *data,
                                        QGuestAllocator *alloc)
 {
@@ -649,7 +649,7 @@ static void test_migrate_large_granule(void *obj, void *data,
 }
 
 
-/* What begins the device's part of a stream, in the stream's byte order. */
+/* The begin of the device's state in a stream, in the stream's byte order. */
 typedef struct QEMU_PACKED DeviceState {
     uint64_t granule;
     uint32_t max_ranges;
@@ -663,7 +663,7 @@ static DeviceState device_state(uint64_t granule, uint32_t max_ranges)
     };
 }
 
-/* Load a stream whose device has another state in place of @old. */
+/* Load a stream in which the device's state @old is replaced by another one. */
 static void load_stream(const char *path, const DeviceState *old,
                         const DeviceState *new, int status)
 {
@@ -694,7 +694,7 @@ static void load_stream(const char *path, const DeviceState *old,
     unlink(uri + strlen("file:"));
 }
 
-/* A stream is not trusted: what the device could not have sent is refused. */
+/* A stream is not trusted: a state that no device could send is refused. */
 static void test_hostile_stream(void *obj, void *data, QGuestAllocator *alloc)
 {
     g_autofree char *uri = g_strdup_printf("file:%s/qtest-freehint-%d.stream",
@@ -707,7 +707,7 @@ static void test_hostile_stream(void *obj, void *data, QGuestAllocator *alloc)
         DeviceState state;
         int status;
     } streams[] = {
-        /* What can be accepted is: so it is the values that are refused. */
+        /* A good state is accepted: the values are why others are not. */
         { device_state(2 * GRANULE, 1), EXIT_SUCCESS },
         { device_state(1ull << 63, max), EXIT_SUCCESS },
         { device_state(0, max), EXIT_FAILURE },

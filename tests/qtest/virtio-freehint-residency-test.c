@@ -1,10 +1,10 @@
 /*
  * QTest test cases for virtio-freehint: what the host gets back
  *
- * A discard can succeed and free nothing: of memory that is shared, what counts
- * is the file behind it, and huge pages are in no count of resident memory. So
- * for each kind of memory all that QEMU keeps of it is added up, before and
- * after.
+ * A discard can succeed and free nothing: if memory is shared, the file behind
+ * it counts, and huge pages of hugetlbfs do not count as resident memory. So
+ * for each kind of memory these tests add up all that QEMU keeps of it, before
+ * and after.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,15 +24,15 @@
 #define FREE_START (qfreehint_ram_start() + 64 * MiB)
 #define FREE_SIZE (64 * MiB)
 
-/* What QEMU, and the hint itself, may need meanwhile. */
+/* How much QEMU, and the hint itself, may need meanwhile. */
 #define SLACK (2 * MiB)
 
 #define HUGE_PAGE (2 * MiB)
 #define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 
-/* What QEMU keeps of the host's memory, in bytes. */
+/* The host's memory that QEMU keeps, in bytes. */
 typedef struct Footprint {
-    /* Mapped, huge pages of hugetlbfs apart. */
+    /* Mapped, except huge pages of hugetlbfs. */
     uint64_t resident;
     uint64_t hugetlb;
     /* In files without a name, mapped or not. */
@@ -107,7 +107,7 @@ static void hint_all(QVirtioFreehint *fh, QGuestAllocator *alloc,
 typedef struct Backing {
     const char *name;
     const char *args;
-    /* What of the footprint the memory counts in. */
+    /* Which member of the footprint counts this memory. */
     bool files;
     bool hugetlb;
 } Backing;
@@ -116,7 +116,7 @@ static const Backing backings[] = {
     { "ram", "-object memory-backend-ram,id=mem0,size=128M" },
     { "ram-shared", "-object memory-backend-ram,id=mem0,size=128M,share=on",
       .files = true },
-    /* Each page that is written to is in the file first, and then copied. */
+    /* A page that is written to is first in the file, and then copied. */
     { "memfd", "-object memory-backend-memfd,id=mem0,size=128M,share=off",
       .files = true },
     { "memfd-shared",
@@ -140,7 +140,7 @@ static void *setup_backing(GString *cmd_line, void *arg)
     return arg;
 }
 
-/* It may as well have grown. */
+/* The difference may be negative. */
 static void assert_fell(uint64_t before, uint64_t after, uint64_t len)
 {
     g_assert_cmpint((int64_t)(before - after), >=, len - SLACK);
@@ -183,7 +183,7 @@ static const Backing small_pages = {
     "ram", "-object memory-backend-ram,id=mem0,size=128M",
 };
 
-/* Inherited by QEMU, which asks for huge pages by itself. */
+/* QEMU inherits this, and asks for huge pages in vain. */
 static void *setup_no_thp(GString *cmd_line, void *arg)
 {
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
@@ -209,7 +209,7 @@ static void test_thp(void *obj, void *data, QGuestAllocator *alloc)
     test_backing(obj, data, alloc);
 }
 
-/* Pages of hugetlbfs, which the host has to set aside */
+/* Huge pages of hugetlbfs, which the host has to reserve */
 
 static uint64_t read_number(const char *path)
 {
@@ -227,16 +227,16 @@ static bool write_number(const char *path, uint64_t value)
     return file && !fclose(file) && ok;
 }
 
-/* How many there are without us, from before the first test. */
+/* How many there were before the first test. */
 static int64_t other_hugepages = -1;
 
-/* The ones that QEMU still has go when it ends. */
+/* Those that QEMU still has are freed when it ends. */
 static void return_huge_pages(void *opaque)
 {
     write_number(NR_HUGEPAGES, other_hugepages);
 }
 
-/* Without them the machine starts all the same, and the test finds out. */
+/* The machine starts without them, too, and the test checks that. */
 static void *setup_hugetlb(GString *cmd_line, void *arg)
 {
     uint64_t wanted;
@@ -254,7 +254,7 @@ static void *setup_hugetlb(GString *cmd_line, void *arg)
     return setup_backing(cmd_line, arg);
 }
 
-/* They are reserved: the operator has to say that they may go. */
+/* They are reserved: the operator has to allow them to be discarded. */
 static void test_hugetlb_refused(void *obj, void *data, QGuestAllocator *alloc)
 {
     Footprint before, after;
@@ -279,7 +279,7 @@ static void test_hugetlb(void *obj, void *data, QGuestAllocator *alloc)
         return;
     }
     test_backing(obj, data, alloc);
-    /* The pool still has a page for each that the guest uses again. */
+    /* The pool still has a page for each one that the guest uses again. */
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
 }
 
@@ -287,7 +287,7 @@ static void test_hugetlb(void *obj, void *data, QGuestAllocator *alloc)
 
 #define NUMA_SIZE (48 * MiB)
 
-/* Together 144 MiB; each range lies in one of them, and the last in all. */
+/* 144 MiB in all; each range is in one of them, and the last in all of them. */
 static void *setup_numa(GString *cmd_line, void *arg)
 {
     g_string_append(cmd_line, " -m 144M"
@@ -310,7 +310,7 @@ static void test_numa(void *obj, void *data, QGuestAllocator *alloc)
     hint_all(obj, alloc, start, len);
     after = footprint();
     assert_fell(before.resident, after.resident, len);
-    /* That is mem1 and mem2, whole. */
+    /* All of mem1 and mem2. */
     assert_fell(before.files, after.files, 2 * NUMA_SIZE);
 }
 
@@ -325,7 +325,7 @@ static void *setup_dimm(GString *cmd_line, void *arg)
     return arg;
 }
 
-/* DIMMs that come later, one of each kind. */
+/* DIMMs that are plugged later, one of each kind. */
 static void test_dimm(void *obj, void *data, QGuestAllocator *alloc)
 {
     Footprint before, after;

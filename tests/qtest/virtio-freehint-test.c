@@ -128,7 +128,7 @@ static void test_discard(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_true(qfreehint_is_filled(addr, GRANULE, 0x5a));
 }
 
-/* More than one slice; and nothing at all. */
+/* A hint of more than one slice, and one of no ranges. */
 static void test_sizes(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t len = FREE_LEN;
@@ -158,7 +158,7 @@ static void test_zero(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0));
 }
 
-/* A range that is refused, and how. */
+/* A range that is refused, and its status. */
 typedef struct BadRange {
     const char *kind;
     QFreehintRange range;
@@ -196,7 +196,7 @@ static void check_bad_range(QVirtioFreehint *fh, QGuestAllocator *alloc,
     g_assert_true(qfreehint_is_filled(end - GRANULE, GRANULE, 0xa5));
 }
 
-/* They start in good memory where they can: it must stay. */
+/* If possible they start in good memory, which must keep its content. */
 static void test_bad_ranges(void *obj, void *data, QGuestAllocator *alloc)
 {
     const uint64_t end = FREE_START + FREE_LEN;
@@ -244,7 +244,7 @@ static const BadRange bad_in_virt[] = {
     { "not-ram", { 0x08000000, GRANULE }, VIRTIO_FREEHINT_S_NOT_RAM },
 };
 
-/* What else a machine has than RAM. */
+/* Parts of the address space that are not RAM. */
 static void test_bad_places(void *obj, void *data, QGuestAllocator *alloc)
 {
     const bool pc = !qfreehint_ram_start();
@@ -258,7 +258,7 @@ static void test_bad_places(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* How a message is split into descriptors has no meaning. */
+/* It does not matter how a message is split into descriptors. */
 static void test_framing(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const uint32_t steps[] = { 1, 3, 7, 16, 17, 25 };
@@ -292,7 +292,7 @@ static void test_framing(void *obj, void *data, QGuestAllocator *alloc)
     }
 }
 
-/* What the device does not know is answered, and nothing else is done. */
+/* The device answers a message that it does not know, and does nothing else. */
 static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const struct virtio_freehint_hdr hdrs[] = {
@@ -323,7 +323,7 @@ static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
         g_assert_cmpuint(ack.nstatus, ==, 0);
         g_assert_cmpuint(ack.rehint_epoch, ==,
                          QFREEHINT_CONFIG(fh, rehint_epoch));
-        /* Beyond the used length nothing was written. */
+        /* Nothing was written beyond the used length. */
         g_assert_cmphex(qfreehint_status(&hint, 0), ==, 0xee);
     }
     g_assert_cmpuint(qfreehint_stat("unsupported") - unsupported, ==,
@@ -432,7 +432,10 @@ static void test_max_ranges(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* Off: declined, memory untouched, the driver is told. On: the epoch moves. */
+/*
+ * Disabled, the device declines hints and notifies the driver. Enabled, it
+ * moves the epoch.
+ */
 static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -440,7 +443,10 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
     uint64_t declined = qfreehint_count("declined", "bytes");
     uint64_t calls = qfreehint_stat("discard-calls");
 
-    /* The guest may have given up hinting, even if nothing was declined. */
+    /*
+     * The epoch moves even if nothing was declined: the guest may have given
+     * up.
+     */
     qfreehint_set_enabled(false);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, rehint_epoch), ==, epoch);
     qfreehint_set_enabled(true);
@@ -460,7 +466,7 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_fill(FREE_START, GRANULE, 0xa5);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, FREE_START, GRANULE), ==,
                     VIRTIO_FREEHINT_S_DECLINED);
-    /* What is wrong is wrong in any state. */
+    /* A bad range is refused for what it is, in any state. */
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, 0, 1 * TiB, GRANULE), ==,
                     VIRTIO_FREEHINT_S_UNMAPPED);
     g_assert_true(qfreehint_is_filled(FREE_START, GRANULE, 0xa5));
@@ -480,7 +486,7 @@ static void test_disable(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* The device that is known to disable discards, or NULL. */
+/* The device that query-freehint names for the veto, or NULL. */
 static char *get_pinning_device(void)
 {
     QDict *device = qfreehint_query();
@@ -500,7 +506,7 @@ static char *get_pinning_device(void)
     return path;
 }
 
-/* The driver is told, without anybody asking. */
+/* The driver is notified, although nobody queries. */
 static void set_veto(QVirtioFreehint *fh, const char *prop, bool value)
 {
     /* Reading the interrupt status clears it. */
@@ -509,7 +515,7 @@ static void set_veto(QVirtioFreehint *fh, const char *prop, bool value)
     qvirtio_wait_config_isr(fh->vdev, CONFIG_TIMEOUT_US);
 }
 
-/* A party that disables discards is a veto; a device is named. */
+/* If somebody disables discards, there is a veto; a device is named. */
 static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
 {
     static const char *const props[] = { "disabled", "uncoordinated-disabled" };
@@ -538,7 +544,7 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
         path = get_pinning_device();
         g_assert_cmpstr(path, ==, paths[i]);
 
-        /* The operator comes first, and the veto stays. */
+        /* "operator" has precedence as the reason, and the veto stays. */
         qfreehint_set_enabled(false);
         qfreehint_assert_state("disabled", "operator");
         qfreehint_set_enabled(true);
@@ -555,7 +561,7 @@ static void test_veto(void *obj, void *data, QGuestAllocator *alloc)
     qfreehint_assert_identity();
 }
 
-/* Random hints, some while the device is off, never lose count. */
+/* Counters add up after random hints, some of them while disabled. */
 static void test_identity(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -616,7 +622,7 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 250);
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, min_age_ms), ==, 60000);
 
-    /* All or nothing. */
+    /* A command changes all of its settings, or none. */
     assert_qmp_error(qmp("{ 'execute': 'freehint-set', 'arguments': {"
                          " 'id': 'fh0', 'delay-ms': 1, 'min-age-ms': 60001,"
                          " 'enabled': false } }"), "GenericError",
@@ -624,7 +630,7 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(QFREEHINT_CONFIG(fh, delay_ms), ==, 250);
     qfreehint_assert_state("active", NULL);
 
-    /* By QOM path; and what is absent stays. */
+    /* A device can be named by its QOM path. Settings that are absent stay. */
     qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
                              " 'arguments': { 'min-age-ms': 100,"
                              " 'id': '/machine/peripheral/fh0' } }");
@@ -643,7 +649,7 @@ static void test_qmp(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_nonnull(strstr(info, "fh0: active"));
 }
 
-/* No other test's events, and no other test's limit. */
+/* A QEMU without the events of other tests, or their rate limit. */
 static void *setup_own_qemu(GString *cmd_line, void *arg)
 {
     g_string_append(cmd_line, " -name events");
@@ -671,8 +677,8 @@ static void assert_no_state_event(void)
 }
 
 /*
- * One per second, of the virtual clock under qtest: the first at once, of the
- * others the last.
+ * One event per second, of the virtual clock under qtest: the first at once,
+ * and then the last of the others.
  */
 static void test_state_event(void *obj, void *data, QGuestAllocator *alloc)
 {
