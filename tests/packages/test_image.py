@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/demo --image, with images of Debian such as users have."""
+"""scripts/demo --image, with Debian images such as users have."""
 
 import contextlib
 import hashlib
@@ -41,7 +41,7 @@ def start_demo(image: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def table(output: str) -> dict[str, int]:
-    """Sizes at the end, in MiB."""
+    """The sizes that the demo prints at its end, in MiB."""
     _, _, text = output.partition("QEMU's memory on the host")
     return {name: int(size) for name, size in re.findall(r"^  (\S.*?) +(\d+) MiB$", text, re.M)}
 
@@ -95,12 +95,12 @@ class ImageTest(unittest.TestCase):
             self.skipTest("no image was built: scripts/build-image needs root")
 
     def start(self, image: Path, *options: str) -> subprocess.Popen[str]:
-        """The demo, which has to leave the image alone."""
+        """Start the demo, which must not write to the image."""
         before = digest(image)
         self.addCleanup(lambda: self.assertEqual(digest(image), before, "it was written to"))
         demo = start_demo(image, *options)
         self.addCleanup(demo.communicate)
-        # It takes QEMU along.
+        # Its QEMU ends with it.
         self.addCleanup(demo.send_signal, signal.SIGINT)
         return demo
 
@@ -139,7 +139,7 @@ class ImageTest(unittest.TestCase):
 
     @contextlib.contextmanager
     def asked(self) -> Any:
-        """A page of this host's, as a guest has its address; it has to be asked for it."""
+        """Serve a page on this host; yield its address for a guest, which must fetch it."""
         paths = []
 
         class Handler(http.server.BaseHTTPRequestHandler):

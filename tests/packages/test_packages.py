@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The packages of QEMU and of the guest's kernel, installed in a Debian 13 of their own."""
+"""The packages of QEMU and of the guest's kernel, installed in a separate Debian 13."""
 
 import os
 import re
@@ -25,13 +25,13 @@ ROOT_SCRIPT = PROJECT / "scripts" / "debian-root"
 INSTALLED_QEMU = Path("/usr/bin/qemu-system-x86_64")
 
 BURST = 512 * MIB
-# Of each guest's first burst; a host that is busy takes longer.
+# For the first burst of each guest; a busy host takes longer.
 PATIENCE_S = 10
 
 
 @unittest.skipIf(os.geteuid(), "a Debian in a folder needs root")
 class PackagesTest(unittest.TestCase):
-    """One system for all cases, with Debian's QEMU in it before ours comes."""
+    """One system for all cases; it has Debian's QEMU before ours is installed."""
 
     root: Path
     before: dict[str, str]
@@ -67,7 +67,7 @@ class PackagesTest(unittest.TestCase):
 
     @classmethod
     def installed(cls) -> dict[str, str]:
-        """The version of each package of QEMU's that depends on how it was built."""
+        """The version of each installed package of QEMU that depends on the architecture."""
         form = "${Package} ${Version} ${Architecture} ${source:Package}\n"
         lines = cls.inside("dpkg-query", "-W", "-f", form).splitlines()
         rows = (line.split() for line in lines)
@@ -75,7 +75,7 @@ class PackagesTest(unittest.TestCase):
 
     @classmethod
     def installed_files(cls) -> set[str]:
-        """But for the second emulator for microvm, which is not built."""
+        """All installed files, except the second emulator for microvm, which is not built."""
         files = cls.inside("dpkg-query", "-L", *cls.before).splitlines()
         return {file for file in files if "qemu-system-x86_64-microvm" not in file}
 
@@ -84,7 +84,7 @@ class PackagesTest(unittest.TestCase):
         return found
 
     def start(self, kernel: Path) -> FreehintVM:
-        """A guest whose QEMU runs in the root."""
+        """Start a guest whose QEMU runs in the root."""
         wrapper = (str(ROOT_SCRIPT), "run", str(self.root), str(BUILD))
         vm = FreehintVM(qemu=INSTALLED_QEMU, wrapper=wrapper, kernel=kernel)
         return self.enterContext(vm)
@@ -116,7 +116,7 @@ class PackagesTest(unittest.TestCase):
         self.assertNotIn("Inst qemu", self.apt("--simulate", "dist-upgrade"))
 
     def test_debians_next_qemu_is_an_upgrade(self) -> None:
-        """Whatever its number is that grows: an update for stable, or a new version."""
+        """Whichever part of the version grows: an update for stable, or a new version."""
         before, after = self.before["qemu-system-x86"], self.installed()["qemu-system-x86"]
         for number in list(re.finditer(r"\d+", before))[-2:]:
             newer = f"{before[: number.start()]}{int(number[0]) + 1}{before[number.end() :]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/lib/accel.py: what "auto" comes to, with a QEMU that does this or that."""
+"""scripts/lib/accel.py: what "auto" chooses, with QEMUs that behave in different ways."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ class AccelTest(unittest.TestCase):
         qemu.chmod(0o755)
 
     def choose(self) -> tuple[str, str]:
-        """What it comes to, and what is said of that."""
+        """What "auto" chooses, and what it prints."""
         accel.chosen.cache_clear()
         said = io.StringIO()
         with (
@@ -53,7 +53,7 @@ class AccelTest(unittest.TestCase):
         self.assertIn("not kvm: the guest's kernel does not boot within 1 s", said)
 
     def test_a_machine_that_resets(self) -> None:
-        """QEMU takes that for an end in order."""
+        """QEMU then ends without an error."""
         self.play("echo SeaBIOS")
         chosen, said = self.choose()
         self.assertEqual(chosen, "tcg")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the scripts share."""
+"""scripts/lib/common.sh, which the scripts share."""
 
 import subprocess
 import tempfile
@@ -11,7 +11,7 @@ COMMON = Path(__file__).resolve().parents[2] / "scripts" / "lib" / "common.sh"
 
 class LongStepTest(unittest.TestCase):
     def step(self, body: str) -> tuple[int, str]:
-        """The status and the log of a script that is one step."""
+        """The status and the log of a script with one step."""
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "step.log"
             script = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/demo: what it refuses, before it builds anything."""
+"""scripts/demo: what it refuses before it builds anything."""
 
 import subprocess
 import tempfile

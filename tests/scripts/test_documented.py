@@ -22,7 +22,7 @@ DRIVER = GUEST / "drivers/virtio/freehint"
 MAN = PROJECT / "docs/man"
 ADMIN = GUEST / "Documentation/admin-guide/mm/freehint.rst"
 
-# What the page of the device lists of QAPI, by heading.
+# The parts of QAPI that the device's page lists, by heading.
 LISTS = {
     "Device": ("struct", "Info"),
     "States": ("enum", "State"),
@@ -41,7 +41,7 @@ LISTS = {
 
 
 def life_in_code() -> dict[str, str]:
-    """Of each event, the state after it, by the state before."""
+    """For each event, the states after it, in the order of the states before it."""
     code = (GUEST / "mm/freehint/state.c").read_text()
     rows = re.findall(r"\[FH_(\w+)\]\s*= LIFE\((.*?)\)", code)
     names = re.findall(r"^#define (\w) FH_", code, re.M)
@@ -65,7 +65,7 @@ def qapi(kind: str, name: str) -> list[str]:
 
 
 def section(path: Path, title: str) -> str:
-    """What is below a heading of a Markdown file, up to the next one of that level."""
+    """The text below a heading of a Markdown file, up to the next heading of that level."""
     _, _, rest = path.read_text().partition(f"\n## {title}\n")
     assert rest, f"{path} has no section '{title}'"
     return re.split(r"^## ", rest, flags=re.M)[0]
@@ -76,13 +76,13 @@ def quoted(text: str) -> set[str]:
 
 
 def not_shrinking() -> list[str]:
-    """What an operator sees of a VM that does not shrink: the rows of that table."""
+    """The rows of the table about VMs that do not shrink, by their first column."""
     text = section(GUIDE, "Why did this VM not shrink?")
     return re.findall(r"^\| (.*?) \|", text, re.M)[2:]
 
 
 def entries(page: str) -> dict[str, list[str]]:
-    """What is listed below each heading of a man page."""
+    """The entries below each heading of a man page."""
     text = (MAN / page).read_text().replace("\\-", "-")
     parts = re.split(r"^\.S[HS] (.*)\n", text, flags=re.M)
     return {
@@ -92,7 +92,7 @@ def entries(page: str) -> dict[str, list[str]]:
 
 
 def defaults(page: str) -> dict[str, str]:
-    """The default of each entry of a man page that has one."""
+    """The defaults that a man page gives, by entry."""
     text = (MAN / page).read_text().replace("\\-", "-")
     found = {}
     for entry in re.split(r"^\.(?:TP|S[HS].*)\n", text, flags=re.M):
@@ -113,7 +113,7 @@ class DocumentedTest(unittest.TestCase):
         self.assertEqual(life_in_words(), code)
 
     def test_the_guide_knows_each_obstacle(self) -> None:
-        """What names it, and in which tables an operator looks it up."""
+        """Each reason is in one of the tables in which an operator looks it up."""
         words = quoted(section(GUIDE, "What blocks it"))
         words |= quoted(section(GUIDE, "Why did this VM not shrink?"))
         self.assertLessEqual(set(qapi("enum", "FreehintReason")), words)
@@ -126,7 +126,7 @@ class DocumentedTest(unittest.TestCase):
         self.assertLessEqual(set(idle), words)
 
     def test_the_guide_names_what_the_device_shows(self) -> None:
-        """The first column of the table: what somebody sees who looks for it."""
+        """The first column of the table is about counters and gauges that exist."""
         members = set(qapi("enum", "FreehintReason"))
         for name in "Info", "Gauges", "Stats", "Rejected":
             members |= set(qapi("struct", f"Freehint{name}"))
@@ -138,7 +138,7 @@ class DocumentedTest(unittest.TestCase):
             self.assertLessEqual(quoted(row), members, row)
 
     def test_what_the_guide_names_is_brought_about(self) -> None:
-        """Each row of that table by a test, and no other."""
+        """A test brings about each row of that table; the list has no other row."""
         tests = tomllib.loads(NOT_SHRINKING.read_text())
         self.assertEqual(list(tests), not_shrinking())
         for row, names in tests.items():
@@ -187,7 +187,7 @@ class DocumentedTest(unittest.TestCase):
         values = re.findall(r'DEFINE_PROP_\w+\("([\w-]+)",[^;{]*?(true|false|\d+)\),', code)
         words = {"true": "on", "false": "off"}
         shown = {name: words.get(value, value) for name, value in values}
-        # It depends on the host.
+        # The default depends on the host.
         del shown["x-granule"]
         self.assertGreater(len(shown), 8)
         self.assertLessEqual(shown.items(), defaults("virtio-freehint.7").items())
@@ -205,7 +205,7 @@ class DocumentedTest(unittest.TestCase):
     def test_the_page_of_the_device_lists_all_of_qapi(self) -> None:
         text = (DEVICE / "qapi/freehint.json").read_text()
         kinds = set(re.findall(r"^{ '(struct|enum)': 'Freehint(\w+)'", text, re.M))
-        # These are told in words: two values or arguments, or members of others.
+        # The page describes these in sentences: two values, arguments, or members of others.
         words = {"DiscardMode", "LazyProbe", "Count", "Settings"}
         words |= {"FlushStarted", "FlushCompleted"}
         self.assertEqual({name for _, name in kinds} - words, {n for _, n in LISTS.values()})
@@ -239,7 +239,7 @@ class DocumentedTest(unittest.TestCase):
         self.check_driver(listed, shown)
 
     def check_driver(self, listed: dict[str, list[str]], shown: dict[str, str]) -> None:
-        """Parameters, with defaults, files of sysfs, and words in one of them."""
+        """A page lists all parameters, with defaults, and all files of sysfs and their words."""
         parameters = re.findall(r"^module_param\w*\((\w+),", sources(GUEST), re.M)
         self.assertEqual(sorted(listed["PARAMETERS"]), sorted(parameters))
         pattern = r"^static (?:bool|unsigned int) (?:vfh_)?(\w+) = (\w+);"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each functional test is run by the suite that is said to run it, and that can be asked for."""
+"""Each functional test runs in the suite that the lists name, and each suite can be chosen."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def suites_option() -> dict[str, Any]:
 
 
 def programs() -> list[dict[str, Any]]:
-    """What meson would run if all suites were chosen."""
+    """The tests that meson would run if all suites were chosen."""
     suites = suites_option()
     with tempfile.TemporaryDirectory() as folder:
         meson("setup", f"-Dsuites={','.join(suites['choices'])}", folder)
@@ -43,7 +43,7 @@ def programs() -> list[dict[str, Any]]:
 
 
 def is_part(test: str, name: str) -> bool:
-    """Whether MODULE.CLASS.METHOD is, or belongs to, what has that name."""
+    """Whether MODULE.CLASS.METHOD is `name`, or belongs to it."""
     return f"{test}.".startswith(f"{name}.")
 
 
@@ -67,7 +67,7 @@ class ListsTest(unittest.TestCase):
             self.assertTrue(found, f"skips.toml names {name}")
 
     def test_each_default_suite_can_be_asked_for(self) -> None:
-        """scripts/test looks at its arguments one by one."""
+        """scripts/test checks its arguments one by one."""
         suites = suites_option()["value"]
         done = subprocess.run(
             [registered.PROJECT / "scripts" / "test", *suites, "--help"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The deliberate faults of scripts/mutate fit the sources, and name tests there are."""
+"""The deliberate faults of scripts/mutate apply to the sources, and name existing tests."""
 
 import importlib.machinery
 import importlib.util
@@ -18,7 +18,7 @@ import registered  # noqa: E402
 
 PROJECT = registered.PROJECT
 MUTATIONS = sorted((PROJECT / "tests" / "mutations").glob("*.patch"))
-# More than that is no fault that somebody overlooks.
+# Nobody would overlook a larger fault.
 MOST_LINES = 6
 
 
@@ -64,7 +64,7 @@ class MutationsTest(unittest.TestCase):
 
     def test_each_says_what_it_breaks_and_what_notices(self) -> None:
         known = registered.names()
-        # Made in a loop, or of another suite.
+        # Names that a loop makes, or that belong to another suite.
         other = re.compile(r"qtest/virtio-freehint/(backing|lazy)/memory-.*|spec/.*")
         for path in MUTATIONS:
             self.assertRegex(head(path), r"(?m)^Breaks: +\S.*\.$|^ +.*\.$", path.stem)
@@ -80,7 +80,7 @@ class MutationsTest(unittest.TestCase):
         self.assertEqual(len(quick), 8)
 
     def test_what_a_result_was_seen_with(self) -> None:
-        """A result is of the code, and of the tests that it names."""
+        """A result holds for the code, and for the tests that the fault names."""
         path = PROJECT / "tests/mutations/limit-without-effect.patch"
         fault = load_mutate().Mutation.read(path)
         matters = {

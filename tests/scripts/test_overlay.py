@@ -17,7 +17,7 @@ LINES = "".join(f"line {n}\n" for n in range(1, 31))
 
 
 def patch(name: str, after: int, text: str, path: str = "hw/Kconfig") -> overlay.Patch:
-    """A patch that adds a line to LINES after another."""
+    """A patch that adds a line to LINES, after line number `after`."""
     around = [f" line {n}\n" for n in range(after - 2, after + 4)]
     around.insert(3, f"+{text}\n")
     head = f"--- a/{path}\n+++ b/{path}\n@@ -{after - 2},6 +{after - 2},7 @@\n"
@@ -154,7 +154,7 @@ class OverlayTest(unittest.TestCase):
         self.assertEqual(self.content() | {"hw/meson.build": LINES}, before)
 
     def test_a_test_that_is_new_is_listed(self) -> None:
-        """Beside the first of ours, by name; that of memory is no part of qos-test."""
+        """It comes beside the first of ours, by name; the memory test is not in qos-test."""
         names = ("fuzz", "memory", "drain")
         for name in names:
             self.files[f"tests/qtest/virtio-freehint-{name}-test.c"] = b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/package: what is in the packages, and that it can be built."""
+"""scripts/package: the packages have the right content, and it can be built."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ from fake_qmp import FakeVM, recorded  # noqa: E402
 from programs import EXPORTER, TOP  # noqa: E402
 
 KINDS = ("dkms", "tools")
-# The oldest kernel of Debian's that the driver is for.
+# The driver for the oldest of Debian's kernels that it supports.
 MODULE = BUILD / "stock-6.1/drivers/virtio/freehint/virtio_freehint.ko"
 
 
@@ -33,7 +33,7 @@ def run(*command: str | Path) -> str:
 
 
 class PackageTest(unittest.TestCase):
-    """What holds for each of them."""
+    """A base for tests of one package."""
 
     kind = ""
 
@@ -77,7 +77,7 @@ class EachTest(PackageTest):
                 tools.mkdir()
                 for program in EXPORTER, TOP:
                     shutil.copy(program, tools)
-                # With a stamp it builds nothing.
+                # With --stamp, it compiles nothing.
                 stamp = ("--stamp", f"{folder}/stamp")
                 run(PROJECT / "scripts/package", kind, *stamp, folder)
                 again = Path(folder) / "packages" / self.package(kind).name
@@ -114,7 +114,7 @@ class DkmsTest(PackageTest):
 
     @unittest.skipUnless(MODULE.exists(), "no kernel of Debian's to build it for")
     def test_a_kernel_of_debian_takes_the_module(self) -> None:
-        """It is what udev looks for, and needs nothing that this kernel lacks."""
+        """Its alias is the one that udev looks for, and the kernel has all its symbols."""
         module = MODULE.read_bytes()
         self.assertIn(b"\0vermagic=6.1.", module)
         self.assertIn(b"\0alias=virtio:d0000003Fv*\0", module)
@@ -127,7 +127,7 @@ class ToolsTest(PackageTest):
     kind = "tools"
 
     def install(self) -> Path:
-        """In a root of its own, whose libraries are those of the system."""
+        """Install it in a root of its own, which has the system's libraries."""
         root = Path(self.enterContext(tempfile.TemporaryDirectory()))
         database = root / "var/lib/dpkg"
         for folder in "info", "updates":
@@ -135,7 +135,7 @@ class ToolsTest(PackageTest):
         for file in "available", "status":
             (database / file).touch()
         force = "--force-not-root,depends"
-        # For a user it is not in the way, and a root's dpkg needs it.
+        # dpkg needs these folders, which are not in the path of an ordinary user.
         path = os.environ["PATH"] + ":/usr/sbin:/sbin"
         env = ("env", f"PATH={path}")
         run(*env, "dpkg", f"--root={root}", "--log=/dev/null", force, "-i", self.package())

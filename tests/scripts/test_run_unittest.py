@@ -14,7 +14,7 @@ HEAD = "import unittest, os\nclass T(unittest.TestCase):\n"
 
 class RunUnittestTest(unittest.TestCase):
     def run_cases(self, body: str, *names: str) -> tuple[int, list[str]]:
-        """The status, and all lines that are no diagnostics."""
+        """The status, and all lines that are not diagnostics."""
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         (folder / "test_m.py").write_text(HEAD + body)
         done = subprocess.run(

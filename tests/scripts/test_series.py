@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/export-series: `git am` of what it writes gives what overlay installs."""
+"""scripts/export-series: `git am` of its patches gives the tree that overlay installs."""
 
 import os
 import re
@@ -16,7 +16,7 @@ sys.path.insert(0, str(PROJECT / "scripts" / "lib"))
 import check_series  # noqa: E402
 import overlay  # noqa: E402
 
-# A person's settings must not matter.
+# A user's git settings must not matter.
 ENVIRONMENT = os.environ | {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",
@@ -37,14 +37,14 @@ def run(*command: str, cwd: Path) -> str:
 
 
 class SeriesTest(unittest.TestCase):
-    """The trees of the build serve: the overlay can be taken out of a copy."""
+    """Uses copies of the build's trees, without the overlay."""
 
     def check_tree(self, name: str) -> None:
         built = overlay.Tree(BUILD / "src" / name)
         touched = overlay.patched_paths(built.patches) | set(built.files)
         with tempfile.TemporaryDirectory() as folder:
             root, series = Path(folder) / "tree", Path(folder) / "series"
-            # Only what the patches touch and what tells the tree's kind: git am
+            # Copy only what the patches touch and what identifies the tree: git am
             # looks at nothing else.
             kind = ["VERSION", "Makefile", "mm/page_alloc.c", overlay.STATE_DIR]
             kind.append("include/standard-headers/linux/types.h")
@@ -75,7 +75,7 @@ class SeriesTest(unittest.TestCase):
             self.assertEqual(len(subjects), len(patches) + 1)
 
     def check_makefiles(self, root: Path) -> None:
-        """Whatever ours name has come already."""
+        """After each patch, our makefiles name only files that are there."""
         for makefile in root.glob("*/**/freehint/**/Makefile"):
             text = makefile.read_text()
             for built in re.findall(r"\b(?!CFLAGS_)([\w/]+)\.o\b", text):
@@ -84,7 +84,7 @@ class SeriesTest(unittest.TestCase):
                 self.assertTrue(composite or source, f"{makefile}: {built}")
 
     def check_meson(self, root: Path, built: overlay.Tree) -> None:
-        """Whatever is named of ours has come already."""
+        """After each patch, meson.build names only files of ours that are there."""
         for folder in {Path(name).parent for name in built.files}:
             makefile = root / folder / "meson.build"
             if not makefile.exists():
@@ -109,7 +109,7 @@ class SeriesTest(unittest.TestCase):
 
 
 class TapTest(unittest.TestCase):
-    """What counts as passed after a patch."""
+    """The output that counts as passed after a patch."""
 
     def test_cases_that_pass(self) -> None:
         output = "# Start\nok 1 /x/a\nok 2 /x/b # SKIP no KVM\n# End\n1..2\n"

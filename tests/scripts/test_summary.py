@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What counts as a pass: less than programs may say of themselves."""
+"""What counts as a pass: not all that programs report as one."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ condition = "false"
 
 
 def tap(*lines: str) -> str:
-    """Cases with a plan."""
+    """TAP of these cases, with a plan."""
     return "\n".join(["TAP version 13", *lines, f"1..{len(lines)}", ""])
 
 
@@ -50,7 +50,7 @@ class SummaryTest(unittest.TestCase):
         self.log = ""
 
     def add(self, name: str, stdout: str, result: str = "OK", suite: str = "x") -> None:
-        """A program that meson knows, and what it did."""
+        """Add a program that meson knows, and its output and result."""
         self.tests.append({"name": name, "suite": [f"virtio-freehint:{suite}"]})
         record = {
             "name": f"virtio-freehint:{suite} / {name}",
@@ -88,7 +88,7 @@ class SummaryTest(unittest.TestCase):
         self.assert_counts(0, 0, 0)
 
     def test_a_program_that_has_nothing_to_run(self) -> None:
-        """As one that is told to run a case that there is not."""
+        """For instance one that is told to run a case that does not exist."""
         self.add("program", passes(["one"]))
         self.add("other", tap())
         self.assertIn("FAILED: other: ", self.assert_counts(1, 1, 0))

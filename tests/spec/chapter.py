@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The specification's text, as the checks beside this file see it."""
+"""The specification's text, parsed for the checks beside this file."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ HEADER = ROOT / "spec" / "virtio_freehint.h"
 
 LABEL = r"(?:DEV|DRV)-[A-Z]+-\d+"
 
-# Bytes of the specification's integer types.
+# Sizes of the specification's integer types, in bytes.
 TYPE_SIZE = {"u8": 1, "le16": 2, "le32": 4, "le64": 8}
 
 
@@ -30,17 +30,17 @@ def text() -> str:
 
 
 def requirements() -> dict[str, str]:
-    """Label to statement, in the order of the text.
+    """Statements by label, in the order of the text.
 
-    A label is a comment ahead of its statement, which goes on up to an empty
-    line: the virtio specification has no labels of its own.
+    A label is a comment before its statement, which ends at an empty line: the virtio
+    specification itself has no labels.
     """
     found = re.findall(rf"^% ({LABEL})\n(.*?)(?=\n\n|\Z)", text(), re.M | re.S)
     return {label: " ".join(statement.split()) for label, statement in found}
 
 
 def normative_sections() -> dict[str, list[str]]:
-    """Of "device" and of "driver", what the normative sections are referred to by."""
+    """The labels of the normative sections, of "device" and of "driver"."""
     found = re.findall(r"^\\(device|driver)normative\{[^}]*\}\{[^}]*\}\{([^}]*)\}", text(), re.M)
     return {
         kind: [f"{kind}normative:{name}" for side, name in found if side == kind]
@@ -49,7 +49,7 @@ def normative_sections() -> dict[str, list[str]]:
 
 
 def constants() -> dict[str, int]:
-    """Every constant that the text gives a value to."""
+    """All constants whose values the text gives."""
     items = re.findall(r"\b(VIRTIO_FREEHINT_\w+) \((\d+)\)", text())
     rows = re.findall(r"^(VIRTIO_FREEHINT_\w+)\s*&\s*(0x[0-9a-f]+)", text(), re.M)
     flags = re.findall(r"\b(VIRTIO_FREEHINT_\w+_F_\w+) \(bit (\d+)", text())
@@ -74,13 +74,13 @@ def _fields_of(struct: str, body: str, sizes: dict[str, int]) -> list[Field]:
 
 
 def fields() -> list[Field]:
-    """Fields of the structures that the text lays out and the header declares."""
+    """Fields of the structures that the text defines and the header declares."""
     listings = re.findall(r"\\begin\{lstlisting\}(.*?)\\end\{lstlisting\}", text(), re.S)
     # Innermost structures only: the message as a whole has no C type.
     bodies = dict(re.findall(r"struct (\w+) \{([^{}]*)\}", "\n".join(listings)))
     sizes = dict(TYPE_SIZE)
     found: dict[str, list[Field]] = {}
-    # A structure may hold another one that the text lays out elsewhere.
+    # A structure may contain another one that the text defines elsewhere.
     while len(found) < len(bodies):
         for struct, body in bodies.items():
             inner = {f"struct {name}" for name in re.findall(r"struct (\w+)", body)}

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every requirement of the specification has a test, or a reason why not.
 
-coverage.toml has one table for each label of the text, with `tests`, a list of
-names, or `untested`, what of it no test can tell and why, or both.  A test is
-named
+coverage.toml has one table for each label of the text, with a list of names, `tests`, or
+with `untested`, which says what no test can check and why, or with both.  A test is named
 
   qtest/NAME                   as registered in tests/qtest/
   kunit/CASE                   as listed in the kernel side's KUnit suites
@@ -50,7 +49,7 @@ class Coverage(unittest.TestCase):
         self.assertEqual(re.findall(rf".*{words}.*", rest), [])
 
     def test_every_requirement_is_in_a_section_of_its_side(self) -> None:
-        """So that the conformance clauses, which name sections, have all of them."""
+        """The conformance clauses name sections, so they cover all requirements."""
         heading = r"^(?=\\(?:sub)*section\{|\\(?:device|driver)normative\{)"
         for piece in re.split(heading, chapter.text(), flags=re.M):
             sides = {label[:3] for label in re.findall(rf"^% ({chapter.LABEL})$", piece, re.M)}

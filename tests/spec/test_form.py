@@ -7,8 +7,8 @@ import unittest
 
 import chapter
 
-# What the specification has, and other device types use. The rest would have to
-# be added to it.
+# What the specification defines, and other device types use. Anything else would have to be
+# added to it.
 ENVIRONMENTS = {"description", "itemize", "longtable", "lstlisting", "note"}
 MACROS = {
     *("section", "subsection", "subsubsection", "paragraph", "label", "ref"),

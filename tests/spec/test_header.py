@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The shared header says what the specification's text says.
 
-Layouts and values are read from the text and turned into static assertions
-against the header, for the compiler to judge.
+Layouts and values are read from the text and turned into static assertions, with which
+the compiler checks the header.
 """
 
 import os
@@ -16,7 +16,7 @@ import chapter
 
 
 def compile_errors(assertions: list[str]) -> str:
-    """What the compiler has to say against the assertions; empty if all hold."""
+    """The compiler's errors about the assertions; empty if all hold."""
     source = f'#include <stddef.h>\n#include "{chapter.HEADER}"\n'
     source += "".join(f'_Static_assert({a}, "{a}");\n' for a in assertions)
     command = [
@@ -52,7 +52,7 @@ class Header(unittest.TestCase):
     def test_header_has_nothing_that_the_text_lacks(self) -> None:
         header = chapter.HEADER.read_text()
         named = set(re.findall(r"^\s*(?:#define )?(VIRTIO_FREEHINT_\w+)\s+[=(\d]", header, re.M))
-        # Given by position in the text, not by name.
+        # The text gives this one by position, not by name.
         named -= {"VIRTIO_FREEHINT_VQ_HINT"}
         self.assertGreater(len(named), 20)
         self.assertEqual(named - set(chapter.constants()), set())

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The chapter finds its place in a virtio specification."""
+"""build-spec adds the chapter to a virtio specification in the right places."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ sys.path.insert(0, str(chapter.ROOT / "scripts" / "lib"))
 
 import virtio_spec  # noqa: E402
 
-# What the virtio specification has in the places that change.
+# The parts of the virtio specification that change.
 CONTENT = r"""
 \begin{longtable}{ |l|c| }
 \end{longtable}
