@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What runs guests: KVM where our kernel really boots under it, else TCG.
+"""Choose the accelerator for guests: KVM if our kernel really boots under it, else TCG.
 
-That /dev/kvm can be opened says little: where the host is a guest itself, a kernel may
-take minutes to boot, or not get through.
+It is not enough that /dev/kvm can be opened: if the host is a guest itself, a kernel may
+take minutes to boot, or hang.
 """
 
 import functools
@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 
 DEVICE = Path("/dev/kvm")
-# How a kernel ends that has nothing to start.
+# The last message of a kernel that has no init to start.
 END = b"Kernel panic - not syncing: VFS"
 PATIENCE_S = 5
 
 
 def why_not(accel: str, build: Path, qemu: str = "qemu") -> str:
-    """What is wrong with an accelerator; nothing if the guest's kernel boots.
+    """What is wrong with an accelerator; empty if the guest's kernel boots.
 
-    `qemu` is the folder in `build` of the QEMU that is to run it.
+    `qemu` is the folder of the QEMU in `build`.
     """
     if accel == "kvm" and not os.access(DEVICE, os.R_OK | os.W_OK):
         return f"{DEVICE} cannot be opened"
@@ -50,7 +50,7 @@ def why_not(accel: str, build: Path, qemu: str = "qemu") -> str:
 
 @functools.cache
 def chosen(build: Path, qemu: str = "qemu") -> str:
-    """FREEHINT_ACCEL, or what "auto" comes to, which is said once."""
+    """FREEHINT_ACCEL, or the choice for "auto", which is printed once."""
     wanted = os.environ.get("FREEHINT_ACCEL") or "tcg"
     if wanted != "auto":
         return wanted

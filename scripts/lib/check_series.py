@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a tree builds, starts and passes its tests after each patch of a series."""
+"""Check that a tree builds, starts and passes its tests after each patch of a series."""
 
 import os
 import re
@@ -23,8 +23,8 @@ import test_ports  # noqa: E402
 
 CONFIGS = overlay.PROJECT / "guest-driver" / "kernel" / "configs"
 
-# What is quick: all that QEMU's tests of any device do without "-m slow" and ours, a
-# minute or two in the end, and one migration. The longest come first.
+# Quick tests: QEMU's generic ones without "-m slow", and ours, which take a minute or two
+# at the end of the series, and one migration. The longest come first.
 QTESTS: dict[str, tuple[str, ...]] = {
     "qos-test": ("-m", "slow"),
     "qom-test": (),
@@ -33,7 +33,7 @@ QTESTS: dict[str, tuple[str, ...]] = {
     "qmp-cmd-test": (),
     "migration-test": ("-p", "/x86_64/migration/precopy/unix/plain"),
 }
-# One of its cases switches KSM on, of which others are not to hear.
+# One of its cases switches KSM on, which affects others, so it runs alone.
 ALONE: dict[str, tuple[str, ...]] = {"virtio-freehint-memory-test": ()}
 QTEST_SECONDS = 900
 
@@ -53,7 +53,7 @@ def build(command: list[str], log: Path) -> None:
 
 
 class Linux:
-    """The kernel of the KUnit tests; a new symbol may be asked for at each patch."""
+    """The kernel of the KUnit tests; each patch may add a Kconfig symbol."""
 
     def __init__(self, work: Path, qemu: Path) -> None:
         self.source, self.out, self.qemu = work / "src/linux", work / "linux", qemu
@@ -83,7 +83,7 @@ class Linux:
         console = run_kunit.boot(self.qemu, kernel, os.environ.get("FREEHINT_ACCEL", "tcg"))
         passed = len(re.findall(r"^ {4}ok \d+ ", console, re.M))
         failed = len(re.findall(r"^\s*not ok ", console, re.M))
-        # Without a case there is nothing that says so but that it has got there.
+        # If there is no case, all that the console shows is that KUnit has started.
         ended = re.search(r"^KTAP version 1\s*$", console, re.M)
         if failed or passed != there.total() or not ended:
             said = "\n".join(console.splitlines()[-20:])
@@ -92,9 +92,9 @@ class Linux:
 
 
 def tap_cases(output: str) -> dict[str, str]:
-    """The cases that a program has passed, and for what reason some were skipped.
+    """The cases that a program has passed, and the reason for each that it has skipped.
 
-    OverlayError if there are any others.
+    OverlayError if any other case is there.
     """
     results = re.findall(r"^(ok|not ok) \d+ (\S+)(?: # SKIP (.*))?", output, re.M)
     plan = re.findall(r"^1\.\.(\d+)", output, re.M)
@@ -107,12 +107,12 @@ def tap_cases(output: str) -> dict[str, str]:
 
 
 class Qemu:
-    """QEMU as scripts/build-qemu has it, with as much of the device as there is."""
+    """QEMU as scripts/build-qemu builds it, with as much of the device as is there yet."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.source, self.out = work, work / "src/qemu", work / "qemu"
         self.log = work / "qemu.log"
-        # When programs were linked, and the cases that passed with them.
+        # When each program was linked, and the cases that it passed.
         self.linked: dict[Path, int] = {}
         self.passed: list[str] = []
         self.skips = summary.Skips(summary.SKIPS)
@@ -146,7 +146,7 @@ class Qemu:
         )
 
     def start(self) -> str:
-        """Whether it says that it has what the source has."""
+        """Start it: it must have the command and the device exactly if the source has them."""
         has_qapi = (self.source / "qapi/freehint.json").exists()
         has_pci = (self.source / "hw/virtio/virtio-freehint-pci.c").exists()
         folder = str(self.out)
@@ -166,13 +166,13 @@ class Qemu:
         return "with the device"
 
     def may_skip(self, program: str, case: str, reason: str) -> bool:
-        """By the list of the suite that has this version of QEMU."""
+        """Whether the list of skips allows it, in the suite with this version of QEMU."""
         is_port = (self.source / "VERSION").read_text().startswith("10.2.")
         named = summary.Case(f"{'10.2-' * is_port}{program}", case, "skipped")
         return not self.skips.complaint(named, reason)
 
     def qtest(self, name: str, options: tuple[str, ...]) -> list[str]:
-        """The cases of a program that pass, or that may be skipped."""
+        """Run a program; return the cases that pass, or that may be skipped."""
         done = subprocess.run(
             [self.out / "tests/qtest" / name, "--tap", "-k", *options],
             cwd=self.out,
@@ -203,7 +203,7 @@ def check(tree: Tree, patches: Iterable[Path], work: Path, qemu: Path) -> None:
     is_qemu = tree.series.startswith("qemu")
     built: Qemu | Linux = Qemu(work) if is_qemu else Linux(work, qemu)
     print("copying the tree", flush=True)
-    # What was built after another series is newer than the source that is copied now.
+    # An old build is newer than the source that is copied now, so it would not be rebuilt.
     shutil.rmtree(work, ignore_errors=True)
     overlay.copy_source(tree.root, built.source)
     overlay.undo(Tree(built.source))

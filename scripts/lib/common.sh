@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# What the shell scripts share: messages, long steps, and the build tools.
+# Functions that the shell scripts share: messages, long steps, and the build tools.
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 SELF=$(basename "$0")
@@ -33,12 +33,12 @@ project_version() {
     sed -n "s/^ *version: '\(.*\)',$/\1/p" "$PROJECT/meson.build"
 }
 
-# The most telling recent line of a log: where a build has got to.
+# The recent line of a log that best says how far a build is.
 log_position() {
     tail -n 1 "$1" 2>/dev/null | tr -d '\r' | cut -c 1-70
 }
 
-# Show where a long step is: in place on a terminal, else a line now and then.
+# Show the progress of a long step: in place on a terminal, otherwise a line now and then.
 watch_log() {
     local log=$1 start=$SECONDS
     while sleep 5; do
@@ -50,9 +50,9 @@ watch_log() {
     done
 }
 
-# long_step TITLE LOG COMMAND...: run it, in a shell of its own, with its output in
-# LOG, showing progress; where it fails, show what it said last. A function ends at
-# its first error: bash would go on in one whose status somebody asks for.
+# long_step TITLE LOG COMMAND...: run a command in its own shell, with its output in LOG,
+# and show progress; if it fails, show its last output. A function ends at its first error
+# there; without that shell, bash would go on, as we look at the status.
 long_step() {
     local title=$1 log=$2 watcher status start=$SECONDS
     shift 2
@@ -76,8 +76,8 @@ long_step() {
     say "$title: done in $((SECONDS - start)) s"
 }
 
-# A compiler that remembers. Paths below the project are cached relative to
-# it, so that a clone elsewhere finds what an earlier one has compiled.
+# Use ccache. Paths below the project are cached relative to it, so a clone in another
+# folder finds what an earlier one has compiled.
 use_ccache() {
     export CCACHE_BASEDIR=$PROJECT CCACHE_NOHASHDIR=1
     if command -v ccache >/dev/null; then
@@ -88,8 +88,8 @@ use_ccache() {
     export HOST_CC
 }
 
-# build_everything BUILD [TARGET...]: configure where that hasn't been done, and
-# compile all, or the targets.
+# build_everything BUILD [TARGET...]: configure if that hasn't been done, and compile all,
+# or the targets.
 build_everything() {
     need meson ninja
     if [ ! -f "$1/build.ninja" ]; then
@@ -104,7 +104,7 @@ build_everything() {
     ninja --quiet -C "$@" || die "the build failed, its logs are in $1/logs"
 }
 
-# --- what building QEMU and building Linux have in common ---
+# --- common parts of building QEMU and building Linux ---
 
 # [--src DIR] [--stamp FILE] BUILD
 parse_arguments() {
@@ -137,7 +137,7 @@ recorded() {
         '$1 ~ "^" name { print $field; found = 1 } END { exit !found }' "$VERSIONS"
 }
 
-# find_source NAME: where it is, what comes of it, and what was fetched for it.
+# find_source NAME: set the paths of a source, of its build, and of the record of versions.
 find_source() {
     SOURCE=$BUILD/src/$1 OUT=$BUILD/$1 VERSIONS=$BUILD/versions.$1
 }
@@ -154,7 +154,7 @@ prepare_source() {
     fi
 }
 
-# Building leaves traces in a tree; a copy leaves the user's alone.
+# Building leaves files in a tree, so the user's own tree is copied.
 copy_user_source() {
     need rsync
     # The meson that building QEMU may need is the only thing to fetch.
@@ -165,7 +165,7 @@ copy_user_source() {
     echo "$USER_SOURCE" >"$SOURCE.origin"
 }
 
-# unpack_debian_source NAME TITLE: anew only when the version has changed.
+# unpack_debian_source NAME TITLE: unpack only if the version has changed.
 unpack_debian_source() {
     local version file
     "$PROJECT/scripts/fetch-sources" --record "$VERSIONS" "$1"
@@ -177,8 +177,8 @@ unpack_debian_source() {
     echo "$1 $version" >"$SOURCE.origin"
 }
 
-# Debian's patches are part of this source: what its repackaging has removed is
-# missed without them. apt has checked the signature.
+# Debian's patches are needed, as its repackaging has removed parts of the source. apt has
+# checked the signature.
 unpack_qemu() {
     need dpkg-source
     dpkg-source --no-check -x "$1" "$SOURCE.new"
@@ -196,8 +196,8 @@ unpack_linux() {
     rm -rf "$package"
 }
 
-# finish PATH...: write the stamp, and tell ninja to come back when any file
-# below the paths changes, appears or goes away.
+# finish PATH...: write the stamp, and have ninja run the script again when any file below
+# the paths changes, appears or goes away.
 finish() {
     [ -n "$STAMP" ] || return 0
     {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demo's run: a guest uses 1 GiB and frees it; the host's memory, live.
+"""The demo: a guest uses 1 GiB and frees it, and we watch the host's memory.
 
-The guest is ours, or with --image boots a disk image of the user's.
+It is our guest, or with --image one that boots a disk image of the user's.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from freehint_vm import BUILD, MIB, FreehintVM, GuestError, Sample  # noqa: E402
 from image_vm import BY_HAND, QEMU, ImageVM  # noqa: E402
 
 MEMORY_MIB = 1536
-# What uses 1 GiB: in our guest, and in one that may have no such program.
+# The programs that use 1 GiB: in our guest, and in one that may have no memhog.
 MEMHOG, TOUCHER = "memhog 1g", "toucher -t -m 1024"
 TICK_IN_USE, TICK_AFTER = 0.5, 0.25
 BAR_WIDTH = 36
-# How long to look at what comes back: reporting takes its time.
+# How long to watch memory come back: balloon reporting takes longer.
 WATCH = {"freehint": 3.0, "balloon": 33.0}
 WATCH_IMAGE = 5.0
 TITLES = {"freehint": "virtio-freehint", "balloon": "balloon free page reporting"}
@@ -34,7 +34,7 @@ FULL, EMPTY = ("█", "·") if (sys.stdout.encoding or "").startswith("utf") els
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one run came to; sizes are bytes, times seconds after the end of the hog."""
+    """The result of a run; sizes are bytes, times are seconds after the program's end."""
 
     reporter: str
     hog: str
@@ -46,7 +46,7 @@ class Outcome:
     lag90: float | None
     samples: list[Sample]
     ended: float
-    # query-freehint's answer before and after, where there is the device.
+    # query-freehint's answers before and after, if there is the device.
     answers: list[dict[str, Any]]
 
 
@@ -55,7 +55,7 @@ def mib(size: int | None) -> str:
 
 
 class LiveView:
-    """A line a tick: how much memory QEMU has, the guest has, and was told of."""
+    """Prints a line per tick: QEMU's memory, the guest's free memory, and the counters."""
 
     def __init__(self, vm: FreehintVM) -> None:
         self._vm = vm
@@ -90,7 +90,7 @@ class LiveView:
 def run_ours(reporter: str, accel: str) -> Outcome:
     print(f"\nBooting a guest of {MEMORY_MIB} MiB under {accel.upper()}, {TITLES[reporter]}")
     with FreehintVM(reporter, memory_mib=MEMORY_MIB, accel=accel, qemu=QEMU) as vm:
-        # Reporting does nothing for two seconds after anything happened.
+        # Balloon reporting waits for two seconds after each event.
         vm.settle(quiet=4 if reporter == "balloon" else 1.5)
         return watch(vm, MEMHOG, WATCH[reporter])
 
@@ -109,7 +109,7 @@ def run_image(image: Path, form: str, accel: str, patience: float) -> Outcome:
 
 
 def watch(vm: FreehintVM, hog: str, after: float) -> Outcome:
-    """Have something use memory, and look on until a while after its end."""
+    """Run a program that uses memory, and watch until a while after its end."""
     name = Path(hog.split()[0]).name
     view = LiveView(vm)
     view.tick()
@@ -149,7 +149,7 @@ def ask(vm: FreehintVM) -> list[dict[str, Any]]:
 def summarize(
     before: int, during: list[Sample], ended: float
 ) -> tuple[int, list[Sample], float | None]:
-    """The peak, the samples after the end, and when 90 % was back."""
+    """The peak, the samples after the end, and the time when 90 % was back."""
     peak = max(sample.rss for sample in during)
     limit = peak - 0.9 * (peak - before)
     since = [sample for sample in during if sample.when >= ended]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that boots a user's own disk image, which stays as it is.
+"""A guest that boots a user's own disk image, which is never written to.
 
-It finds a second disk, which is a folder of the host's and a seed for cloud-init: that
-starts our agent, and has the driver's package and a program that uses memory.
+Its second disk is a folder of the host's and a seed for cloud-init. It has our agent, which
+cloud-init starts, the driver's package, and a program that uses memory.
 """
 
 import re
@@ -22,16 +22,16 @@ from qemu.machine.machine import VMLaunchFailure  # noqa: E402
 QEMU = BUILD / "qemu-demo" / "qemu-system-x86_64"
 LABEL = "cidata"
 BY_HAND = f"mount -L {LABEL} /mnt && sh /mnt/start"
-# Building a module takes a minute without KVM, and apt may have to bring a compiler.
+# Building a module takes a minute without KVM, and apt may have to fetch a compiler.
 DRIVER_S = 1800
-# How often to say how far it is.
+# How often to report progress, in seconds.
 TICK_S = 15
 
 
 def make_seed(folder: Path) -> None:
     for file in (PROJECT / "scripts" / "lib" / "seed").iterdir():
         shutil.copy(file, folder)
-    # cloud-init does nothing for an instance that it knows.
+    # cloud-init does nothing for an instance that it has seen before.
     (folder / "meta-data").write_text(f"instance-id: freehint-{time.time_ns()}\n")
     packages = (BUILD / "packages").glob("virtio-freehint-dkms_*.deb")
     shutil.copy(max(packages, key=lambda file: file.stat().st_mtime), folder)
@@ -42,7 +42,7 @@ def make_seed(folder: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Of a console, without colours."""
+    """The last line of a console, without colours."""
     text = re.sub(r"\x1b\S*?[A-Za-z]", "", log.read_text(errors="replace"))
     return "".join(text.strip().splitlines()[-1:])[:70]
 
@@ -59,7 +59,7 @@ class ImageVM(FreehintVM):
         self._folder = tempfile.TemporaryDirectory(prefix="freehint-")
         self._seed = Path(self._folder.name) / "seed"
         self.terminal = Path(self._folder.name) / "console"
-        # A system that boots and compiles would have TCG keep 600 MiB of translated code.
+        # TCG would keep 600 MiB of translated code for a guest that boots and compiles.
         accel = {"tcg": "tcg,tb-size=128"}.get(accel, accel)
         super().__init__(accel=accel, memory_mib=memory_mib, qemu=QEMU)
 
@@ -102,11 +102,11 @@ class ImageVM(FreehintVM):
             print(f"  {waited:3.0f} s  {last_line(self.console)}", flush=True)
 
     def splats(self) -> list[str]:
-        """What a kernel that is not ours complains about is not ours to judge."""
+        """None: we do not judge the complaints of a kernel that is not ours."""
         return []
 
     def load_driver(self) -> None:
-        """Have the driver, from the package if need be, and wait until it is active."""
+        """Load the driver, from the package if necessary, and wait until it is active."""
         running = self.start("sh /mnt/driver")
         while not running.done.wait(TICK_S):
             waited = time.monotonic() - running.started

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our files and wiring patches, and the source trees that they go into.
 
-An overlay has two parts: files of our own, which are copied to the same path
-in the tree, and wiring patches for the tree's version, which are applied in
-order.  What was installed is remembered in the tree itself (`STATE_DIR`): the
-hash of every file, and a copy of every patch, since that copy and not the
-project's present one is what undoing has to reverse.
+An overlay has two parts: files of our own, which are copied to the same path in the tree,
+and wiring patches for the tree's version, which are applied in order. The tree itself
+records what was installed (`STATE_DIR`): the hash of every file, and a copy of every patch,
+as undoing has to reverse that copy, not the project's present patch.
 """
 
 import dataclasses
@@ -22,12 +21,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 HEADER = PROJECT / "spec" / "virtio_freehint.h"
 STATE_DIR = ".freehint-overlay"
 
-# Our tests for qos-test, but for the first; that of memory is a program of its own.
+# The first of our tests for qos-test. The memory test is a separate program.
 FIRST_QOS_TEST = "tests/qtest/virtio-freehint-test.c"
 QOS_TEST = re.compile(r"tests/qtest/virtio-freehint-(?!memory)\w+-test\.c")
 
-# What a checkout may hold that is no source: a tree that has been built in
-# cannot be built from elsewhere. Patterns of rsync.
+# Files in a checkout that are not source, as patterns of rsync: a tree with build products
+# in it cannot be built from another folder.
 BUILD_PRODUCTS = (
     "/.git",
     "/build*",
@@ -41,7 +40,7 @@ BUILD_PRODUCTS = (
 
 
 class OverlayError(Exception):
-    """What went wrong and what to do about it."""
+    """Says what went wrong and what to do about it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +49,21 @@ class Patch:
     text: bytes
 
     def paths(self) -> set[str]:
-        """Files that the patch touches, relative to the tree."""
+        """The files that the patch touches, relative to the tree."""
         names = re.findall(rb"^\+\+\+ b/(\S+)", self.text, re.M)
         return {name.decode() for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlay:
-    """What belongs into a tree: content by path, and patches in order."""
+    """What belongs in a tree: content by path, and patches in order."""
 
     series: str
     files: dict[str, bytes]
     patches: list[Patch]
 
 
-# --- what belongs into a tree -----------------------------------------------
+# --- what belongs in a tree -------------------------------------------------
 
 
 def tree_series(tree: Path) -> str:
@@ -103,7 +102,7 @@ def patches_for(folder: str, series: str) -> list[Patch]:
 
 
 def list_tests(patch: Patch, files: Iterable[str]) -> Patch:
-    """Where a patch lists the first of our tests for qos-test, have it list all."""
+    """If a patch lists the first of our tests for qos-test, make it list all of them."""
     first = f"+  '{Path(FIRST_QOS_TEST).name}',\n".encode()
     before, _, after = patch.text.partition(first)
     if not after:
@@ -135,7 +134,7 @@ def linux_files() -> dict[str, bytes]:
 
 
 def folder_files(folder: Path, prefix: str) -> dict[str, bytes]:
-    """Content by path in the tree of everything in a folder but its patches."""
+    """Everything in a folder except its patches: content by path in the tree."""
     return {
         prefix + str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -203,7 +202,7 @@ class Tree:
     # -- files --
 
     def refuse_to_lose_edits(self, overlay: Overlay | None) -> None:
-        """Raise if a file to be written or removed is not as we left it."""
+        """Raise if somebody has edited a file that is to be written or removed."""
         wanted = overlay.files if overlay else {}
         for name in sorted(set(self.files) | set(wanted)):
             path = self.root / name
@@ -223,7 +222,7 @@ class Tree:
             )
 
     def write_files(self, wanted: dict[str, bytes]) -> list[str]:
-        """Write what differs, remove what is no longer ours; paths changed."""
+        """Write what differs, remove what is no longer ours; return the changed paths."""
         changed = []
         for name in sorted(set(self.files) - set(wanted)):
             self._remove(name)
@@ -250,7 +249,7 @@ class Tree:
     # -- patches --
 
     def write_patches(self, wanted: list[Patch]) -> list[str]:
-        """Go from the patches applied to those wanted; names applied or reversed."""
+        """Replace the applied patches by those wanted; return the names of changed ones."""
         keep = 0
         while self.patches[keep : keep + 1] == wanted[keep : keep + 1] != []:
             keep += 1
@@ -289,7 +288,7 @@ class Tree:
         self._save()
 
     def _patch(self, patch: Patch, direction: str) -> str | None:
-        """Run patch, first dry; its complaint if it has one."""
+        """Run patch, first as a dry run; return its complaint if it has one."""
         base = ["patch", "-p1", "--batch", "--fuzz=0", direction, "-d", str(self.root)]
         final = ["--no-backup-if-mismatch", "--reject-file=-", "--silent"]
         for extra in (["--dry-run"], final):
@@ -306,8 +305,8 @@ class Tree:
 class Snapshot:
     """Content and time of some files of a tree.
 
-    A patch taken out and put back leaves most files as they were; giving them
-    their old time again keeps the next build from compiling what they reach.
+    Most files have their old content after a patch was reversed and applied again. With
+    their old time, the next build does not compile what depends on them.
     """
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
@@ -324,7 +323,7 @@ class Snapshot:
 
 
 def install(tree: Tree) -> list[str]:
-    """Bring a tree to the project's present overlay; what changed in it."""
+    """Bring a tree up to date with the project's overlay; return what changed in it."""
     overlay = overlay_for(tree.series)
     tree.refuse_to_lose_edits(overlay)
     changed = tree.write_patches(overlay.patches)
@@ -334,8 +333,7 @@ def install(tree: Tree) -> list[str]:
 def install_copy(origin: Path, root: Path) -> list[str]:
     """Make `root` a copy of the tree `origin`, with the overlay installed.
 
-    Files that end up as they were keep their time, so that running this again
-    costs no recompilation.
+    Files that do not change keep their time, so running this again causes no compilation.
     """
     tree_series(origin)
     ours = Snapshot(root, [])
@@ -350,7 +348,7 @@ def install_copy(origin: Path, root: Path) -> list[str]:
 
 
 def copy_source(origin: Path, root: Path) -> None:
-    """Make `root` what `origin` is, without what was built there."""
+    """Make `root` a copy of `origin`, without build products."""
     root.mkdir(parents=True, exist_ok=True)
     excluded = [f"--exclude={pattern}" for pattern in BUILD_PRODUCTS]
     copy = ["rsync", "-a", "--delete", *excluded, f"{origin}/", f"{root}/"]
@@ -360,14 +358,14 @@ def copy_source(origin: Path, root: Path) -> None:
 
 
 def undo(tree: Tree) -> None:
-    """Take everything of ours out of a tree."""
+    """Remove everything of ours from a tree."""
     tree.refuse_to_lose_edits(None)
     tree.write_patches([])
     tree.write_files({})
 
 
 def differences(tree: Tree) -> list[str]:
-    """What `install` would change, in words; empty when up to date."""
+    """Lines that say what `install` would change; none if the tree is up to date."""
     overlay = overlay_for(tree.series)
     report = []
     for name in sorted(set(overlay.files) | set(tree.files)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The test cases that the sources register, by the names under which they run.
 
-Who counts what has run needs to know what there is: a test file that a build, or a list,
-has lost says nothing by itself.
+Counting the cases that have run is not enough: a test file that a build, or a list, has
+lost does not report itself.
 """
 
 import re
@@ -19,9 +19,9 @@ def _sources(folder: Path, pattern: str) -> Iterator[str]:
 
 
 def qtests(project: Path = PROJECT, pattern: str = "*.c") -> set[str]:
-    """As given to libqos or to qtest; a path in QEMU's machine goes before them.
+    """Names as given to libqos or to qtest, which put a path of their own before them.
 
-    Those whose names are made in a loop are not among them.
+    Names that are made in a loop are not included.
     """
     call = re.compile(r"\b(?:qos_add_test|qtest_add_(?:data_)?func)\(\s*\"([^\"]+)\"")
     sources = _sources(project / "tests/qtest", pattern)
@@ -29,10 +29,10 @@ def qtests(project: Path = PROJECT, pattern: str = "*.c") -> set[str]:
 
 
 def qtest_name(path: str) -> str:
-    """The name that was registered of a case that runs under a path.
+    """The registered name of a case that runs under a path.
 
-    libqos puts the nodes of its graph before it, the last of which is INTERFACE-tests;
-    qtest the name of QEMU's target.
+    libqos puts the nodes of its graph before the name, the last of which is
+    INTERFACE-tests; qtest puts the name of QEMU's target before it.
     """
     return re.sub(r"^.*/[\w-]+-tests/|^/[^/]+/", "", path)
 
@@ -40,7 +40,7 @@ def qtest_name(path: str) -> str:
 def kunit_cases(
     project: Path = PROJECT, folders: tuple[str, ...] = ("guest-driver",)
 ) -> Counter[str]:
-    """How many suites have a case of each name."""
+    """Names of cases, each with the number of suites that have such a case."""
     call = re.compile(r"\bKUNIT_CASE\w*\((\w+)")
     found: Counter[str] = Counter()
     for folder in folders:
@@ -50,7 +50,7 @@ def kunit_cases(
 
 
 def functional_tests(project: Path = PROJECT) -> set[str]:
-    """MODULE.CLASS.METHOD of each."""
+    """MODULE.CLASS.METHOD of each functional test."""
     found = set()
     for path in (project / "tests/functional").glob("test_*.py"):
         current = ""
@@ -63,7 +63,7 @@ def functional_tests(project: Path = PROJECT) -> set[str]:
 
 
 def names() -> set[str]:
-    """All of these, as lists of tests name them: tests/spec/coverage.toml, for one."""
+    """All of these, as lists of tests such as tests/spec/coverage.toml name them."""
     found = {f"qtest/{name}" for name in qtests()}
     found |= {f"kunit/{name}" for name in kunit_cases()}
     return found | {f"functional/{name}" for name in functional_tests()}

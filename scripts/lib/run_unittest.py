@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run unittest cases of this directory; prints TAP, a line for each case.
 
-The plan comes first, and each line when its case has ended: what hangs is the next one.
-A case whose subtests fail or are skipped fails or is skipped itself. One that was
-expected to fail has failed: there is no list of known faults here.
+The plan comes first, and each line when its case has ended, so the next case is the one
+that hangs. If a subtest fails or is skipped, its case fails or is skipped, too. A case that
+is expected to fail counts as failed: there is no list of known faults here.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class TapResult(unittest.TestResult):
             self._report.result(test.id(), self._problems)
 
     def _failed(self, test: unittest.TestCase, problem: str) -> None:
-        """Outside of a case it is setUpClass() that failed, or the module's."""
+        """If no case is running, setUpClass() or setUpModule() has failed."""
         if self._running:
             self._problems += problem + "\n"
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel says when something in it is wrong."""
+"""The messages of a kernel in which something is wrong."""
 
 import re
 

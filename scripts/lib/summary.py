@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Count the cases of a `meson test` run, and say what should have run and has not.
+"""Count the cases of a `meson test` run, and name those that should have run and did not.
 
-A case is a line of TAP, not a program that printed many of them. It has failed, too, if
+A case is a line of TAP, not a program that prints many of them. These count as failed, too:
 
-- meson knows of a program in one of the suites that the log says nothing of;
-- a program's plan names another number of cases than it has printed, or none;
-- the sources register a case of a qtest, of KUnit or of the functional tests that no
-  program has printed, and tests/skips.toml does not say who runs it instead;
-- it was skipped, and tests/skips.toml does not allow that, here and for that reason;
-- it is one of those that are still to be done ("TODO").
+- a program in one of the suites that meson knows, but that is not in the log;
+- a program whose plan names another number of cases than it has printed, or no number;
+- a case of a qtest, of KUnit or of the functional tests that the sources register, but that
+  no program has printed, unless tests/skips.toml says which suite runs it instead;
+- a case that was skipped, unless tests/skips.toml allows that, here and for that reason;
+- a case that is still to be done ("TODO").
 
-What failed and what was skipped is listed with the reason; the last line says
-"N passed, N failed, N skipped". The exit status is 0 if nothing failed and
-something passed.
+Failures and skips are listed with their reasons; the last line says "N passed, N failed,
+N skipped". The exit status is 0 if nothing failed and something passed.
 """
 
 import argparse
@@ -41,13 +40,13 @@ RESULT = re.compile(
 )
 PLAN = re.compile(r"^1\.\.(?P<count>\d+)(?:\s*#\s*skip\w*:?\s*(?P<reason>.*))?$", re.I)
 
-# How much of what a failed case said is shown; the end tells most.
+# How many lines of a failed case's output are shown, from the end, which tells most.
 SHOWN_LINES = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What a program printed of a case."""
+    """What a program printed about a case."""
 
     program: str
     name: str
@@ -72,14 +71,14 @@ class Skips:
         self._conditions: dict[str, bool] = {}
 
     def _holds(self, condition: str) -> bool:
-        """Whether it is so here, by a shell command's status."""
+        """Whether a condition holds here, by a shell command's status."""
         if condition not in self._conditions:
             done = subprocess.run(["sh", "-c", condition], check=False)
             self._conditions[condition] = done.returncode == 0
         return self._conditions[condition]
 
     def complaint(self, case: Case, reason: str) -> str:
-        """Why a case must not have been skipped, if so."""
+        """Why a case must not be skipped; empty if it may."""
         full = f"{case.program}: {case.name}"
         rules = [
             rule
@@ -94,7 +93,7 @@ class Skips:
         return ""
 
     def runs_elsewhere(self, test: str) -> bool:
-        """Whether a functional test is said to be in another suite."""
+        """Whether the list says that another suite runs a functional test."""
         parts = test.split(".")
         names = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
         return any(name in self._elsewhere for name in names)
@@ -132,7 +131,7 @@ def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
         if plan := PLAN.match(line):
             plans.append(int(plan["count"]))
             if plan["reason"] is not None:
-                # Nothing of it has run; as a case it has no name.
+                # Nothing of the program has run; it counts as a case without a name.
                 skipped = True
                 skip = f"ok 1 - (all) # SKIP {plan['reason']}"
                 yield read_case(program, skip, (), skips)
@@ -140,7 +139,7 @@ def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
             details = itertools.takewhile(is_diagnostic, lines[index + 1 :])
             cases.append(read_case(program, line, details, skips))
     yield from cases
-    # It may have crashed or been too slow without a word about any case.
+    # It may have crashed or timed out without a line about any case.
     verdict = record["result"]
     any_failed = any(case.outcome == "failed" for case in cases)
     if plans != [len(cases)] or not (cases or skipped):
@@ -155,13 +154,13 @@ def cases_of(record: dict[str, Any], skips: Skips) -> Iterator[Case]:
 
 
 def suite_of(test: dict[str, Any]) -> str:
-    """Of meson's list of tests; each of ours is in one suite."""
+    """The suite of a test in meson's list; each of ours is in one."""
     suite: str = test["suite"][0]
     return suite.split(":")[-1]
 
 
 def not_run(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[Case]:
-    """The programs that meson knows of and the log doesn't."""
+    """The programs that meson knows, but that are not in the log."""
     ran = Counter(record["name"].split("/")[-1].strip() for record in records)
     for test in tests:
         if ran[test["name"]] != 1:
@@ -171,7 +170,7 @@ def not_run(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> Itera
 def unexecuted(
     tests: list[dict[str, Any]], cases: list[Case], skips: Skips
 ) -> Iterator[Case]:
-    """The cases that the sources register and no program of their suite has printed."""
+    """The cases that the sources register, but that no program of their suite has printed."""
     programs: dict[str, set[str]] = {}
     for test in tests:
         programs.setdefault(suite_of(test), set()).add(test["name"])
@@ -185,7 +184,7 @@ def unexecuted(
             if not ran[name]:
                 yield failure("qtest", name, ": is registered, and has not run")
     if "kunit" in programs:
-        # SUITE.CASE, and a parameter after that.
+        # SUITE.CASE, perhaps with a parameter after that.
         both = {tuple(name.split(".")[:2]) for name in printed("kunit")}
         ran = Counter(parts[-1] for parts in both)
         for name, count in registered.kunit_cases().items():
@@ -200,7 +199,7 @@ def unexecuted(
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[Case]]:
-    """Its records, and what is wrong with it as a whole."""
+    """The records of a log, and what is wrong with the log as a whole."""
     records, complaints = [], []
     for line in path.read_text().splitlines():
         try:

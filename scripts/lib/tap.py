@@ -5,10 +5,10 @@ import sys
 
 
 class TapReport:
-    """Prints a result a line; `finish` exits, and prints the plan if it came to none.
+    """Prints a line per result; `finish` exits, and prints the plan if there was none.
 
-    Who knows beforehand how many there will be tells so: then results that are missing
-    are noticed even if `finish` is never called.
+    Give the number of results beforehand if you know it: then missing ones are noticed even
+    if `finish` is never called.
     """
 
     def __init__(self, planned: int | None = None) -> None:
@@ -32,7 +32,7 @@ class TapReport:
         self._print("ok", f"{name} # SKIP {reason}")
 
     def result(self, name: str, problems: str) -> None:
-        """Passed if there are no problems to tell of."""
+        """Passed if there are no problems."""
         if problems:
             self.failed(name, problems)
         else:

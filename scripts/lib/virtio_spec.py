@@ -3,9 +3,9 @@
 
 usage: virtio_spec.py id|chapter TREE
 
-Two steps, which become two patches: "id" reserves the device ID, "chapter" adds
-the device type and its conformance clauses. Everything is put behind what was
-added last, wherever that is by now.
+Two steps, which become two patches: "id" reserves the device ID, "chapter" adds the device
+type and its conformance clauses. Each addition goes after the last one of its kind,
+wherever that is by now.
 """
 
 import re
@@ -18,7 +18,7 @@ FILES = ("description.tex", "driver-conformance.tex", "device-conformance.tex")
 
 
 class TreeError(Exception):
-    """The tree is not the virtio specification, or not one of a known form."""
+    """The tree is not the virtio specification, or its form is not known."""
 
 
 def _replace_last(text: str, pattern: str, new: str) -> str:
@@ -57,13 +57,13 @@ def add_id(content: str) -> str:
 
 
 def add_chapter(content: str) -> str:
-    """content.tex with the chapter behind those of other device types."""
+    """content.tex with the chapter after those of other device types."""
     line = r"^(\\input\{device-types/\w+/description\.tex\}\n)"
     return _replace_last(content, line, rf"\1\\input{{{FOLDER}/description.tex}}\n")
 
 
 def add_clauses(conformance: str) -> str:
-    """conformance.tex with the clauses, as ones to choose from."""
+    """conformance.tex with our clauses among those to choose from."""
     for side in ("Driver", "Device"):
         clause = f"sec:Conformance / {side} Conformance"
         conformance = _replace_last(
