@@ -56,6 +56,27 @@ static void test_zones_are_apart(struct kunit *test)
 	settle(test);
 }
 
+/* However much a zone has, what comes after its batch is of another that has something. */
+static void test_zones_take_turns(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct zone *zone, *last = NULL;
+	unsigned int zones = 0, turn;
+
+	/* There is another on x86; elsewhere a small machine may have but one. */
+	for_each_populated_zone(zone)
+		zones++;
+	freehint_rehint();
+	for (turn = 0; turn < 4; turn++) {
+		KUNIT_ASSERT_EQ(test, freehint_collect(user->batch, G, FREEHINT_NOW), 1);
+		return_as(user->batch, FREEHINT_DISCARDED);
+		if (zones > 1)
+			KUNIT_EXPECT_PTR_NE(test, user->batch->zone, last);
+		last = user->batch->zone;
+	}
+	settle(test);
+}
+
 #ifdef CONFIG_MEMORY_ISOLATION
 /* Whoever isolates memory counts on its free pages staying where they are. */
 static void test_isolated_is_left(struct kunit *test)
@@ -383,6 +404,7 @@ static void test_out_of_memory(struct kunit *test)
 static struct kunit_case limits_cases[] = {
 	KUNIT_CASE(test_rehint_finds_all),
 	KUNIT_CASE(test_zones_are_apart),
+	KUNIT_CASE(test_zones_take_turns),
 #ifdef CONFIG_MEMORY_ISOLATION
 	KUNIT_CASE(test_isolated_is_left),
 #endif
