@@ -32,11 +32,12 @@ def boot(qemu: Path, kernel: Path, accel: str, case: str = "*") -> str:
     """What the kernel printed of the cases that match."""
     command = [
         *(str(qemu), "-accel", accel),
-        *("-machine", "q35", "-m", "512", "-nodefaults", "-no-user-config"),
+        *("-machine", "q35", "-m", "640", "-nodefaults", "-no-user-config"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-kernel", str(kernel)),
         "-append",
-        "console=ttyS0 panic=-1 kunit_shutdown=poweroff "
+        # There are cases that want two zones.
+        "console=ttyS0 panic=-1 kunit_shutdown=poweroff movablecore=128M "
         f"kunit.filter_glob={OUR_SUITES}.{case}",
     ]
     try:

@@ -84,7 +84,8 @@ class GuestsTest(unittest.TestCase):
     def test_kunit(self) -> None:
         source = BUILD / "src" / "linux"
         there = registered.kunit_cases(source, ("mm/freehint", "drivers/virtio"))
-        tests = "kunit.enable=1 kunit.filter_glob=freehint*"
+        # There are cases that want two zones.
+        tests = "kunit.enable=1 kunit.filter_glob=freehint* movablecore=128M"
         with self.booted(ARM, append=tests) as (_, console):
             said = self.said_until(console, "port: ")
         self.assertEqual(re.findall(r"^ *not ok .*|.*# SKIP.*", said, re.M), [])

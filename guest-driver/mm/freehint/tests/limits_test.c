@@ -63,15 +63,16 @@ static void test_zones_take_turns(struct kunit *test)
 	struct zone *zone, *last = NULL;
 	unsigned int zones = 0, turn;
 
-	/* There is another on x86; elsewhere a small machine may have but one. */
 	for_each_populated_zone(zone)
 		zones++;
+	if (zones < 2)
+		kunit_skip(test, "all memory is in one zone; try movablecore=128M");
+
 	freehint_rehint();
 	for (turn = 0; turn < 4; turn++) {
 		KUNIT_ASSERT_EQ(test, freehint_collect(user->batch, G, FREEHINT_NOW), 1);
 		return_as(user->batch, FREEHINT_DISCARDED);
-		if (zones > 1)
-			KUNIT_EXPECT_PTR_NE(test, user->batch->zone, last);
+		KUNIT_EXPECT_PTR_NE(test, user->batch->zone, last);
 		last = user->batch->zone;
 	}
 	settle(test);
@@ -204,7 +205,8 @@ static void test_who_yields_goes_on(struct kunit *test)
 	/* It is not to be waited for twice. */
 	while (freehint_age(0) && !freehint_collect(user->batch, ALL, 0))
 		msleep(100);
-	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn));
+	/* The end of the block goes first, and what the zone gives may end there. */
+	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn + MAX_ORDER_NR_PAGES - G));
 	return_as(user->batch, FREEHINT_DISCARDED);
 
 	count_vm_events(ALLOCSTALL_MOVABLE, -1);
