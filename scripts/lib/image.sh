@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# What the scripts that make images for guests share: parts of the list of
-# contents that the kernel's gen_init_cpio reads. Needs common.sh.
+# Functions for scripts that make guests' images: they print parts of the list of contents
+# that the kernel's gen_init_cpio reads. Needs common.sh.
 
-# A dynamically linked program and the libraries that it asks for, at their
-# own paths, with the directories above them.
+# A dynamically linked program in /bin, and its libraries at their own paths, with the
+# directories above them.
 dynamic_program() {
     local library libraries directory
     libraries=$(ldd "$1" | grep -oE '/[^ ]+')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Huge pages of the host's pool, for as long as a guest needs them."""
+"""Huge pages of the host's pool, reserved while a guest needs them."""
 
 import contextlib
 from pathlib import Path
@@ -11,11 +11,11 @@ POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 class HugePoolError(RuntimeError):
-    """The host cannot set aside the huge pages."""
+    """The host cannot reserve the huge pages."""
 
 
 class HugePool:
-    """Adds pages to the pool, and takes as many out again; a context manager."""
+    """Adds pages to the pool, and removes as many again; a context manager."""
 
     def __init__(self, mib: int) -> None:
         self._pages = mib // SIZE_MIB

@@ -11,12 +11,12 @@ Format = Callable[[float], str]
 
 
 def number(digits: int = 0, scale: float = 1, unit: str = "") -> Format:
-    """Shows a value, divided by a scale, with a unit."""
+    """Format a value, divided by a scale, with a unit."""
     return lambda value: f"{value / scale:,.{digits}f}{unit}"
 
 
 def cell(found: Spread | None, show: Format, otherwise: str = "–") -> str:
-    """A median, and its confidence interval where there is more than one value."""
+    """A median, and its confidence interval if there is more than one value."""
     if found is None:
         return otherwise
     low, median, high = map(show, (found.low, found.median, found.high))
@@ -61,6 +61,6 @@ def ratio(key: str, per: str, show: Format) -> Callable[[Samples], str]:
 
 
 def commands(samples: Samples) -> list[str]:
-    """What the guests ran, for whoever wants to see it happen."""
+    """The commands that the guests ran, so anybody can repeat them."""
     texts = dict.fromkeys(sample["guest"] for sample in samples)
     return ["In the guest:", "", *(f"    {text}" for text in texts), ""]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A memory cgroup with a limit, and a swap file for what does not fit.
 
-What is set up is taken down again in all exits but a kill that cannot be caught:
-then `swapoff` and `rmdir` what the error of the next start names.
+All changes are undone on every exit, except after SIGKILL: then `swapoff` and `rmdir` what
+the error of the next start names.
 """
 
 import os
@@ -73,7 +73,7 @@ class MemoryCgroup:
         return int((self._path / "memory.max_usage_in_bytes").read_text())
 
     def swapped(self) -> int:
-        """Bytes that are in the swap file now."""
+        """The number of bytes in the swap file now."""
         stat = (self._path / "memory.stat").read_text()
         found = re.search(r"^total_swap (\d+)$", stat, re.M)
         assert found
@@ -99,7 +99,7 @@ class MemoryCgroup:
                 raise MemcgError(f"{tool} has failed: {done.stderr.strip()}")
 
     def _take_down(self) -> None:
-        """Whoever is still in the cgroup has no time to swap in again."""
+        """Kill all processes that are still in the cgroup; to swap them in would take long."""
         if self._path.exists():
             for pid in (self._path / "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
@@ -117,7 +117,7 @@ class MemoryCgroup:
 
 
 def swap_traffic() -> tuple[int, int]:
-    """Bytes swapped out and in since boot, by anyone on this host."""
+    """The number of bytes swapped out and in on this host since boot."""
     vmstat = Path("/proc/vmstat").read_text()
     found = dict(re.findall(r"^(pswpout|pswpin) (\d+)$", vmstat, re.M))
     return int(found["pswpout"]) * PAGE, int(found["pswpin"]) * PAGE

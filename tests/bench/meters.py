@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host sees of a QEMU: memory, processor time, faults and its traces.
+"""Meters on the host for a QEMU: memory, processor time, faults and traces.
 
-Times are time.monotonic() in seconds unless a name says otherwise, sizes are
-bytes.
+Times are time.monotonic() in seconds unless a name says otherwise; sizes are bytes.
 """
 
 import bisect
@@ -18,7 +17,7 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 
 def smaps_rollup(pid: int) -> dict[str, int]:
-    """Bytes by field of /proc/PID/smaps_rollup."""
+    """The fields of /proc/PID/smaps_rollup, in bytes."""
     found = re.findall(
         r"^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M
     )
@@ -26,7 +25,7 @@ def smaps_rollup(pid: int) -> dict[str, int]:
 
 
 def resident_ram(pid: int, size: int) -> int:
-    """Bytes of the guest's RAM that are there: that of the mappings of its size."""
+    """Resident bytes of the guest's RAM, which are the mappings of that size."""
     found, length = 0, 0
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
@@ -38,7 +37,7 @@ def resident_ram(pid: int, size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """QEMU's memory at a moment; the host may take `lazy` of it when it likes."""
+    """QEMU's memory at a moment; the host may take `lazy` bytes of it at any time."""
 
     when: float
     rss: int
@@ -49,7 +48,7 @@ class Resident:
 
 
 class ResidentWatch:
-    """Samples QEMU's memory all along: "rss", "lazy", "hugetlb", or "ram" alone."""
+    """Keeps sampling QEMU's memory, of a kind: "rss", "lazy", "hugetlb" or "ram"."""
 
     INTERVALS = {"rss": 0.02, "lazy": 0.05, "hugetlb": 0.05, "ram": 0.25}
 
@@ -72,7 +71,7 @@ class ResidentWatch:
         return [s for s in found if end is None or s.when <= end]
 
     def grown(self, begin: float, end: float) -> int:
-        """By how much the host had to populate memory, seen sample by sample."""
+        """How much memory the host had to populate, as far as the samples show."""
         sizes = [sample.rss for sample in self.since(begin, end)]
         return sum(max(b - a, 0) for a, b in zip(sizes, sizes[1:]))
 
@@ -102,7 +101,7 @@ class ResidentWatch:
 
 @dataclasses.dataclass(frozen=True)
 class CpuTime:
-    """Nanoseconds of processor time, and page faults, since QEMU started."""
+    """Processor time in nanoseconds, and page faults, since QEMU started."""
 
     vcpus: int
     others: int
@@ -117,9 +116,9 @@ class CpuTime:
 
 
 class CpuMeter:
-    """Processor time of a QEMU, the vCPUs' threads and all others apart.
+    """Processor time of a QEMU, for the vCPUs' threads and for all others.
 
-    The clock of the process has the time of threads that have ended, too.
+    The clock of the process includes the time of threads that have ended.
     """
 
     def __init__(self, pid: int, vcpu_threads: list[int]) -> None:
@@ -127,7 +126,7 @@ class CpuMeter:
         self._vcpus = vcpu_threads
 
     def read(self) -> CpuTime:
-        # The process's clock: see clock_getcpuclockid(3).
+        # The clock of the process: see clock_getcpuclockid(3).
         total = time.clock_gettime_ns((~self._pid << 3) | 2)
         vcpus = sum(self._thread_ns(tid) for tid in self._vcpus)
         stat = Path(f"/proc/{self._pid}/stat").read_text()
@@ -141,7 +140,7 @@ class CpuMeter:
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """What went between a reporting device and its driver."""
+    """The traffic between a reporting device and its driver."""
 
     notifications: int
     interrupts: int
@@ -161,8 +160,8 @@ class TraceEvent:
 class TraceLog:
     """QEMU's trace of notifications, interrupts and discards, read as it grows.
 
-    A guest has one more virtio device, the serial port that the agent speaks
-    over. It is the one that uses a queue above the third.
+    The guest has another virtio device, the serial port of the agent. It is the one that
+    uses a queue above the third.
     """
 
     EVENTS = ("virtio_queue_notify", "virtio_notify", "ram_block_discard_range")
@@ -185,7 +184,7 @@ class TraceLog:
         return options
 
     def reports(self, begin: float, end: float) -> Reports:
-        """What happened between two moments."""
+        """The traffic between two moments."""
         self._refresh()
         events = [e for e in self._events if begin <= e.when <= end]
         mine = [e for e in events if e.device not in self._serial]
@@ -198,7 +197,7 @@ class TraceLog:
         )
 
     def last_report(self) -> float | None:
-        """When the reporting device was last notified, if ever."""
+        """When the reporting device was last notified; None if it never was."""
         self._refresh()
         for event in reversed(self._events):
             if event.name == "virtio_queue_notify" and event.device not in self._serial:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a metric is: a name, cases for each scale, and how to measure one."""
+"""A metric has a name, cases for each scale, and a function that measures one."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from typing import Any
 
 from arms import Arm
 
-# How much is measured: to be sure of the numbers, to have an idea of them, or to
-# see that measuring works.
+# How much is measured: for reliable figures, for a first impression, or to check that
+# measuring works.
 SCALES = ("full", "quick", "smoke")
 
 Values = dict[str, Any]
@@ -16,7 +16,7 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to measure, with each of some arms in turn, some times over."""
+    """One thing to measure, with some arms in turn, several times."""
 
     params: Values
     arms: tuple[str, ...]
@@ -25,10 +25,10 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one measurement came to, and how anyone can make it again.
+    """The result of a measurement, and the commands to repeat it.
 
-    `values` are numbers, or None for "not within the time that was watched";
-    `series` are lists of points for a plot.
+    `values` are numbers, or None for "not within the time that was watched"; `series` are
+    lists of points for a plot.
     """
 
     params: Values
@@ -46,7 +46,7 @@ def always_available() -> str:
 class Metric:
     """Something that can be selected with --only.
 
-    `unavailable` says why it cannot be measured here, if so; a scale may have no
+    `unavailable` returns why it cannot be measured here, or nothing. A scale may have no
     cases of it.
     """
 

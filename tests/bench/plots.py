@@ -31,14 +31,14 @@ COLOURS = {
 
 
 class PlotError(Exception):
-    """gnuplot is missing, or does not understand."""
+    """gnuplot is missing, or has failed."""
 
 
 Points = list[tuple[float, float]]
 
 
 def draw(path: Path, title: str, what: str, script: list[str], height: int = 400) -> str:
-    """Have gnuplot draw a file; its name."""
+    """Have gnuplot draw a file; return its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n".join([HEAD.format(height=height), *script])
     try:
@@ -157,13 +157,13 @@ def draw_fit(path: Path, title: str, what: str, samples: Samples) -> str:
 
 
 def one_each(samples: Samples) -> list[Sample]:
-    """The first sample of each arm that has a line of its own."""
+    """The first sample of each arm that has a colour."""
     first = (next(iter(samples.of(arm=arm.name))) for arm in samples.arms())
     return [sample for sample in first if sample["arm"] in COLOURS]
 
 
 def draw_all(samples: Samples, folder: Path) -> list[str]:
-    """Every plot that there are samples for; their file names."""
+    """Draw every plot that there are samples for; return the file names."""
     lag = samples.of("lag", mib=1024, huge=True)
     footprint = samples.of("footprint", idle_s=5)
     compiling = samples.of("compiling")

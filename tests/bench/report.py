@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Write the benchmark report and its plots, from results alone.
 
-Several files are merged: of a case that is in more than one, the last counts.
+Several files are merged: if a case is in more than one of them, the last one counts.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def span(low: int, high: int) -> str:
 
 
 def provenance(results: Results, metric: str) -> list[str]:
-    """Where the numbers of a section come from."""
+    """How and where the numbers of a section were measured."""
     lines = []
     for run in runs_of(results, metric):
         samples = [

@@ -26,7 +26,7 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-or-later"
 
 
 class ResultsError(Exception):
-    """A file that is not what it should be."""
+    """A file does not have results, or not in this form."""
 
 
 def first_match(pattern: str, path: str) -> str:
@@ -64,13 +64,13 @@ def describe_versions() -> dict[str, Any]:
 
 
 def case_of(sample: dict[str, Any]) -> str:
-    """What was measured; the same for all arms, which are compared in one run."""
+    """The metric and its parameters, which are the same for all arms of a comparison."""
     return json.dumps([sample["metric"], sample["params"]], sort_keys=True)
 
 
 @dataclasses.dataclass
 class Results:
-    """What a file holds."""
+    """The content of a file."""
 
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -103,7 +103,7 @@ class Results:
         )
 
     def merge(self, other: "Results") -> None:
-        """A case that was measured anew replaces what there was of it."""
+        """Add other results; a case that was measured again replaces the old samples."""
         fresh = {case_of(sample) for sample in other.samples}
         kept = [s for s in self.samples if case_of(s) not in fresh]
         shift = len(self.runs)
@@ -112,7 +112,7 @@ class Results:
         self.samples = kept + moved
 
     def save(self, path: Path) -> None:
-        """Whole or not at all, as a run may end at any time."""
+        """Write the whole file or nothing, as a run may end at any time."""
         record = {"comment": LICENCE, "schema": SCHEMA, "runs": self.runs}
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
@@ -140,7 +140,7 @@ def load_all(paths: list[Path]) -> Results:
 
 
 def changes(results: Results, before: str = "-before") -> list[str]:
-    """A table: of each figure its median, least and most, before and now."""
+    """A table with the median, least and most of each figure, before and now."""
     cells: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for sample in results.samples:
         old = sample["arm"].endswith(before)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measure: each metric with all of its arms, interleaved; the results are JSON.
 
-Each repetition of a case runs every arm once, one after the other, so that what
-drifts on the host meets all of them.
+Each repetition of a case runs every arm once, one after the other, so a drift on the host
+affects all of them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from results import Results, changes
 def interleaved(
     case: Case, arms: list[Arm], reps: int | None
 ) -> Iterator[tuple[int, Arm]]:
-    """By repetition, then arm; each repetition begins with another arm."""
+    """Ordered by repetition, then arm; each repetition begins with another arm."""
     for rep in range(case.reps if reps is None else min(reps, case.reps)):
         shift = rep % max(len(arms), 1)
         for arm in arms[shift:] + arms[:shift]:
@@ -35,7 +35,7 @@ def interleaved(
 
 
 class Progress:
-    """A line before and after each measurement."""
+    """Prints a line before and after each measurement."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -69,7 +69,7 @@ def selected_arms(
 
 
 def wait_for_quiet(limit: float, patience: float) -> None:
-    """Others' load goes into every time that is taken here."""
+    """Wait until the host is quiet, as other load lengthens every time measured here."""
     deadline = time.monotonic() + patience
     while os.getloadavg()[0] > limit and time.monotonic() < deadline:
         time.sleep(5)
@@ -139,7 +139,7 @@ def condition(text: str) -> tuple[str, str]:
 
 
 def shown_command(args: argparse.Namespace) -> list[str]:
-    """The command to repeat it with, without where the results went."""
+    """The command to repeat a run, without the file for its results."""
     names = ",".join(metric.name for metric in args.only)
     command = ["scripts/bench"] + ["--quick"] * (args.scale == "quick")
     if len(args.only) < len(METRICS):
@@ -208,13 +208,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Leave as after an error: what was set up on the host is taken down."""
+    """Exit as after an error: all changes to the host are undone."""
     sys.exit(128 + number)
 
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Unless it was started to outlive its terminal.
+        # Not if it was started to outlive its terminal.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
     args = parse_arguments()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Picking from raw samples: by metric, arm and parameters."""
+"""Select raw samples by metric, arm and parameters."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Params = dict[str, Any]
 
 
 class Samples:
-    """Samples of one file, or of a part of it."""
+    """The samples of a file, or a part of them."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self._samples = samples
@@ -25,7 +25,7 @@ class Samples:
         return bool(self._samples)
 
     def of(self, metric: str = "", arm: str = "", **params: Any) -> "Samples":
-        """Those of a metric, an arm, and with parameters as given."""
+        """The samples of a metric and an arm, with parameters as given."""
         return Samples(
             [
                 s
@@ -41,7 +41,7 @@ class Samples:
         return [arm for arm in ARMS if arm.name in found]
 
     def cases(self) -> list[Params]:
-        """The parameters that there are, in the order in which they were run."""
+        """All parameters, in the order in which they were run."""
         known = {json.dumps(s["params"], sort_keys=True) for s in self._samples}
         cases = []
         for sample in self._samples:
@@ -52,12 +52,12 @@ class Samples:
         return cases
 
     def values(self, key: str) -> list[float]:
-        """Without those where it was not seen to happen."""
+        """All values of a key, without samples in which it did not happen."""
         found = (sample["values"].get(key) for sample in self._samples)
         return [value for value in found if value is not None]
 
     def spread(self, key: str) -> Spread | None:
-        """Of a value; None if there is none, or if it did not always happen."""
+        """The spread of a value; None if there is none, or if it did not always happen."""
         values = self.values(key)
         if not values or len(values) < len(self._samples):
             return None

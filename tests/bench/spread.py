@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Medians, and how sure they are."""
+"""Medians, and their confidence intervals."""
 
 import dataclasses
 import random

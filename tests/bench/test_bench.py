@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The benchmarks can be run, and what they say follows from what was measured."""
+"""The benchmarks can be run, and the report follows from the measurements."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ from targets import verdicts
 
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
-# As QEMU writes it; the last line is not whole yet.
+# A trace as QEMU writes it; the last line is not complete yet.
 TRACE = """\
 12@1700000000.100000:virtio_queue_notify vdev 0x55aa n 5 vq 0x7f01
 12@1700000000.200000:virtio_queue_notify vdev 0x66bb n 0 vq 0x7f02
@@ -50,7 +50,7 @@ def lag_sample(arm: str, t90: float | None, calls: int) -> dict[str, Any]:
 
 class SmokeTest(unittest.TestCase):
     def test_measures_and_reports(self) -> None:
-        """Each arm does what it is known to do, as the meters see it."""
+        """The meters see what each arm is known to do."""
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "results.json"
             command = [sys.executable, str(HERE / "run.py"), "--scale", "smoke"]
@@ -164,7 +164,7 @@ class ReportTest(unittest.TestCase):
 
 class MeterTest(unittest.TestCase):
     def test_trace_is_counted(self) -> None:
-        """The agent's serial port is not the reporter; half a line waits."""
+        """The agent's serial port is not counted; half a line is read when it is complete."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace"
             path.write_text(TRACE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests/guest/toucher.c prints."""
+"""Parse the output of tests/guest/toucher.c."""
 
 import dataclasses
 import re

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What giving memory back costs a guest that wants it again.
+"""What giving memory back costs a guest that uses it again.
 
-Loops that allocate, touch and free, with pauses, and without on one thread and
-on every vCPU. Bytes refaulted are what the host had to populate once more, after
-a warm-up in which an arm may learn.
+Loops allocate, touch and free: with pauses, and without pauses on one thread and on every
+vCPU. Bytes refaulted are those that the host had to populate again, after a warm-up in
+which an arm may learn.
 
-What an arm lost may be slow to get back for a reason that is not its own: a host
-below the host that has taken the memory. So times are taken with the guest's RAM
-in a pool of huge pages, which stays where it is; but lazy discards exist for
-anonymous memory only, and are compared with "off" on that.
+If the host is a virtual machine itself, the host below it may have taken the freed memory,
+which is then slow to come back. So times are measured with the guest's RAM in a pool of
+huge pages, which stays where it is. Lazy discards exist for anonymous memory only, and are
+compared with "off" on that.
 """
 
 import statistics
@@ -26,12 +26,12 @@ FAULT_MIB = 128
 VCPUS = 2
 POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-20ms")
 ANONYMOUS = ("off", "off-again", "freehint-lazy")
-# What is lazily discarded costs while it is wanted again, not while it rests.
+# A lazy discard costs something when the memory is used again, not while it rests.
 LAZY_PAUSE_MS = 500
 
 
 def loops(scale: str) -> list[tuple[Values, int]]:
-    """Warm-up, in cycles, and what is measured after it; and how many times."""
+    """Loops, with the cycles of their warm-up, and the number of samples of each."""
     if scale == "smoke":
         return [({"mib": 128, "pause_ms": 300, "warm_up": 1, "cycles": 2}, 1)]
     churn = [
@@ -63,13 +63,13 @@ def cases(scale: str) -> list[Case]:
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
-    """A guest for each loop, so that none learns from another one."""
+    """Each loop has its own guest, so none learns from another."""
     with HugePool(MEMORY_MIB if params["backing"] == "hugetlb" else 0):
         yield measure_loop(arm, params)
 
 
 def command_of(loop: Values) -> str:
-    """Cycles or seconds of it; the warm-up is a run of its own, before."""
+    """The command for a loop, by cycles or seconds; the warm-up is a separate run."""
     command = f"toucher -t -m {loop['mib']}"
     command += f" -j {loop['threads']}" if "threads" in loop else ""
     return command + (f" -p {loop['pause_ms']}" if loop.get("pause_ms") else "")
@@ -112,7 +112,7 @@ def measure_loop(arm: Arm, loop: Values) -> Outcome:
 
 
 def age(vm: BenchGuest) -> int | None:
-    """For how long memory rests before it is hinted, as the guest has learned."""
+    """How long memory rests before it is hinted, as the guest has learned."""
     if vm.arm.reporter != "freehint":
         return None
     return int(vm.check("cat /sys/bus/virtio/drivers/virtio_freehint/*/freehint/age_ms"))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A workload that nobody here wrote: compiling Lua's library in the guest.
+"""A workload that we did not write: compiling Lua's library in the guest.
 
-Without optimizing, as the guest is an emulated one and this is to take minutes.
-Then the guest idles, removes what it built, and drops its page cache, idling after
-each. Only the guest's RAM counts: a compiler is much code, and what QEMU translates
-of it is memory, too, in every arm.
+Without optimization, as the guest is emulated and this should take minutes. Then the guest
+idles, removes what it built, and drops its page cache, and idles after each. Only the
+guest's RAM counts: the compiler is much code, and QEMU's translation of it takes memory,
+too, in every arm.
 """
 
 import time
@@ -43,7 +43,7 @@ def cases(scale: str) -> list[Case]:
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
-    """The image is written to a scratch file, which goes with QEMU."""
+    """Writes to the image go to a temporary file, which QEMU removes."""
     disk = f"if=none,id=disk0,format=raw,snapshot=on,file={IMAGE}"
     args = ("-drive", disk, "-device", "virtio-blk-pci,drive=disk0")
     with BenchGuest(

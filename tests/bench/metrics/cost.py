@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the allocator's hooks and the engine cost the guest, in instructions.
 
-Under -icount shift=0 each instruction takes a nanosecond of the guest's clock, so
-that the time which a busy guest measures is a count of instructions: that of the
-whole guest, with the engine's thread and whatever it wakes. The guest fills and
-empties its pool of huge pages, which takes blocks of 2 MiB from the free lists
-and brings them back, and does not touch them.
+Under -icount shift=0 each instruction takes a nanosecond of the guest's clock. So the time
+that a busy guest measures is a count of instructions: those of the whole guest, with the
+engine's thread and all that it wakes. The guest fills and empties its pool of huge pages,
+which takes blocks of 2 MiB from the free lists and puts them back untouched.
 """
 
 import re

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much memory a guest holds that works, frees, and idles for a while.
+"""How much memory the host spends on a guest that works, frees, and idles for a while.
 
-Beside it the bound: QEMU's memory could not be less than what the guest uses and
-what is free in pieces that are too small to be named.
+And its lower bound: QEMU needs at least the memory that the guest uses, and that which is
+free in pieces too small to be hinted.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
 
 
 def bound(vm: BenchGuest, output: str) -> list[tuple[float, int]]:
-    """What of the guest's memory is not free in blocks of 2 MiB or more."""
+    """The guest's memory that is not free in blocks of 2 MiB or more."""
     points = []
     for line in output.splitlines():
         _, now, _, blocks = line.split()
@@ -72,7 +72,7 @@ def bound(vm: BenchGuest, output: str) -> list[tuple[float, int]]:
 
 
 def mean(points: list[tuple[float, int]], begin: float, end: float) -> float:
-    """Mean over time of a size that stays as it is between its points."""
+    """The mean over time of a size that is constant between its points."""
     inside = [(max(when, begin), size) for when, size in points if when <= end]
     times = [when for when, _ in inside] + [end]
     area = sum((b - a) * s for (a, s), b in zip(inside, times[1:]))

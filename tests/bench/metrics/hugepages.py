@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a guest's memory still has huge pages behind it after coming and going.
+"""Whether the host still backs a guest's memory with huge pages after a return.
 
-The pause is longer than the delay of balloon reporting as shipped, so that every
-arm has given the memory back before it is used again.
+The pause is longer than the default delay of balloon reporting, so every arm has given the
+memory back before it is used again.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
         while not kept.done.wait(0.2):
             seen.append(smaps_rollup(pid))
         vm.finish(kept)
-        # When all of its memory was in use.
+        # The sample when all of its memory was in use.
         fields = max(seen, key=lambda fields: fields["Rss"])
         yield Outcome(
             params=params,

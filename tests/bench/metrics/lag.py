@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How soon memory is back at the host, and what it takes to bring it there.
+"""How soon memory is back at the host, and what that costs.
 
-A guest frees memory all at once; from when it begins to do so until 50, 90 and
-99 % of what it had allocated is back. Meanwhile notifications, interrupts, discards
-and the processor time of QEMU's threads other than the vCPUs are counted.
+A guest frees memory all at once. The lag is the time from when it begins to free until 50,
+90 and 99 % of the memory is back. Meanwhile we count notifications, interrupts, discards
+and the processor time of QEMU's threads other than the vCPUs.
 """
 
 import time
@@ -17,15 +17,15 @@ from plan import Case, Metric, Outcome, Values
 MEMORY_MIB = 2048
 EVERY = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-lazy")
 PARTS = (50, 90, 99)
-# Longer than a reuse window, after which no allocation is held against a hint, and
-# than the next one, for which the gauge of reuse looks back.
+# Longer than a reuse window, after which an allocation does not count as reuse, and than the
+# next one, which the gauge of reuse covers as well.
 REST = 11.0
-# How long to look at what comes back, in seconds; that ends when nothing has come
-# for a while, though not before most has. And where nothing should come.
+# How long to watch memory come back, in seconds. We stop earlier if most is back and nothing
+# has come for a while. And how long to watch if nothing should come.
 WATCH, WATCH_SMOKE = 20.0, 3.0
 WATCH_OFF = 3.0
 QUIET = 5.0
-# Balloon reporting is soon through with a small guest that has just booted.
+# Balloon reporting soon reports all of a small guest that has just booted.
 MEMORY_SMOKE_MIB = 512
 SERIES_STEP = 0.1
 
@@ -44,7 +44,7 @@ def cases(scale: str) -> list[Case]:
 
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
-    """One boot for all sizes, with a rest between that leaves no history."""
+    """One boot for all sizes; the guest rests between them, so no history is left."""
     with BenchGuest(arm, memory_mib=params["memory_mib"], trace=True) as vm:
         vm.rest(quiet=1.0 if arm.reporter == "none" else 3.0)
         for index, size in enumerate(params["sizes"]):
@@ -75,7 +75,7 @@ def measure_size(vm: BenchGuest, size: Values, watch: float) -> Outcome:
         if vm.resident.now() <= limits[90] and unchanged(vm, QUIET):
             break
         time.sleep(0.05)
-    # What comes right behind is seen too.
+    # Include what follows right after.
     time.sleep(0.5)
     end = time.monotonic()
     spent = vm.cpu.read() - cpu
@@ -118,9 +118,9 @@ def counts(vm: BenchGuest, begin: float, end: float, calls: int | None) -> Value
         "interrupts": reports.interrupts,
         "discard_calls": reports.discard_calls,
     }
-    # Lazy discards, and many in one call, go another way; the device has counted since
-    # the guest was at rest. On a busy host all may be discarded before anybody hears
-    # that freeing has ended.
+    # Lazy discards, and several in one call, are not in the trace, so use the device's
+    # counter, read when the guest was at rest. On a busy host all may be discarded before
+    # we learn that freeing has ended.
     after = vm.discard_calls()
     if calls is not None and after is not None:
         values["discard_calls"] = after - calls
@@ -128,7 +128,7 @@ def counts(vm: BenchGuest, begin: float, end: float, calls: int | None) -> Value
 
 
 def free_runs(vm: BenchGuest) -> int:
-    """In how many pieces the guest's free memory lies."""
+    """The number of pieces that the guest's free memory is in."""
     return int(vm.check("freewatch runs").split()[1])
 
 

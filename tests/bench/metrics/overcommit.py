@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests that together do not fit: time, swapping, and how many of them fit.
+"""Guests that do not fit together: time, swapping, and how many of them fit.
 
-Four guests of 1 GiB are in a memory cgroup that cannot hold them all, with a
-swap file. Each in turn uses most of its memory, the next one starting the moment
-that the one before has freed it; that is the experiment of the first free page
-reporting, scaled. The fast toucher uses huge pages, three rounds, with a limit
-that leaves room for little more than one. And guests are started one by one,
-each using its memory once, until something is swapped out or killed.
+Four guests of 1 GiB are in a memory cgroup that cannot hold them all, with a swap file. Each
+in turn uses most of its memory, and the next one starts the moment that the one before has
+freed it. This is the experiment of the first patches for free page reporting, scaled. The
+fast toucher uses huge pages, in three rounds, with a limit that leaves room for little more
+than one guest. Then guests are started one by one, and each uses its memory once, until
+something is swapped out or killed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ MEMORY_MIB = 1024
 SWAP_MIB = 4096
 GUESTS = 4
 MOST_GUESTS = 12
-# Long enough to see how badly it goes.
+# Long enough to see that an arm will not finish.
 TIMEOUT = 150.0
 ARMS = ("off", "balloon", "balloon-100ms", "freehint", "freehint-20ms", "freehint-lazy")
 
@@ -100,7 +100,7 @@ def measure_turns(arm: Arm, params: Values, group: MemoryCgroup) -> Outcome:
 
 
 def measure_fit(arm: Arm, params: Values, group: MemoryCgroup) -> Outcome:
-    """How many guests had their turn before anything was swapped out."""
+    """The number of guests that had their turn before anything was swapped out."""
     fit, qemu = 0, ""
     with contextlib.ExitStack() as stack:
         while fit < MOST_GUESTS:

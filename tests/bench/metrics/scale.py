@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How the engine's work grows with the machine, up to 12 TiB.
 
-The KUnit suite freehint_scale has zones of that size, with state and without
-memory. Run with -icount shift=0, what it measures in nanoseconds are instructions,
-which depend neither on the host nor on emulation.
+The KUnit suite freehint_scale has zones of that size, with state but without memory. With
+-icount shift=0, the nanoseconds that it measures are instructions, which depend neither on
+the host nor on emulation.
 """
 
 import re

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How long single allocations take while memory is nearly full and hints run.
 
-The guest's RAM is in a pool of huge pages, for the reason that churn.py gives.
+The guest's RAM is in a pool of huge pages; churn.py says why.
 """
 
 from collections.abc import Iterator
