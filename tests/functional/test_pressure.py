@@ -89,7 +89,12 @@ TRACED = (
 
 # Figures that must be 0, with hints or without.
 FAILED_MEANWHILE = "CMA allocations that failed with hints in flight"
-NEVER = ("OOM kills", "pages not to be had", "blocks not offline", FAILED_MEANWHILE)
+NEVER = (
+    "OOM kills",
+    "page allocations failed",
+    "blocks that did not go offline",
+    FAILED_MEANWHILE,
+)
 # The share of stalls that may come while hints are in flight, because somebody has to be
 # the first. With an engine that ignores watermarks and does not yield it is one in three.
 STALLED_MEANWHILE = "stalls with hints in flight"
@@ -97,15 +102,15 @@ COINCIDENCES = 0.02
 # In one guest a single hint can coincide with a dozen of them.
 COINCIDENCES_IN_ONE = 0.1
 # Figures of which more is worse. Some must be above 0, or the run proves nothing.
-PRESSED = ("reclaim stalls, order 0", "compaction stalls", "compaction in vain")
+PRESSED = ("reclaim stalls, order 0", "compaction stalls", "compactions failed")
 # Some do not end without hints: the huge pages of a block that goes offline stay isolated
 # while there is no room for them in one piece.
-UNENDED = "guests that came to no end"
+UNENDED = "guests that hung"
 WORSE = (
     *PRESSED,
     # Near full memory, one in a hundred fails without hints, too.
     "CMA allocations failed",
-    *("reclaim stalls, order 9", "huge pages not to be had"),
+    *("reclaim stalls, order 9", "huge page allocations failed"),
     *("order 0, p99, µs", "order 0, p99.9, µs"),
     *("order 9, p99, µs", "order 9, p99.9, µs"),
 )
@@ -171,15 +176,15 @@ class Run:
                 print(f"# hints {hints}: {line}")
             self.figures: dict[str, float] = {
                 "OOM kills": events["oom_kill"],
-                "pages not to be had": int(
+                "page allocations failed": int(
                     vm.run("dmesg | grep -c 'page allocation failure'").output
                 ),
                 **self._actions(beside),
                 **self._stalls(trace),
                 **self._meanwhile(trace, movable),
                 "compaction stalls": events["compact_stall"],
-                "compaction in vain": events["compact_fail"],
-                "huge pages not to be had": events["thp_fault_fallback"],
+                "compactions failed": events["compact_fail"],
+                "huge page allocations failed": events["thp_fault_fallback"],
                 **self._latencies(tail),
                 "huge pages": events["thp_fault_alloc"],
                 "MiB discarded": vm.query()["stats"]["discarded"]["bytes"] // MIB,
@@ -213,7 +218,7 @@ class Run:
         figures: dict[str, float] = {}
         for action, did, failed in (
             ("cma", "CMA allocations", "CMA allocations failed"),
-            ("offline", "blocks offline", "blocks not offline"),
+            ("offline", "blocks offline", "blocks that did not go offline"),
         ):
             found = re.search(rf"^{action}: (\d+) done, (\d+) failed$", output, re.M)
             assert found, output
