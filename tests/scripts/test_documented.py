@@ -118,6 +118,12 @@ class DocumentedTest(unittest.TestCase):
         words |= quoted(section(GUIDE, "Why did this VM not shrink?"))
         self.assertLessEqual(set(qapi("enum", "FreehintReason")), words)
 
+    def test_the_decision_tree_has_each_obstacle(self) -> None:
+        picture = (PROJECT / "docs/pictures/not-shrinking.svg").read_text()
+        shown = set(re.findall(r"[\w-]+", " ".join(re.findall('class="c"[^>]*>(.*?)<', picture))))
+        reasons = {re.sub("^lazy-.*", "lazy-", r) for r in qapi("enum", "FreehintReason")}
+        self.assertEqual(reasons, shown)
+
     def test_the_guide_knows_why_a_guest_does_not_hint(self) -> None:
         statuses = qapi("enum", "FreehintDriverStatus")
         idle = statuses[statuses.index("waiting") + 1 : statuses.index("unknown")]
