@@ -162,6 +162,22 @@ class DocumentedTest(unittest.TestCase):
         settings = qapi("struct", "FreehintSettings")
         self.assertEqual(set(options[: len(settings) - 1]), set(settings) - {"id"})
 
+    def test_the_readme_is_short(self) -> None:
+        self.assertLessEqual(len((PROJECT / "README.md").read_text().splitlines()), 120)
+
+    def test_pictures_can_be_read_on_any_ground(self) -> None:
+        """Each has a title, a white ground, and a page that shows it."""
+        pages = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
+        text = "\n".join(page.read_text() for page in pages)
+        pictures = sorted((PROJECT / "docs").rglob("*.svg"))
+        self.assertGreater(len(pictures), 5)
+        for picture in pictures:
+            with self.subTest(picture.name):
+                drawn = picture.read_text()
+                self.assertRegex(drawn, "<title[^>]*>(?!Gnuplot).+</title>")
+                self.assertRegex(drawn, '<rect [^>]*(fill="#ffffff"|class="paper")')
+                self.assertIn(f"/{picture.name})", text)
+
     def test_documents_name_this_version(self) -> None:
         build = (PROJECT / "meson.build").read_text()
         (version,) = re.findall(r"^ +version: '(.+)',$", build, re.M)
