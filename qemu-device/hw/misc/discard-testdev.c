@@ -1,18 +1,18 @@
 /*
  * Test device that disables discards of RAM
  *
- * Does what, e.g., VFIO does with the discard API, so that the effect on other
- * devices can be tested without hardware. That includes relying on memory to
- * stay where it is from the moment that discards are disabled: if told to, it
- * writes to a page then, in place of a device that does DMA.
+ * Uses the discard API as, e.g., VFIO does, so that the effect on other devices
+ * can be tested without hardware. Such a device relies on memory to stay where
+ * it is once discards are disabled: if dma-addr is set, this one writes to a
+ * page then, in place of a device that does DMA.
  *
- * Flapping, it disables and enables them in turn as fast as the main loop goes
- * round: whoever acts on that has something to do at any time. Blinking, it
- * does so once, and keeps the main loop meanwhile: only other threads notice.
+ * With "flapping", it disables and enables discards in turn, as fast as the
+ * main loop goes round: there is always a change to act on. With "blink", it
+ * does so once, and holds the main loop meanwhile: only other threads notice.
  *
- * It can make migrations look as if they went over RDMA, which takes hardware,
- * and keep a thread of the main loop's pool busy, or the main loop itself, so
- * that others wait for it.
+ * It can make migrations look as if they went over RDMA, which needs hardware.
+ * It can keep a thread of the main loop's pool busy, or the main loop itself,
+ * so that others have to wait.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -44,11 +44,11 @@ struct DiscardTestdev {
     /* Which of the disable counters this device holds. */
     bool disabled;
     bool uncoordinated_disabled;
-    /* Speaks for a back end of vhost that writes to clean pages. */
+    /* Acts for a vhost back end that does not mark what it writes dirty. */
     bool lazy_forbidden;
     /* Guest-physical address of the page to write to, 0 for none. */
     uint64_t dma_addr;
-    /* Schedules itself; NULL if discards are left as they are. */
+    /* Schedules itself; NULL unless it is flapping. */
     QEMUBH *flap_bh;
     /* Added while migrations are to look as if they went over RDMA. */
     NotifierWithReturn rdma_notifier;
@@ -98,7 +98,7 @@ static void discard_testdev_set_disabled(Object *obj, bool value,
                          errp);
 }
 
-/* As VFIO devices have it: whether this one leaves discards alone. */
+/* As in VFIO devices: whether this one leaves discards enabled. */
 static bool discard_testdev_get_allowed(Object *obj, Error **errp)
 {
     return !DISCARD_TESTDEV(obj)->disabled;
@@ -144,8 +144,8 @@ static bool discard_testdev_get_pulse(Object *obj, Error **errp)
 }
 
 /*
- * What a VFIO device does that cannot pin all of memory: it has populated some,
- * and nothing is left of it before the main loop goes on.
+ * Acts like a VFIO device that cannot pin all of memory: it has populated some,
+ * and is gone before the main loop goes on.
  */
 static void discard_testdev_set_pulse(Object *obj, bool value, Error **errp)
 {
@@ -194,7 +194,7 @@ static void discard_testdev_set_flapping(Object *obj, bool value, Error **errp)
     }
 }
 
-/* Where RDMA sets it, too: after the state of the last one has been cleared. */
+/* RDMA sets it here, too: after the state of the last one was cleared. */
 static int discard_testdev_pretend_rdma(NotifierWithReturn *notifier,
                                         MigrationEvent *event, Error **errp)
 {
@@ -229,7 +229,7 @@ static void discard_testdev_get_hold_bql(Object *obj, Visitor *v,
     visit_type_uint32(v, name, &ms, errp);
 }
 
-/* As whoever prepares a lot of memory does, or waits for storage. */
+/* Acts like code that prepares a lot of memory, or waits for storage. */
 static void discard_testdev_set_hold_bql(Object *obj, Visitor *v,
                                          const char *name, void *opaque,
                                          Error **errp)
@@ -353,8 +353,8 @@ static void discard_testdev_class_init(ObjectClass *klass,
 }
 
 /*
- * "-accel discard-test" is as "-accel qtest", under a name that nobody knows:
- * an accelerator that is yet to be written.
+ * "-accel discard-test" is "-accel qtest" under an unknown name, in place of an
+ * accelerator that is yet to be written.
  */
 static bool discard_test_accel_allowed;
 

@@ -1,14 +1,14 @@
 /*
  * Virtio free memory hint device: what keeps it from discarding
  *
- * Discarding changes the host page behind a guest page. Whoever holds on to the
- * host page - a device that does DMA, RDMA, a lock, a snapshot in progress -
- * would go on with the old one. While anything of that kind holds, the device
- * is vetoed. The operator comes first: a device that is switched off says so
+ * Discarding changes the host page behind a guest page. Whatever uses the host
+ * page, such as a device that does DMA, RDMA, a lock or a snapshot in progress,
+ * would go on with the old one. As long as something does, the device is
+ * vetoed. The operator comes first: a device that is switched off says so,
  * whatever else holds.
  *
- * The driver only has to know whether to hint. An operator wants to know all
- * that keeps the VM from shrinking, on both sides, and what to do about it.
+ * The driver only needs to know whether to hint. An operator needs to know all
+ * that keeps the VM from shrinking, in host and guest, and what to do about it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,7 +29,7 @@
 #include "system/system.h"
 #include "trace.h"
 
-/* How often to look whether a veto whose end is not announced has ended. */
+/* How often to check for the end of a veto, if it is not announced. */
 #define FREEHINT_VETO_POLL_MS 500
 
 /* How long to wait for the lock: without it, memory is sent needlessly. */
@@ -38,10 +38,10 @@
 /* The rate limit holds on average over this time. */
 #define FREEHINT_RATE_SLICE_NS (100 * SCALE_MS)
 
-/* A driver that comes back too early is told so again. */
+/* A driver that comes back too early is told to wait again. */
 #define FREEHINT_MAX_RETRY_MS 60000
 
-/* QAPI has the protocol's values by name. */
+/* The QAPI enum has the protocol's values. */
 QEMU_BUILD_BUG_ON((int)FREEHINT_STATE_DISABLED !=
                   (int)VIRTIO_FREEHINT_STATE_DISABLED);
 QEMU_BUILD_BUG_ON((int)FREEHINT_STATE_ACTIVE !=
@@ -77,19 +77,19 @@ static bool freehint_is_locked(VirtIOFreehint *fh)
     return should_mlock(mlock_state);
 }
 
-/* Registers, that is pins, the source's memory without disabling discards. */
+/* RDMA pins memory on the source without disabling discards. */
 static bool freehint_migrates_over_rdma(VirtIOFreehint *fh)
 {
     return migrate_rdma() && migration_is_running();
 }
 
-/* Takes an absent page for one that it has to request. */
+/* Postcopy takes an absent page for one that it has to request. */
 static bool freehint_in_postcopy(VirtIOFreehint *fh)
 {
     return migration_in_incoming_postcopy();
 }
 
-/* Write-protects pages, and needs them present for that. */
+/* A snapshot write-protects pages, so they have to be present. */
 static bool freehint_in_snapshot(VirtIOFreehint *fh)
 {
     return migration_in_bg_snapshot();
@@ -111,7 +111,7 @@ static bool freehint_is_over_rate(VirtIOFreehint *fh)
 }
 
 static const struct {
-    /* NULL if it is one of memory: see freehint_memory_with(). */
+    /* NULL for reasons about memory: see freehint_memory_with(). */
     bool (*holds)(VirtIOFreehint *fh);
     const char *detail;
     /* What the driver is told if it is a veto: enum virtio_freehint_reason. */
@@ -223,9 +223,9 @@ const char *freehint_reason_detail(FreehintReason reason)
 /* Obstacles */
 
 /*
- * VFIO devices show in a property whether they pin guest memory; that needs
- * none of their headers. Those of vfio-user, of QEMU 10.1 and later, lack it:
- * they always keep discards disabled.
+ * VFIO devices have a property that shows whether they pin guest memory, so
+ * none of their headers is needed. vfio-user devices (QEMU 10.1 and later) lack
+ * it: they always keep discards disabled.
  */
 static bool freehint_pins_memory(Object *obj)
 {
@@ -330,10 +330,10 @@ static void freehint_announce_state(VirtIOFreehint *fh)
 }
 
 /*
- * The state is set before the drain, so that what is declined there is counted
- * under the reason, and the epoch moves after it, so that what was declined
- * has the epoch that has ended. A flush ends with all that was discarded for it
- * counted.
+ * The state changes before the drain, so that the drain counts what it declines
+ * under the reason. The epoch moves after it, so that what was declined has the
+ * old epoch. The flush ends after the drain, too, when all that was discarded
+ * for it is counted.
  */
 static void freehint_set_reason(VirtIOFreehint *fh, FreehintReason reason)
 {
@@ -382,10 +382,10 @@ static void freehint_poll_veto(void *opaque)
 }
 
 /*
- * Any thread. Whoever enables discards may unpin only after that, so it is left
- * to the main loop to find out. Whoever pins has populated memory, also if it
- * is over before the main loop looks, and so may a vhost-user back end that
- * comes or goes.
+ * Called in any thread. Whoever enables discards may unpin only after that, so
+ * the main loop has to find out. Pinning has populated memory, even if it ends
+ * before the main loop looks, and so may have a vhost-user back end that comes
+ * or goes.
  */
 static void freehint_discard_disable_changed(Notifier *notifier, void *data)
 {
@@ -400,8 +400,8 @@ static void freehint_discard_disable_changed(Notifier *notifier, void *data)
 }
 
 /*
- * At setup, before the migration thread exists, what is in progress has to be
- * over. At the end the migration's state is not yet what it will be.
+ * At setup, discards in progress have to end before the migration thread
+ * exists. At the end, the migration does not have its final state yet.
  */
 static int freehint_migration_changed(NotifierWithReturn *notifier,
                                       MigrationEvent *event, Error **errp)
@@ -427,7 +427,7 @@ static int freehint_migration_changed(NotifierWithReturn *notifier,
  * Nobody knows which of the memory that was discarded earlier is still unused.
  * So the epoch moves when precopy begins, and the guest hints all of its free
  * memory again. It moves once more at the end, because precopy has read, and
- * with that may have populated, whatever it did not skip.
+ * may have populated, whatever it did not skip.
  */
 
 static bool freehint_can_skip(const VirtIOFreehint *fh,
@@ -470,8 +470,8 @@ uint64_t freehint_precopy_skip(const GArray *parts, const bool *hurry)
     guint i;
 
     /*
-     * Under KVM the log is cleared section by section, as RCU has them, and the
-     * threads of the pool are not known to RCU.
+     * Under KVM, clearing the log walks the memory sections under RCU, which
+     * does not know the threads of the pool.
      */
     rcu_register_thread();
     locked = ram_skip_lock(FREEHINT_SKIP_MS, hurry);
@@ -491,8 +491,8 @@ uint64_t freehint_precopy_skip(const GArray *parts, const bool *hurry)
 }
 
 /*
- * A destination that runs before it has all of its memory would wait for pages
- * that nobody sends, if postcopy can follow. COLO has a bitmap of its own use.
+ * If postcopy can follow, the destination may run without all of its memory,
+ * and would wait for pages that nobody sends. COLO uses the bitmap for itself.
  */
 static void freehint_precopy_begins(VirtIOFreehint *fh)
 {
@@ -504,7 +504,7 @@ static void freehint_precopy_begins(VirtIOFreehint *fh)
     freehint_owe_epoch(fh);
 }
 
-/* The bitmap goes away after this; the next one is not for these hints. */
+/* The bitmap goes away after this; what was noted is not for the next. */
 static void freehint_precopy_ends(VirtIOFreehint *fh)
 {
     FreehintHint *hint;
@@ -518,9 +518,9 @@ static void freehint_precopy_ends(VirtIOFreehint *fh)
 }
 
 /*
- * In the migration thread, the main loop, or where a VM is saved; always with
- * the BQL. From the first bitmap sync on until the BQL is released the bitmaps
- * are still being set up: but that takes a job that begins later.
+ * Called with the BQL, in the migration thread, the main loop, or where a VM is
+ * saved. From the first bitmap sync until the BQL is released, the bitmaps are
+ * still being set up; but jobs that skip begin only later.
  */
 static int freehint_precopy_changed(NotifierWithReturn *notifier, void *data,
                                     Error **errp)
@@ -553,12 +553,12 @@ static int freehint_precopy_changed(NotifierWithReturn *notifier, void *data,
 /*
  * The operator's limit
  *
- * So many bytes per second may be discarded. What is above the limit is
- * refused at once, with the time after which it is worth another try: the
- * device never keeps a message for later, because the guest lacks the memory
- * until it is answered. A range that has been begun is carried through, since
- * one that is cut off would start from its beginning each time. The next ones
- * wait for longer then.
+ * The operator limits how many bytes per second may be discarded. A range above
+ * the limit is refused at once, with the time after which it is worth a retry:
+ * the device never keeps a message for later, because the guest lacks the
+ * memory until it is answered. A range that was begun is finished, since a
+ * range that is cut off would start from its beginning each time. The next
+ * ranges wait longer in return.
  */
 
 void freehint_set_rate_limit(VirtIOFreehint *fh, uint64_t limit)
@@ -575,8 +575,8 @@ uint32_t freehint_rate_wait_ms(VirtIOFreehint *fh)
 }
 
 /*
- * When QEMU ends it lets go of the migration object first, and after that polls
- * and answers the monitor. The device goes on asking about migration.
+ * When QEMU exits, it first drops the migration object, and still polls and
+ * answers the monitor after that. The device goes on asking about migration.
  */
 void freehint_policy_init(VirtIOFreehint *fh)
 {

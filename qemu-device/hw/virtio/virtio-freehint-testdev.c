@@ -1,22 +1,21 @@
 /*
  * Virtio free memory hint device that is slow, or misbehaves, on purpose
  *
- * For tests only: no production build has it. It is the device, except for
- * what it is told to do otherwise by these properties:
+ * For tests only: no production build has it. It is the device, except for what
+ * these properties change:
  *
- * x-job-start-delay-ms, x-job-delay-ms: how long a job takes to begin, and to
- * discard anything once it has.
+ * x-job-start-delay-ms, x-job-delay-ms: how long a job waits before it begins,
+ * and before it discards anything.
  *
- * x-distrust-lazy: this host loses what is written to memory that was freed
- * lazily, whatever was found out about it.
+ * x-distrust-lazy: pretend that this host loses what is written to memory that
+ * was freed lazily.
  *
- * x-single-pieces: this host takes one piece of memory in a call.
+ * x-single-pieces: pretend that this host takes one piece of memory per call.
  *
  * x-faults: a driver has to survive devices that break the rules. This is a
- * structure that can be set as a whole at any time: each member that is there
- * is a fault, each one that isn't is none. What the device does to memory, and
- * counts, is what it always does; only what it tells the driver, or when, is
- * wrong.
+ * structure that can be set as a whole at any time; each member that is present
+ * is a fault. What the device does to memory, and what it counts, does not
+ * change; only what it tells the driver, or when, is wrong.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -47,7 +46,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(FreehintTestdev, FREEHINT_TESTDEV)
 OBJECT_DECLARE_SIMPLE_TYPE(FreehintTestdevPCI, FREEHINT_TESTDEV_PCI)
 
 typedef enum Fault {
-    /* Feature bits that are offered and should not be, or the reverse. */
+    /* Feature bits to flip: offered if they should not be, or the reverse. */
     FAULT_FEATURES,
 
     /* What config space says instead of the truth. */
@@ -66,16 +65,16 @@ typedef enum Fault {
     /* What the used ring says of messages other than hints. */
     FAULT_USED_ID,
 
-    /* Messages are left alone: not acted on, and not used. */
+    /* Messages are neither acted on nor used. */
     FAULT_HANG,
-    /* So many hints are acted on and never used, others are. */
+    /* This many hints are acted on, but never used; others are. */
     FAULT_LOSE,
     /* A hint breaks the device. */
     FAULT_NEEDS_RESET,
     /* The driver's writes to the device status have no effect. */
     FAULT_STUCK_STATUS,
 
-    /* The host's calls, by number in testdev_calls, end with that error. */
+    /* Calls to the host, as bits of testdev_calls, fail with this error. */
     FAULT_HOST_ERRNO,
     FAULT_HOST_CALLS,
 
@@ -117,7 +116,7 @@ struct FreehintTestdev {
     bool single_pieces;
     FaultValue faults[FAULT__MAX];
 
-    /* Lies over the function's device status while that is stuck. */
+    /* Covers the function's device status while that is stuck. */
     MemoryRegion status_mr;
     bool status_mapped;
     /* The driver asked for a reset that it did not get. */
@@ -134,14 +133,14 @@ static bool testdev_has_fault(const FreehintTestdev *dev, Fault fault)
     return dev->faults[fault].given;
 }
 
-/* What there is instead of the true value. */
+/* The faulty value, if there is one, instead of the true one. */
 static uint64_t testdev_faulty(const FreehintTestdev *dev, Fault fault,
                                uint64_t value)
 {
     return testdev_has_fault(dev, fault) ? dev->faults[fault].value : value;
 }
 
-/* What the device does at the fault's time */
+/* What the device does wrong */
 
 static void testdev_get_config(VirtIODevice *vdev, uint8_t *data)
 {
@@ -227,7 +226,7 @@ static void testdev_use(VirtIOFreehint *fh, FreehintHint *hint, size_t len)
     testdev_production_class()->use(fh, hint, len);
 }
 
-/* Jobs that take their time, both in the worker */
+/* Jobs with delays, both in the worker */
 
 static void testdev_delay(uint32_t ms)
 {
@@ -243,7 +242,7 @@ static void testdev_begin_job(VirtIOFreehint *fh)
 
 /* A host that fails */
 
-/* Of madvise(), the advice matters. */
+/* For madvise(), the advice has to match, too. */
 static const struct {
     uint32_t nr;
     uint32_t advice;
@@ -315,13 +314,13 @@ static void testdev_discard(FreehintJob *job)
         testdev_production_class()->discard(job);
         return;
     }
-    /* A filter is there for as long as its thread. */
+    /* A filter exists for as long as its thread. */
     qemu_thread_create(&thread, "freehint-errno", testdev_discard_thread, job,
                        QEMU_THREAD_JOINABLE);
     qemu_thread_join(&thread);
 }
 
-/* The device status that nobody can write */
+/* A device status that nobody can write */
 
 static VirtIOPCIProxy *testdev_pci_proxy(FreehintTestdev *dev)
 {
@@ -368,7 +367,7 @@ static void testdev_unmap_stuck_status(FreehintTestdev *dev)
     dev->status_mapped = false;
 }
 
-/* The driver may be waiting for what it asked for meanwhile. */
+/* The driver may still wait for the reset that it asked for. */
 static void testdev_reset_at_last(FreehintTestdev *dev)
 {
     if (dev->reset_owed) {
@@ -434,7 +433,7 @@ static bool testdev_visit_faults(Visitor *v, const char *name,
     return ok;
 }
 
-/* Else what was held would not be acted on at all, being late. */
+/* Messages that were held up would be late, and not be acted on at all. */
 static void testdev_forgive_lateness(VirtIOFreehint *fh)
 {
     const int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
@@ -445,7 +444,7 @@ static void testdev_forgive_lateness(VirtIOFreehint *fh)
     }
 }
 
-/* A member that is gone takes its effect with it. */
+/* A member that is absent this time is a fault no more. */
 static void testdev_set_faults(Object *obj, Visitor *v, const char *name,
                                void *opaque, Error **errp)
 {

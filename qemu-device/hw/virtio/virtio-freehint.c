@@ -5,9 +5,8 @@
  * the device has answered. The device discards what it may, so that the host
  * gets the memory back, and answers with a status for each range.
  *
- * This is the device as the rest of QEMU sees it: config space, status, what
- * migrates, properties. What it does with messages is in
- * virtio-freehint-queue.c.
+ * This file has what the rest of QEMU sees: config space, status, migration
+ * state, properties. Messages are handled in virtio-freehint-queue.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -46,7 +45,7 @@ void freehint_notify_config(VirtIOFreehint *fh)
     if (fh->running) {
         virtio_notify_config(vdev);
     } else {
-        /* A driver that is about to read several fields reads them again. */
+        /* A driver that is reading several fields reads them again. */
         vdev->generation++;
     }
 }
@@ -56,7 +55,7 @@ uint64_t freehint_age_ms(int64_t since_ms)
     return qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - since_ms;
 }
 
-/* What depends on a feature comes after what is always there. */
+/* Fields that depend on a feature come after those that always exist. */
 static const VirtIOFeature freehint_feature_sizes[] = {
     { .flags = 1ull << VIRTIO_FREEHINT_F_FLUSH,
       .end = endof(struct virtio_freehint_config, flush_timeout_ms) },
@@ -72,7 +71,7 @@ static const VirtIOConfigSizeParams freehint_config_size = {
 static uint64_t freehint_get_features(VirtIODevice *vdev,
                                              uint64_t features, Error **errp)
 {
-    /* PCI functions see to it; virtio-mmio is what its bus is told to be. */
+    /* PCI functions make sure of it; on virtio-mmio, it depends on the bus. */
     if (!virtio_has_feature(features, VIRTIO_F_VERSION_1)) {
         error_setg(errp, "virtio-freehint needs virtio 1, which this bus does"
                    " not offer; for virtio-mmio, set force-legacy=off");
@@ -114,7 +113,7 @@ static void freehint_set_config(VirtIODevice *vdev, const uint8_t *data)
 /*
  * Called whenever the driver writes the status, on reset, when bus mastering
  * goes off, and when the VM stops or continues. Only in the last case does the
- * driver, once it runs again, still want its buffers back.
+ * driver still want its buffers back, once it runs again.
  */
 static VirtIOFreehintStatusResult
 freehint_set_status(VirtIODevice *vdev, uint8_t status)
@@ -148,16 +147,16 @@ static void freehint_reset(VirtIODevice *vdev)
     fh->driver_status = VIRTIO_FREEHINT_DRIVER_NOT_READY;
     fh->gauges_ms = -1;
     fh->config_changed = false;
-    /* A write to any other field brings along what is left over here. */
+    /* A write to any other field passes all of this to set_config(). */
     freehint_get_config(vdev, vdev->config);
 }
 
 /* Migration */
 
 /*
- * What the driver was told travels; policy (enabled, pacing) and counters
- * belong to the host that the VM runs on. The driver takes granule and maximum
- * for constants, so that the destination adopts the source's if it can.
+ * What the driver was told migrates; policy (enabled, pacing) and counters
+ * belong to the host that the VM runs on. The driver treats granule and maximum
+ * as constants, so the destination adopts the source's if it can.
  */
 typedef struct FreehintMigConstants {
     VirtIOFreehint *parent;
@@ -222,7 +221,7 @@ static int freehint_pre_load(void *opaque)
 {
     VirtIOFreehint *fh = opaque;
 
-    /* What a source leaves out is as it was in the beginning. */
+    /* What a source leaves out has its initial value. */
     fh->flush.id = 0;
     fh->flush.flags = 0;
     fh->flush.timeout_ms = 0;
@@ -233,7 +232,7 @@ static int freehint_post_load(void *opaque, int version_id)
 {
     VirtIOFreehint *fh = opaque;
 
-    /* Memory has been populated here, whatever was hinted before. */
+    /* Memory that was hinted before may be populated here. */
     fh->rehint_epoch++;
     qatomic_set(&fh->epoch_owed, false);
     fh->config_changed = true;
@@ -241,10 +240,10 @@ static int freehint_post_load(void *opaque, int version_id)
 }
 
 /*
- * The ID goes on counting where the VM goes, and does so where it goes back to
- * an earlier state: whoever waits for an event knows a flush by its ID. With it
- * goes what the driver was asked for, which it may be about to read; but nobody
- * waits for it any more.
+ * The ID keeps counting on the destination, and when an earlier state is
+ * loaded: whoever waits for an event knows a flush by its ID. The request
+ * migrates with it, because the driver may be about to read it; but nobody
+ * waits for its end any more.
  */
 static bool freehint_flush_needed(void *opaque)
 {
@@ -326,15 +325,15 @@ static bool freehint_check_machine(VirtIOFreehint *fh, Error **errp)
     bool ambiguous = false;
 
     /*
-     * Others map guest memory on demand, as Xen does, or pin it without a word,
-     * as MSHV does.
+     * Other accelerators map guest memory on demand, like Xen, or pin it
+     * without announcing that, like MSHV.
      */
     if (!kvm_enabled() && !tcg_enabled() && !qtest_enabled()) {
         error_setg(errp, "virtio-freehint supports the accelerators kvm and"
                    " tcg");
         return false;
     }
-    /* Ranges are named by guest-physical address, past any IOMMU. */
+    /* Ranges are guest-physical addresses, whatever an IOMMU maps. */
     if (virtio_host_has_feature(vdev, VIRTIO_F_IOMMU_PLATFORM)) {
         error_setg(errp, "virtio-freehint does not support iommu_platform=on");
         return false;
@@ -441,7 +440,7 @@ static const PropertyInfo freehint_prop_mode = {
     .set = freehint_visit_mode,
 };
 
-/* freehint-set changes the first ones while the VM runs. */
+/* freehint-set can change the first ones while the VM runs. */
 static const Property freehint_properties[] = {
     DEFINE_PROP_BOOL("enabled", VirtIOFreehint, enabled, true),
     DEFINE_PROP_UINT32("delay-ms", VirtIOFreehint, delay_ms, 0),

@@ -1,8 +1,8 @@
 /*
  * Virtio free memory hint device
  *
- * The guest names memory that it does not use, the host takes it back and says
- * so range by range. The protocol is in
+ * The guest names memory that it does not use; the host takes it back and
+ * answers range by range. The protocol is in
  * standard-headers/linux/virtio_freehint.h.
  *
  * Unless a comment says otherwise, functions are called with the BQL held,
@@ -42,10 +42,10 @@ OBJECT_DECLARE_TYPE(VirtIOFreehint, VirtIOFreehintClass, VIRTIO_FREEHINT)
 /* Nothing is in the way. */
 #define FREEHINT_NO_REASON FREEHINT_REASON__MAX
 
-/* For each veto of the protocol, and for what a stop or a reset cut short. */
+/* One for each veto of the protocol, and one for a stop or a reset. */
 #define FREEHINT_NUM_DECLINED 6
 
-/* For each status of the protocol from VIRTIO_FREEHINT_S_NEVER on. */
+/* One for each status of the protocol from VIRTIO_FREEHINT_S_NEVER on. */
 #define FREEHINT_NUM_REJECTED 8
 
 /* Memory that the guest says it does not use: guest-physical, in bytes. */
@@ -56,7 +56,7 @@ typedef struct FreehintRange {
 
 /* A piece of a range that lies in one memory region. */
 typedef struct FreehintPart {
-    /* A reference of its own. */
+    /* With a reference of its own. */
     MemoryRegion *mr;
     uint64_t offset;
     uint64_t len;
@@ -68,10 +68,10 @@ typedef struct FreehintPart {
 
 /*
  * A message that was taken off the queue and not yet given back. Header and
- * ranges are the device's own copy: the guest may go on writing to its own.
+ * ranges are copies: the guest may still write to the originals.
  */
 typedef struct FreehintHint {
-    /* Has to be first: virtqueue_pop() allocates the whole. */
+    /* Has to be first: virtqueue_pop() allocates the whole structure. */
     VirtQueueElement elem;
 
     uint16_t flags;
@@ -89,7 +89,7 @@ typedef struct FreehintHint {
 
     /* QEMU_CLOCK_REALTIME, in ms, when it was taken off the queue. */
     int64_t arrival_ms;
-    /* When its first range got a status. */
+    /* The epoch in which its first range got a status. */
     uint32_t epoch;
     /* For its ranges that got VIRTIO_FREEHINT_S_THROTTLED, if not 0. */
     uint32_t retry_ms;
@@ -98,8 +98,8 @@ typedef struct FreehintHint {
 } FreehintHint;
 
 /*
- * Atomic. The worker alone goes on from RUNNING and CANCELLED, the main loop
- * from IDLE and ENDED, and which of them is the first from QUEUED.
+ * Atomic. Only the worker goes on from RUNNING and CANCELLED, only the main
+ * loop from IDLE and ENDED; from QUEUED, whichever of them is first.
  */
 typedef enum FreehintPhase {
     FREEHINT_IDLE,
@@ -110,33 +110,33 @@ typedef enum FreehintPhase {
 } FreehintPhase;
 
 /*
- * What the worker does for a hint: it discards as much memory as takes the host
- * a moment, or has precopy skip what was discarded. There is one for each
- * device, and never more than one piece of work for the pool: a drain that
- * calls it off leaves nothing behind.
+ * What the worker does for a hint: it discards as much memory as the host can
+ * in a moment, or has precopy skip what was discarded. Each device has one job,
+ * and never more than one request in the pool: a drain that calls it off leaves
+ * nothing behind.
  */
 typedef struct FreehintJob {
     VirtIOFreehint *fh;
-    /* Whom it is for; NULL unless it is queued, running, or has ended. */
+    /* The hint that it is for; NULL unless it is queued, running or ended. */
     FreehintHint *hint;
     /* FreehintPart, of one range or several, in order. */
     GArray *parts;
-    /* What is left of the memory that it may have. */
+    /* How many more bytes it may get. */
     uint64_t room;
-    /* They were discarded: precopy is to skip them. */
+    /* The parts were discarded, and precopy is to skip them. */
     bool skips;
-    /* The operator says so. */
+    /* The operator's assume-vhost-user-safe. */
     bool vhost_user_safe;
-    /* Somebody drains. Atomic. */
+    /* Somebody waits in a drain. Atomic. */
     bool hurry;
 
     /* Written by the worker before the phase is ENDED. */
 
-    /* So many of the parts were discarded. */
+    /* How many of the parts were discarded. */
     unsigned int ndone;
-    /* The next one failed: a negative errno, or 0. */
+    /* Why the next one failed: a negative errno; or 0. */
     int ret;
-    /* None was tried: enum virtio_freehint_reason. */
+    /* Why none was tried: enum virtio_freehint_reason. */
     uint32_t veto;
     int64_t ns;
     uint64_t calls;
@@ -147,10 +147,10 @@ typedef struct FreehintJob {
 } FreehintJob;
 
 /*
- * What became of the ranges that the guest named since the device was created:
- * hinted = discarded + declined + throttled + rejected + failed + in flight, in
- * ranges and in bytes. Memory that is hinted twice counts twice. The rest is as
- * FreehintStats has it.
+ * What became of the ranges that the guest has named since the device was
+ * created: hinted = discarded + declined + throttled + rejected + failed + in
+ * flight, in ranges and in bytes. Memory that is hinted twice counts twice. The
+ * other counters are those of FreehintStats.
  */
 typedef struct FreehintCounters {
     FreehintCount hinted;
@@ -187,15 +187,15 @@ typedef struct FreehintFlushState {
     uint32_t id;
     uint32_t flags;
     uint32_t timeout_ms;
-    /* The last one that was given out: loading a state sets only id back. */
+    /* The last ID that was given out; loading a state sets back only id. */
     uint32_t last_id;
 
-    /* Nobody has been told yet how it ended. */
+    /* Its end has not been announced yet. */
     bool pending;
-    /* When it was asked for: QEMU_CLOCK_REALTIME, in ms, and bytes. */
+    /* At the request: QEMU_CLOCK_REALTIME, in ms, and bytes discarded. */
     int64_t start_ms;
     uint64_t start_discarded;
-    /* Runs out when the driver is not going to answer any more. */
+    /* Expires when no answer of the driver is to be expected any more. */
     QEMUTimer *timer;
     /* How the last one ended; NULL before the first has. */
     FreehintFlushCompleted *last;
@@ -211,12 +211,12 @@ struct VirtIOFreehint {
     bool running;
     /* Taken off the queue and not given back, in order of arrival. */
     QTAILQ_HEAD(, FreehintHint) hints;
-    /* Runs out when one of them has to be answered without more ado. */
+    /* Expires when one of them has to be answered at once. */
     QEMUTimer *answer_timer;
-    /* A thread for jobs alone: others may be busy with something else. */
+    /* A thread for jobs only: a shared one may be busy with other work. */
     ThreadPool *pool;
     FreehintJob job;
-    /* Whose it is at the moment. */
+    /* Says who has the job at the moment. */
     FreehintPhase job_phase;
     /* How much memory a job may have, in bytes. */
     uint64_t job_size;
@@ -242,11 +242,11 @@ struct VirtIOFreehint {
     uint32_t rehint_epoch;
     /* Written by the driver: unchecked. */
     uint32_t driver_status;
-    /* Why it is not active; config space has the protocol's word for it. */
+    /* Why it is not active; config space has the protocol's value for it. */
     FreehintReason reason;
     /*
-     * An answer that was given since the epoch moved may no longer hold: it has
-     * to move once more when the device is active. Atomic.
+     * An answer that was given since the epoch moved may no longer hold: the
+     * epoch has to move again when the device is active. Atomic.
      */
     bool epoch_owed;
     /* Config space has changed, and the driver does not know yet. */
@@ -255,7 +255,7 @@ struct VirtIOFreehint {
     /* MemoryRegion => FreehintBlock: what may be discarded. */
     GHashTable *blocks;
     bool blocks_stale;
-    /* Runs out when what the host failed to discard is worth another try. */
+    /* Expires when it is time to retry what the host failed to discard. */
     QEMUTimer *retry_timer;
     MemoryListener memory_listener;
     RAMBlockNotifier ram_notifier;
@@ -268,14 +268,14 @@ struct VirtIOFreehint {
     int ksm_shared_fd;
     /* The host's kernel has no KSM. */
     bool ksm_absent;
-    /* QEMU, for process_madvise(); -1 if it takes a call for each piece. */
+    /* QEMU, for process_madvise(); -1 if each piece takes a call. */
     int pidfd;
 
     Notifier discard_notifier;
     NotifierWithReturn migration_notifier;
     NotifierWithReturn precopy_notifier;
     FreehintPrecopy precopy;
-    /* For the vetoes that end without telling anyone. */
+    /* For the vetoes whose end is not announced. */
     QEMUTimer *veto_timer;
 
     FreehintFlushState flush;
@@ -287,17 +287,17 @@ struct VirtIOFreehint {
     int64_t last_hint_ms;
 };
 
-/* What a device for tests does otherwise. */
+/* What a test device does differently. */
 struct VirtIOFreehintClass {
     VirtioDeviceClass parent_class;
 
     /* Whether to go on with hints that were taken; always, if it is NULL. */
     bool (*may_advance)(VirtIOFreehint *fh);
-    /* Give a message back, with an answer of so many bytes. */
+    /* Give a message back, with an answer of @len bytes. */
     void (*use)(VirtIOFreehint *fh, FreehintHint *hint, size_t len);
-    /* In the worker: a job may still be called off; NULL does nothing. */
+    /* Called in the worker, while a job may still be called off; or NULL. */
     void (*begin_job)(VirtIOFreehint *fh);
-    /* In the worker: it may not. */
+    /* Called in the worker, when a job may not be called off any more. */
     void (*discard)(FreehintJob *job);
 };
 
@@ -306,19 +306,19 @@ struct VirtIOFreehintClass {
 /* Tell the driver, now or as soon as it runs, that config space has changed. */
 void freehint_notify_config(VirtIOFreehint *fh);
 
-/* The device as the user knows it: where "id" is, e.g., the PCI function. */
+/* The device that has the user's "id": e.g., the PCI function. */
 DeviceState *freehint_proxy(VirtIOFreehint *fh);
 
 /* Milliseconds since a time of QEMU_CLOCK_REALTIME. */
 uint64_t freehint_age_ms(int64_t since_ms);
 
-/* Whether new settings can be set; what is absent can. */
+/* Whether new settings are valid; absent ones are. */
 bool freehint_check_settings(const FreehintSettings *new, Error **errp);
 
 
 /* virtio-freehint-queue.c: take, parse, discard in turns, answer, drain */
 
-/* One turn of work on the queue: whatever there may be to do, schedule it. */
+/* One turn of work on the queue; schedule it when there may be some. */
 void freehint_bh(void *opaque);
 
 /* The driver has notified the device. */
@@ -333,18 +333,18 @@ void freehint_use(VirtIOFreehint *fh, FreehintHint *hint, size_t len);
  * @fh: the device
  * @answer: whether the driver still waits for an answer
  *
- * When this returns no job is in progress, and none starts for any message that
- * was taken off the queue. Those are given back with what was not reached
- * declined or, without @answer, forgotten. Waits for one job at most.
+ * When this returns, no job is in progress, and none starts for a message that
+ * was taken off the queue. Messages are given back, and what was not reached is
+ * declined; without @answer, they are forgotten. Waits for one job at most.
  *
  * Section "Drain rule".
  */
 void freehint_drain(VirtIOFreehint *fh, bool answer);
 
 /**
- * freehint_job_ended: take in what became of a job's parts
+ * freehint_job_ended: record what became of a job's parts
  *
- * The job was to discard them, and its hint is still there.
+ * The job was to discard them, and its hint still exists.
  */
 void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job);
 
@@ -359,9 +359,8 @@ void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job);
  * @job: as much of the range as there is room for becomes parts of it; NULL if
  *       the range is only to be checked
  *
- * Returns: VIRTIO_FREEHINT_S_DISCARDED if all of it may be discarded, else the
- * status that says why not: the greatest one of its pieces, none of which are
- * in the job then.
+ * Returns: VIRTIO_FREEHINT_S_DISCARDED if all of it may be discarded, else why
+ * not: the greatest status of its pieces, none of which is in the job then.
  *
  * Section "Range status".
  */
@@ -372,13 +371,13 @@ uint8_t freehint_collect(VirtIOFreehint *fh, const FreehintRange *range,
 void freehint_refresh_blocks(VirtIOFreehint *fh);
 
 /**
- * freehint_block_tried: take in whether the host has discarded memory
+ * freehint_block_tried: record whether the host has discarded memory
  *
  * @fh: the device
- * @mr: what it is part of
+ * @mr: the region that the memory is part of
  * @ret: 0 or a negative errno
  *
- * After a failure the memory is left alone for a while, longer each time, and
+ * After a failure, the memory is left alone for a while, longer each time, and
  * then the epoch moves. Warns once until it works again.
  */
 void freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret);
@@ -386,7 +385,7 @@ void freehint_block_tried(VirtIOFreehint *fh, MemoryRegion *mr, int ret);
 /* Try again at once what the host failed to discard. */
 void freehint_forgive_blocks(VirtIOFreehint *fh);
 
-/* The memory that is not discarded, or not lazily, for that reason. */
+/* The memory that is not discarded, or not lazily, for a reason. */
 FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
                                          FreehintReason reason);
 
@@ -402,36 +401,36 @@ uint64_t freehint_default_granule(VirtIOFreehint *fh);
 /* Whether no job can be started now. */
 bool freehint_job_busy(const VirtIOFreehint *fh);
 
-/* Empty the job, and give it room for so much memory. */
+/* Empty the job, and give it room for @room bytes. */
 void freehint_job_prepare(VirtIOFreehint *fh, uint64_t room);
 
 /**
  * freehint_job_start: have the job done for a hint
  *
- * Returns at once. When it has ended there is a turn of the device's bottom
- * half, which calls freehint_job_reap().
+ * Returns at once. When the job has ended, the device's bottom half runs, and
+ * calls freehint_job_reap().
  */
 void freehint_job_start(VirtIOFreehint *fh, FreehintHint *hint);
 
 /* Have precopy not send what a hint has discarded: another kind of job. */
 void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint);
 
-/* Take in how the job has ended, if it has. */
+/* Record how the job has ended, if it has. */
 void freehint_job_reap(VirtIOFreehint *fh);
 
 /*
- * Call off the job that is queued, if any. Returns whether it has not begun,
- * and never will. Until the worker has found that out, no other can be started.
+ * Call off the queued job, if any. Returns whether it has not begun, and never
+ * will. Until the worker has noticed, no other job can be started.
  */
 bool freehint_job_cancel(VirtIOFreehint *fh);
 
 /*
- * Wait for the job in progress, if any. One that has not started never will.
- * One that has is waited for, and freehint_job_reap() called.
+ * Wait for the job in progress, if any, and call freehint_job_reap(). A job
+ * that has not started never will.
  */
 void freehint_job_drain(VirtIOFreehint *fh);
 
-/* Begin with short jobs, and find out again how long they may be. */
+/* Begin with short jobs again, and find out how long they may be. */
 void freehint_job_shorten(VirtIOFreehint *fh);
 
 /* Discard a job's parts. In the worker. */
@@ -459,7 +458,7 @@ uint32_t freehint_guest_reason(const VirtIOFreehint *fh);
 /* All that keeps the VM from shrinking, in order of precedence. */
 FreehintObstacleList *freehint_obstacles(VirtIOFreehint *fh);
 
-/* What a reason is, for people. */
+/* What a reason means, in words. */
 const char *freehint_reason_detail(FreehintReason reason);
 
 /**
@@ -467,10 +466,10 @@ const char *freehint_reason_detail(FreehintReason reason);
  *
  * @fh: the device
  *
- * For whoever knows that an answer of the device may no longer hold: memory was
- * declined that can be discarded now, or was discarded and may be populated.
- * Any thread may call this; the epoch moves in the next turn of the bottom half
- * in which the device is active.
+ * For whoever knows that an answer of the device may no longer hold: declined
+ * memory can be discarded now, or discarded memory may be populated. Any thread
+ * may call this; the epoch moves in the next turn of the bottom half in which
+ * the device is active.
  */
 void freehint_owe_epoch(VirtIOFreehint *fh);
 
@@ -490,18 +489,18 @@ void freehint_precopy_note(VirtIOFreehint *fh, FreehintHint *hint,
 /**
  * freehint_precopy_skip: have precopy not send what was discarded
  *
- * @parts: were noted for a message that is not back with the driver
+ * @parts: noted for a message that the driver does not have back yet
  * @hurry: set, atomically, when somebody waits for the caller
  *
- * Called from the worker, without the BQL, between the begin of precopy and its
- * end. Waits for 100 ms at most.
+ * Called in the worker, without the BQL, while precopy is in progress. Waits
+ * for 100 ms at most.
  *
- * Returns: how much that is, in bytes; 0 if it is sent all the same, because
- * the migration thread was too busy.
+ * Returns: how many bytes are skipped; 0 if all are sent, because the migration
+ * thread was too busy.
  */
 uint64_t freehint_precopy_skip(const GArray *parts, const bool *hurry);
 
-/* FreehintPart, each of which lets go of its memory region. */
+/* An array of FreehintPart; each part drops its region when it is freed. */
 GArray *freehint_parts_new(void);
 
 /* virtio-freehint-monitor.c: flush, gauges, QMP and HMP */
