@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: compare what is believed with the free lists.
+ * Free memory hints: compare the states of granules with the free lists.
  *
- * Two invariants, granule by granule, each under the zone's lock. Safety: no granule is on
- * a free list and out. Completeness: each granule on a free list is pending, discarded or
- * refused. That a granule is believed to be free and is not is no violation: it was taken
- * in another way than by an allocation, or is about to be noticed.
+ * Each granule has two invariants, checked under the zone's lock. Safety: it is not
+ * both on a free list and out. Completeness: on a free list, it is pending, discarded
+ * or refused. A granule that is not free, though its state says so, is no violation: it
+ * was taken in another way than by an allocation, or is about to be noticed.
  */
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>
@@ -23,7 +23,7 @@
  * @free: on a free list, whole
  * @both: on a free list and out
  * @unknown: on a free list and in no state
- * @taken: in a state that says free, and not on a free list
+ * @taken: in a state that says free, but not on a free list
  * @miscounted: states whose count differs from their granules, summed over zones
  */
 struct fh_audit {
@@ -53,8 +53,8 @@ static void fh_audit_granule(struct fh_zone *fz, unsigned long pfn,
 }
 
 /*
- * One lock hold for the whole zone, or the counts could not be compared. For
- * debugging only, as it is as long as the zone is large.
+ * The lock is held for the whole zone, so that the counts can be compared. For
+ * debugging only, as a large zone takes long.
  */
 static void fh_audit_zone(struct fh_zone *fz, struct fh_audit *audit)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: memory that is free, and on no free list or in no whole granule.
+ * Free memory hints: memory that is free, but on no free list or in no whole granule.
  *
- * A layer on top. After a burst, per-CPU lists hold up to an eighth of a zone, and let go
- * of it over half a minute. So they are drained: when the period ends in which a burst
- * began, so that what they hold ages with the rest, and when a period has passed in
- * which nothing of the kind happened. A drain moves what was freed since the last one,
- * so it costs each page one move at most.
+ * An optional layer. After a burst, per-CPU lists hold up to an eighth of a zone, and
+ * release it over half a minute. So they are drained at the end of the period in which
+ * a burst began, so that what they hold ages with the rest, and at the end of a period
+ * without one. A drain moves what was freed since the last one, so it moves each page
+ * once at most.
  */
 #include <linux/export.h>
 #include <linux/freehint.h>
@@ -23,7 +23,7 @@ static bool fh_drains = true;
 
 /**
  * freehint_set_drain - let freehint_age() drain per-CPU lists, or not
- * @drain: let it
+ * @drain: whether it does
  *
  * Context: any.
  */
@@ -39,7 +39,7 @@ static unsigned long fh_pcp_granules(const struct fh_zone *fz)
 	int cpu;
 
 	for_each_online_cpu(cpu)
-		/* The lists' owners go on meanwhile. */
+		/* The CPUs go on using their lists. */
 		pages += data_race(per_cpu_ptr(fz->zone->per_cpu_pageset, cpu)->count);
 	return pages >> fz->order;
 }
@@ -56,7 +56,7 @@ bool fh_pcp_is_full(const struct fh_zone *fz)
 	       fh_pcp_granules(fz) >= FH_BURST;
 }
 
-/* Less than drain_all_pages() with a lock held, and with interrupts off. */
+/* Holds the lock, with interrupts off, for a shorter time than drain_all_pages(). */
 static void fh_drain_zone(struct zone *zone)
 {
 	int cpu;
@@ -67,9 +67,9 @@ static void fh_drain_zone(struct zone *zone)
 }
 
 /**
- * fh_drain - a period is over: drain a zone's per-CPU lists, if that is worth it
+ * fh_drain - drain a zone's per-CPU lists at the end of a period, if that is worth it
  * @fz: the zone
- * @full: somebody has found them full
+ * @full: whether somebody has found them full
  *
  * Context: fh_topology held. Return: whether there is more to do at the end of the next
  * period.
@@ -87,7 +87,7 @@ bool fh_drain(struct fh_zone *fz, bool full)
 	if (!quiet && burst != freed)
 		return burst >= FH_BURST;
 	kept = fh_pcp_granules(fz);
-	/* Between the pages that they keep hardly a granule may have got whole. */
+	/* The pages that they keep may have left hardly a granule whole. */
 	if (burst + kept >= FH_BURST && kept >= 4) {
 		fh_drain_zone(fz->zone);
 		fz->nr_drains++;
@@ -101,9 +101,9 @@ bool fh_drain(struct fh_zone *fz, bool full)
 }
 
 /**
- * freehint_gather - bring free memory together, for a flush
+ * freehint_gather - bring free memory to the free lists, for a flush
  * @compact: move memory in use, too, as far as time allows
- * @deadline: jiffies, for that
+ * @deadline: when that has to end, in jiffies
  *
  * Context: process context, in any thread but the one that returns batches, as it may
  * take long.
@@ -113,7 +113,7 @@ void freehint_gather(bool compact, unsigned long deadline)
 	struct zone *zone;
 
 	if (compact) {
-		/* What waits on per-CPU lists for the LRU cannot be moved. */
+		/* Pages that wait on per-CPU lists for the LRU cannot be moved. */
 		lru_add_drain_all();
 		for_each_populated_zone(zone)
 			compact_zone_until(zone, deadline);

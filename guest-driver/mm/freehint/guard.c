@@ -3,8 +3,8 @@
  * Free memory hints: the guard. How much may be taken now? Racy, as all watermark checks
  * are.
  *
- * What is out when pressure comes is not recalled: it is back when the device has
- * answered. So never more is out than a zone can spare.
+ * Under pressure, what is out is not recalled: it is back when the device has answered.
+ * So no more is ever out than a zone can spare.
  */
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
@@ -14,10 +14,10 @@
 
 #include "internal.h"
 
-/* The most that is out of a zone, whatever its size. */
+/* The most that is out of a zone of any size. */
 #define FH_MAX_OUT		(SZ_256M >> PAGE_SHIFT)
 
-/* And of what it can spare, one in this many granules. */
+/* And at most one in this many of the granules that it can spare. */
 #define FH_OUT_SHARE		8
 
 /* Granules that a zone keeps on its lists at all times. */
@@ -25,22 +25,21 @@
 
 /*
  * The most granules that are out of a zone that is above its high watermark, but below
- * what it reserves from allocations that could use other zones: it has memory that they do
- * not get, but its own users may soon need that.
+ * its reserve: allocations that could use other zones do not get this memory, but the
+ * zone's own users may soon need it.
  */
 #define FH_BELOW_RESERVE	8
 
 /*
  * A zone is short if less than one in this many of its pages can be spared. It gives
- * nothing for FH_YIELD after somebody had to wait for memory to be reclaimed or
- * compacted. If that goes on when it gives something, it gives nothing for twice as long
- * each time, up to FH_MAX_YIELD.
+ * nothing for FH_YIELD after somebody had to wait for reclaim or compaction. If that
+ * happens again once it gives something, this time doubles, up to FH_MAX_YIELD.
  */
 #define FH_SHORT_SHARE		8
 #define FH_YIELD		HZ
 #define FH_MAX_YIELD		(8UL * HZ)
 
-/* Free pages, exactly where the per-CPU drift could matter, beyond the high watermark. */
+/* Free pages above the high watermark, exact where the per-CPU drift could matter. */
 static long fh_headroom(struct zone *zone)
 {
 	long free = zone_page_state(zone, NR_FREE_PAGES);
@@ -48,7 +47,7 @@ static long fh_headroom(struct zone *zone)
 	if (zone->percpu_drift_mark && free < (long)zone->percpu_drift_mark)
 		free = zone_page_state_snapshot(zone, NR_FREE_PAGES);
 
-	/* Which most allocations may not use, or not use at once. */
+	/* Most allocations may not use these, or not at once. */
 	free -= READ_ONCE(zone->nr_free_highatomic);
 #ifdef CONFIG_UNACCEPTED_MEMORY
 	free -= zone_page_state(zone, NR_UNACCEPTED);
@@ -56,21 +55,21 @@ static long fh_headroom(struct zone *zone)
 	return free - high_wmark_pages(zone);
 }
 
-/* Granules on the free lists, in one piece or in larger ones. */
+/* Granules on the free lists, alone or in larger blocks. */
 static unsigned long fh_listed(const struct fh_zone *fz)
 {
 	unsigned long nr = 0;
 	unsigned int order;
 
 	for (order = fz->order; order < NR_PAGE_ORDERS; order++)
-		/* Moves with every allocation anyway. */
+		/* Changes with every allocation anyway. */
 		nr += data_race(fz->zone->free_area[order].nr_free)
 		      << (order - fz->order);
 	return nr;
 }
 
 /**
- * fh_stuck_pages - how much of a zone is free, and not in whole granules
+ * fh_stuck_pages - how much of a zone is free, but not in whole granules
  * @fz: the zone
  *
  * Context: any, under RCU.
@@ -84,9 +83,9 @@ unsigned long fh_stuck_pages(const struct fh_zone *fz)
 }
 
 /*
- * How many granules may be taken, of a zone with that many pages of headroom? Much can
- * be free, and little of it in whole granules: who needs one then has to compact memory
- * for what is out.
+ * How many granules may be taken from a zone with that many pages of headroom? Much can
+ * be free, but little of it in whole granules: whoever needs one then has to compact
+ * memory because of what is out.
  */
 static long fh_allowance(const struct fh_zone *fz, long headroom)
 {
@@ -125,7 +124,7 @@ struct fh_room fh_room(const struct fh_zone *fz)
 }
 
 /**
- * fh_count_stalls - how often somebody had to wait for memory, anywhere, ever
+ * fh_count_stalls - how often somebody had to wait for memory, in any zone, since boot
  *
  * Context: any. Return: direct reclaims and direct compactions.
  */
@@ -138,7 +137,7 @@ unsigned long fh_count_stalls(void)
 		const unsigned long *event = per_cpu(vm_event_states, cpu).event;
 
 		for (zid = 0; zid < MAX_NR_ZONES; zid++)
-			/* Others go on counting; only that it moves matters. */
+			/* Others go on counting; it only matters whether it changes. */
 			nr += data_race(event[ALLOCSTALL_NORMAL - ZONE_NORMAL + zid]);
 #ifdef CONFIG_COMPACTION
 		/* The same. */
@@ -164,13 +163,13 @@ static unsigned long fh_next_yield(const struct fh_zone *fz)
 }
 
 /**
- * fh_yields - is a zone to give nothing for a while, as somebody waits for memory
+ * fh_yields - does a zone give nothing for a while, because somebody waits for memory
  * @fz: the zone
  * @stalls: see fh_count_stalls()
  *
- * Nobody counts who waits for which zone, so the zones that are short yield. A zone that
- * has yielded gives something before it yields again: pressure that lasts makes hints
- * rare, and never ends them.
+ * Waits are not counted by zone, so the zones that are short yield. A zone that has
+ * yielded gives something before it yields again: lasting pressure makes hints rare,
+ * but never ends them.
  *
  * Context: fh_topology held.
  */
@@ -190,7 +189,7 @@ bool fh_yields(struct fh_zone *fz, unsigned long stalls)
 }
 
 /**
- * fh_can_give - could something be taken now that was left in the last period
+ * fh_can_give - can something be taken now that was left in the last period
  * @fz: the zone
  *
  * Context: any, under RCU.

@@ -2,14 +2,14 @@
 /*
  * Free memory hints: where the states of granules are kept, and for which memory.
  *
- * From freehint_start() to freehint_stop() each zone with memory is tracked, and each
- * online section of it has room for its states. A section that two zones share has
- * room in each, as the lock of a zone protects its own only.
+ * From freehint_start() to freehint_stop(), each zone with memory is tracked, and each
+ * online section of it has room for its states. A section that two zones share has room
+ * in each, as the lock of a zone protects only its own states.
  *
  * fh_topology protects which zones and sections are tracked. The driver's thread holds
  * it while it walks them, and never while it waits for anything that may depend on the
- * holder of another lock. States are followed under zone->lock. Figures of a zone are
- * read under RCU.
+ * holder of another lock. States change under zone->lock. Figures of a zone are read
+ * under RCU.
  */
 #define pr_fmt(fmt) "freehint: " fmt
 
@@ -41,7 +41,7 @@ static void fh_map_free(struct fh_map *map)
 	kvfree(map);
 }
 
-/* Without memory for it, hints or new memory have to wait, and the log says so. */
+/* If this fails, hints or new memory have to wait, and the log says so. */
 static struct fh_map *fh_map_alloc(unsigned long first, unsigned long end)
 {
 	unsigned long nr = end - first;
@@ -61,9 +61,9 @@ static struct fh_map *fh_map_alloc(unsigned long first, unsigned long end)
 }
 
 /*
- * Let the map span a section. It grows by half, or memory that comes a section at a
- * time would copy it each time, and in steps of a long, so that the bitmap is copied by
- * longs: that is all that happens with the lock held, 12 KiB for 12 TiB.
+ * Let the map span a section. It grows by half, so that memory that comes section by
+ * section does not copy it each time. It grows in steps of a long, so that the bitmap
+ * is copied by longs: only that happens with the lock held, 12 KiB for 12 TiB.
  */
 static int fh_map_grow(struct fh_zone *fz, unsigned long sec)
 {
@@ -95,11 +95,11 @@ static int fh_map_grow(struct fh_zone *fz, unsigned long sec)
 }
 
 /**
- * fh_zone_alloc - room for what is known of a zone
+ * fh_zone_alloc - allocate what is kept for a zone
  * @zone: the zone
  * @order: the granule
  *
- * Return: with no section in it yet, and not known to the hooks; or NULL.
+ * Return: a struct without sections, not yet known to the hooks; or NULL.
  */
 struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order)
 {
@@ -124,7 +124,7 @@ struct fh_zone *fh_zone_alloc(struct zone *zone, unsigned int order)
 
 /**
  * fh_zone_free - the opposite of fh_zone_alloc()
- * @fz: not known to the hooks any more
+ * @fz: the zone, not known to the hooks any more
  */
 void fh_zone_free(struct fh_zone *fz)
 {
@@ -137,7 +137,7 @@ void fh_zone_free(struct fh_zone *fz)
 }
 
 /**
- * fh_zone_add_section - have room for the states of a section
+ * fh_zone_add_section - make room for the states of a section
  * @fz: the zone
  * @sec: number of the section
  *
@@ -247,8 +247,8 @@ static void fh_untrack_range(struct zone *zone, unsigned long start_pfn,
 }
 
 /*
- * With its last memory a zone loses its per-CPU data, which the thread and those who
- * read figures look at without a lock.
+ * With its last memory, a zone loses its per-CPU data, which the thread and readers of
+ * figures access without a lock.
  */
 static void fh_set_leaving(struct zone *zone, bool leaving)
 {
@@ -276,7 +276,7 @@ static int fh_memory_notify(struct notifier_block *nb, unsigned long action,
 	if (!fh_tracking)
 		return NOTIFY_DONE;
 
-	/* With other actions, its page structs may say nothing yet, or nothing any more. */
+	/* In other actions, its page structs may not be valid yet, or no longer. */
 	switch (action) {
 	case MEM_GOING_ONLINE:
 		if (fh_track_range(fh_zone_of(mn), mn->start_pfn, end))
@@ -309,7 +309,7 @@ static struct notifier_block fh_memory_nb = {
  * fh_track - track all zones, now and as memory comes online
  * @order: the granule
  *
- * From here the hooks speak up.
+ * From here on, the hooks are active.
  *
  * Context: process context. Return: 0 or a negative error.
  */

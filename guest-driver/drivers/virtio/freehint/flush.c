@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtio free memory hint driver: all free memory at once, because the device asks for
- * it. Section "Flush".
+ * Virtio free memory hint driver: hint all free memory at once, when the device asks
+ * for it. Section "Flush".
  *
  * A flush has three stages. A work item brings memory to the free lists, which can take
- * long. Then what is pending is hinted, whatever its age, in rounds that follow each
+ * long. Then all pending memory is hinted, whatever its age, in rounds that follow each
  * other at once. Then the driver answers, by the deadline whatever happens.
  */
 #include <linux/jiffies.h>
@@ -18,12 +18,12 @@
 #define VFH_FLUSH_MAX_MS	(3600 * MSEC_PER_SEC)
 
 /*
- * A round finds all that is pending when it starts; the next ones find what was the last
+ * A round hints all that is pending at its start; the next ones hint what was the last
  * block of its kind, and what was freed since. On a busy guest that would never end.
  */
 #define VFH_FLUSH_ROUNDS	4
 
-/* One that is held up looks again after this. */
+/* A flush that is held up looks again after this time. */
 #define VFH_FLUSH_LOOK		(HZ / 10)
 
 static void vfh_flush_send(struct vfh *fh)
@@ -33,7 +33,7 @@ static void vfh_flush_send(struct vfh *fh)
 	if (!flush->owed || flush->done.queued || flush->done.refused ||
 	    !vfh_may_use_queue(fh))
 		return;
-	/* Or later: there may be no room in the queue. */
+	/* Later, if there is no room in the queue. */
 	if (fh->port->send(fh, &flush->done,
 			   sizeof(flush->done.request->flush_done), 0))
 		return;
@@ -68,8 +68,7 @@ static void vfh_flush_end(struct vfh *fh, u32 result)
  * vfh_flush_ask - the device asks for a flush
  * @fh: the device; its configuration says what is asked for
  *
- * The device asks for one at a time: if an earlier one is not over, there is no answer to
- * that.
+ * The device asks for one at a time: if an earlier one is not over, it gets no answer.
  */
 void vfh_flush_ask(struct vfh *fh)
 {
@@ -103,7 +102,7 @@ static void vfh_flush_gather(struct work_struct *work)
 	vfh_wake(fh, VFH_EVENT_OTHER);
 }
 
-/* There is something to hint, and mm gives nothing now. That may end before time is up. */
+/* There is something to hint, but mm gives nothing now. That may end in time. */
 static bool vfh_held_up(const struct vfh *fh)
 {
 	struct freehint_stats stats;
@@ -114,7 +113,7 @@ static bool vfh_held_up(const struct vfh *fh)
 
 static void vfh_flush_round(struct vfh *fh)
 {
-	/* What happens in a flush is no evidence on the pace. */
+	/* What happens in a flush says nothing about the pace. */
 	fh->settling = true;
 	vfh_start_round(fh, FREEHINT_NOW);
 }
@@ -203,7 +202,7 @@ void vfh_flush_forget(struct vfh *fh)
 }
 
 /**
- * vfh_flush_init - once
+ * vfh_flush_init - prepare for flushes
  * @fh: the device
  */
 void vfh_flush_init(struct vfh *fh)

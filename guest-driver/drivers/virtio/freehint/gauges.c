@@ -3,9 +3,9 @@
  * Virtio free memory hint driver: what the device is told of the guest's memory. Section
  * "Gauges".
  *
- * Gauges go along with hints, where they cost no notification of their own. What changes
- * without hints is looked at now and then, by a timer that does not wake a CPU: an idle
- * guest stays idle, and has nothing to report either.
+ * Gauges go along with hints, where they need no notification of their own. A timer
+ * that does not wake a CPU looks for changes without hints now and then: an idle guest
+ * stays idle, and has nothing to report either.
  */
 #include <linux/math.h>
 #include <linux/minmax.h>
@@ -15,15 +15,14 @@
 #include "vfh.h"
 #include "trace.h"
 
-/* What moved by less than one in this many bytes of memory is not worth telling. */
+/* A change of less than one in this many bytes of memory is not worth telling. */
 #define VFH_GAUGES_SHARE	128
 
 /**
  * vfh_gauges_send - put the present gauges where the device will find them
  * @fh: the device
  *
- * Return: whether it is to be told: not if it takes no gauges, or has not read the last
- * ones.
+ * Return: whether to notify it: not if it takes no gauges, or has not read the last ones.
  */
 bool vfh_gauges_send(struct vfh *fh)
 {
@@ -43,14 +42,14 @@ bool vfh_gauges_send(struct vfh *fh)
 }
 
 /**
- * vfh_gauges_worth_telling - have gauges moved enough to be told without a hint
+ * vfh_gauges_worth_telling - have gauges changed enough to be sent without a hint
  * @fh: the device
  *
  * Context: any.
  */
 bool vfh_gauges_worth_telling(const struct vfh *fh)
 {
-	/* No less than a granule, and no more than what an operator cares for. */
+	/* At least a granule, and at most what matters to an operator. */
 	u64 share = min_t(u64, vfh_bytes(totalram_pages()) / VFH_GAUGES_SHARE, SZ_64M);
 	const struct vfh_figures now = vfh_figures(fh), *old = &fh->told;
 	u64 step = max(share, fh->granule);
@@ -67,8 +66,8 @@ bool vfh_gauges_worth_telling(const struct vfh *fh)
  * vfh_gauges_rest - there is nothing more to do for now
  * @fh: the device
  *
- * What went along with the last hint is of the time when it was in flight. Nobody may look
- * again for as long as the guest is idle.
+ * The gauges that went along with the last hint were taken while it was in flight.
+ * Nobody may look again for as long as the guest is idle.
  */
 void vfh_gauges_rest(struct vfh *fh)
 {

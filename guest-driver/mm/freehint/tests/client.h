@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Free memory hints: what the unit tests on the allocator's own memory share. Each test
- * is the one user that there can be, in place of a driver.
+ * Free memory hints: helpers for unit tests on the allocator's own memory. Each test
+ * takes the place of the driver, as there can be only one user.
  */
 #ifndef _MM_FREEHINT_TESTS_CLIENT_H
 #define _MM_FREEHINT_TESTS_CLIENT_H
@@ -89,7 +89,7 @@ static inline void return_as(struct freehint_batch *batch, enum freehint_outcome
 	freehint_return(batch);
 }
 
-/* Get rid of all that is due, so that what comes next is the test's. */
+/* Discard all that is due, so that what becomes due next is the test's. */
 static inline void settle(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -106,7 +106,7 @@ static inline void settle(struct kunit *test)
 			progress = true;
 		}
 	}
-	/* And wait until nobody expects another period. */
+	/* And go on until nothing needs another period. */
 	while (freehint_age(0))
 		;
 }
@@ -119,7 +119,7 @@ static inline int client_init(struct kunit *test)
 	test->priv = user;
 	user->batch = new_batch(test, 64);
 	user->other = new_batch(test, 64);
-	/* What this drains is drained by nobody else, in the middle of a test. */
+	/* Drain them now, so that nobody does in the middle of a test. */
 	drain_all_pages(NULL);
 	KUNIT_ASSERT_EQ(test, freehint_start(ORDER, wake, user), 0);
 	settle(test);
@@ -155,10 +155,10 @@ static inline bool is_free(unsigned long pfn)
 	return found;
 }
 
-/* Use a block, and free it: it is pending, and whole. */
+/* Allocate a block and free it: it is pending, and whole. */
 static inline unsigned long free_block(struct kunit *test)
 {
-	/* Movable, of which there is more: the last block of a kind is left alone. */
+	/* Movable, as there is more of it: the last block of a kind is left alone. */
 	struct page *page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE | __GFP_NOWARN,
 					MAX_PAGE_ORDER);
 	unsigned long pfn;
@@ -182,7 +182,7 @@ static inline bool has(const struct freehint_batch *batch, unsigned long pfn)
 	return false;
 }
 
-/* The batch that has a page is left in &user.batch; what came before is returned. */
+/* Return batches until one has the page; that one is left in &user.batch. */
 static inline bool collect_with(struct kunit *test, unsigned long pfn)
 {
 	struct client *user = test->priv;
@@ -197,7 +197,7 @@ static inline bool collect_with(struct kunit *test, unsigned long pfn)
 	return false;
 }
 
-/* It is not taken; if it is, it goes back, as nobody could stop without it. */
+/* A page is not taken. If it is, return it, as freehint_stop() needs it back. */
 static inline void expect_left(struct kunit *test, unsigned long pfn)
 {
 	struct client *user = test->priv;

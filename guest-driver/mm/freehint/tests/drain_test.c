@@ -7,7 +7,7 @@
 
 #include "client.h"
 
-/* What per-CPU lists keep is found. */
+/* Memory that per-CPU lists keep is found. */
 static void test_gather_drains(struct kunit *test)
 {
 	struct page *page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE, MAX_PAGE_ORDER);
@@ -33,7 +33,7 @@ static unsigned long scanned(void)
 	return events[COMPACTMIGRATE_SCANNED];
 }
 
-/* Compaction ends when its time is up, and is left out if there is none. */
+/* Compaction ends when its time is up, and does not begin without any. */
 static void test_compaction_ends_in_time(struct kunit *test)
 {
 	unsigned long before = scanned();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: unit tests of the guard. The zone is made of figures.
+ * Free memory hints: unit tests of the guard. The zone is fake, and made of figures.
  */
 #include <kunit/test.h>
 #include <linux/mm.h>
@@ -11,14 +11,14 @@
 #define ORDER	9U
 #define G	(1L << ORDER)
 
-/* Granules of the zone, and how many of these are free, in whole ones. */
+/* Granules of the zone, and how many of them are free and whole. */
 #define ALL	2000
 #define FREE	1000
 
-/* What can be out of a zone of which so much is free, and of a large one. */
+/* How many can be out of that zone, and of a large one. */
 #define SHARE	(FREE / 8)
 #define MOST	128
-/* And of one that is reserved from others. */
+/* And of a zone below its reserve. */
 #define RESERVED_SHARE	8
 
 struct fake {
@@ -27,7 +27,7 @@ struct fake {
 	struct fh_zone fz;
 };
 
-/* So many granules are free, and so many of them in one piece. */
+/* Set how many granules are free, and how many of them are whole. */
 static void set_free(struct fake *fake, long granules, long whole)
 {
 	atomic_long_set(&fake->zone.vm_stat[NR_FREE_PAGES], granules * G);
@@ -69,7 +69,7 @@ static long other(struct fake *fake)
 	return fh_room(&fake->fz).other;
 }
 
-/* A share of what is free can be out, at a time, and not more than a limit. */
+/* Only a share of what is free can be out at a time, and not more than a limit. */
 static void test_share_of_a_zone(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -89,7 +89,7 @@ static void test_share_of_a_zone(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, other(fake), MOST);
 }
 
-/* Some of what is whole stays, and what is in pieces is no reason to take it. */
+/* Some whole granules stay, however much is free in pieces. */
 static void test_whole_granules(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -126,7 +126,7 @@ static void test_highatomic(struct kunit *test)
 	KUNIT_EXPECT_LE(test, other(fake), 0);
 }
 
-/* Near the watermarks what the CPUs have not yet told counts. */
+/* Near the watermarks, what the CPUs have counted and not added up yet matters. */
 static void test_drift(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -142,7 +142,7 @@ static void test_drift(struct kunit *test)
 	KUNIT_EXPECT_LE(test, other(fake), 0);
 }
 
-/* Free memory of CMA areas is no reserve for those that cannot use it. */
+/* Free memory of CMA areas is no reserve for allocations that cannot use it. */
 static void test_cma_is_apart(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -153,7 +153,7 @@ static void test_cma_is_apart(struct kunit *test)
 	KUNIT_EXPECT_LE(test, other(fake), 0);
 	set_high_watermark(fake, 2 * G);
 	KUNIT_EXPECT_EQ(test, other(fake), 1);
-	/* Nobody shall look for one because there is room for the other. */
+	/* Room for one kind is no reason to look for the other. */
 	set_high_watermark(fake, 20 * G);
 	fake->fz.nr[FH_DUE] = 1;
 	fake->fz.left = FH_LEFT_OTHER;
@@ -162,7 +162,7 @@ static void test_cma_is_apart(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_can_give(&fake->fz));
 }
 
-/* What is reserved from allocations that have other zones is lent, a little at a time. */
+/* What is reserved from users of other zones is hinted, a little at a time. */
 static void test_lowmem_reserve(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -178,7 +178,7 @@ static void test_lowmem_reserve(struct kunit *test)
 	KUNIT_EXPECT_LE(test, other(fake), 0);
 }
 
-/* Those who wait for memory are counted, whatever they do meanwhile. */
+/* Waits for memory are counted, be it for reclaim or for compaction. */
 static void test_stalls_are_counted(struct kunit *test)
 {
 	unsigned long before = fh_count_stalls();
@@ -196,7 +196,7 @@ static void test_stalls_are_counted(struct kunit *test)
 #endif
 }
 
-/* A zone that is short yields to those who wait, for a while and once. */
+/* A zone that is short yields to those who wait: once, and for a while. */
 static void test_a_short_zone_yields(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -209,7 +209,7 @@ static void test_a_short_zone_yields(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_is_yielding(fz));
 	KUNIT_EXPECT_FALSE(test, time_after(fz->yield_end, jiffies + HZ));
 
-	/* Pressure goes on, and so does it: it gives something in between. */
+	/* While pressure goes on, it gives something in between. */
 	fz->yield_end = jiffies;
 	KUNIT_EXPECT_FALSE(test, fh_yields(fz, 2));
 	fz->yielded = false;
@@ -217,7 +217,7 @@ static void test_a_short_zone_yields(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_yields(fz, 3));
 }
 
-/* What it gives in between does no good to a guest that stays short: it gives less often. */
+/* A zone that stays short gives something less and less often. */
 static void test_lasting_pressure(struct kunit *test)
 {
 	static const unsigned long seconds[] = { 1, 2, 4, 8, 8 };
@@ -233,26 +233,26 @@ static void test_lasting_pressure(struct kunit *test)
 		fz->yield_end = jiffies;
 		fz->yielded = false;
 	}
-	/* After a pause, the next time is the first again. */
+	/* After a pause, it yields for the shortest time again. */
 	fz->yield_end = jiffies - fz->yield;
 	KUNIT_EXPECT_TRUE(test, fh_yields(fz, ++stalls));
 	KUNIT_EXPECT_EQ(test, fz->yield, HZ);
 }
 
-/* Whoever waits would not get memory of one that is not. */
+/* A zone that is not short does not yield: that would not help those who wait. */
 static void test_others_do_not_yield(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = &fake->fz;
 
 	KUNIT_EXPECT_FALSE(test, fh_yields(fz, 1));
-	/* That was long ago when it gets short. */
+	/* A wait from before it became short does not count. */
 	set_free(fake, 100, 100);
 	KUNIT_EXPECT_FALSE(test, fh_yields(fz, 1));
 	KUNIT_EXPECT_TRUE(test, fh_yields(fz, 2));
 }
 
-/* Much that is free, and in pieces, does not help who waits for a whole block. */
+/* Memory that is free in pieces does not help those who wait for a whole block. */
 static void test_pieces_are_short(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -261,7 +261,7 @@ static void test_pieces_are_short(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_yields(&fake->fz, 1));
 }
 
-/* What was left can be had when the reason is gone. */
+/* What was left can be taken when the reason is gone. */
 static void test_what_was_left(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -285,14 +285,14 @@ static void test_what_was_left(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, fh_can_give(fz));
 }
 
-/* What is free, and too small for a hint. */
+/* Memory that is free in pieces, each too small for a hint. */
 static void test_stuck_pages(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 
 	set_free(fake, FREE, 400);
 	KUNIT_EXPECT_EQ(test, fh_stuck_pages(&fake->fz), (FREE - 400) * G);
-	/* The two figures may be of two moments. */
+	/* The two figures may be from different moments. */
 	set_free(fake, FREE, FREE + 1);
 	KUNIT_EXPECT_EQ(test, fh_stuck_pages(&fake->fz), 0);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: unit tests of what is left alone, who is waited for, and what ends.
+ * Free memory hints: unit tests of what is left alone, of waits, and of what ends.
  */
 #include <linux/delay.h>
 #include <linux/notifier.h>
@@ -10,10 +10,10 @@
 
 #include "client.h"
 
-/* What a zone is in a burst for, at once and in blocks. */
+/* The number of blocks that make a burst. */
 #define BURST_BLOCKS	(FH_BURST * G / MAX_ORDER_NR_PAGES)
 
-/* Nothing that is free is missed, down to the last section of each zone. */
+/* No free memory is missed, up to the last section of each zone. */
 static void test_rehint_finds_all(struct kunit *test)
 {
 	unsigned long pfn, missed = 0, found = 0;
@@ -42,7 +42,7 @@ static void test_zones_are_apart(struct kunit *test)
 	unsigned int others = 0;
 	struct page *found;
 
-	/* A small machine has memory in one zone only; others will do as they are. */
+	/* A small machine has memory in one zone only; zones without any will do. */
 	for_each_zone(other) {
 		if (other == zone)
 			continue;
@@ -56,7 +56,7 @@ static void test_zones_are_apart(struct kunit *test)
 	settle(test);
 }
 
-/* However much a zone has, what comes after its batch is of another that has something. */
+/* However much a zone has, the next batch is of another zone that has something. */
 static void test_zones_take_turns(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -90,7 +90,7 @@ static void test_isolated_is_left(struct kunit *test)
 	expect_left(test, pfn);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
 	KUNIT_EXPECT_TRUE(test, is_free(pfn));
-	/* It can be had later, of which no hook tells. */
+	/* It can be taken later, and no hook says when. */
 	KUNIT_EXPECT_TRUE(test, freehint_worth_a_look());
 	unisolate(pfn, end, mt);
 
@@ -99,7 +99,7 @@ static void test_isolated_is_left(struct kunit *test)
 }
 #endif
 
-/* The reserve for those that cannot wait is left alone. */
+/* The reserve for allocations that cannot wait is left alone. */
 static void test_highatomic_is_left(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -118,7 +118,7 @@ static void test_highatomic_is_left(struct kunit *test)
 }
 
 #ifdef CONFIG_CMA
-/* Make a free block one of a CMA area, of which there is none here, or what it was. */
+/* Turn a free block into one of a CMA area, as there is none here, or back. */
 static void change_kind(unsigned long pfn, int mt)
 {
 	struct page *page = pfn_to_page(pfn);
@@ -134,14 +134,14 @@ static void change_kind(unsigned long pfn, int mt)
 	spin_unlock_irq(&zone->lock);
 }
 
-/* Or the next allocation of its kind would claim a pageblock of another for good. */
+/* Otherwise, the next allocation would claim a pageblock of another kind for good. */
 static void test_the_last_of_a_kind_stays(struct kunit *test)
 {
 	unsigned long pfn = free_block(test);
 	int mt = get_pageblock_migratetype(pfn_to_page(pfn));
 
 	change_kind(pfn, MIGRATE_CMA);
-	/* One half of it can be had, if the other one stays. */
+	/* One half of it can be taken, if the other one stays. */
 	expect_left(test, pfn + G);
 	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_DUE);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
@@ -150,7 +150,7 @@ static void test_the_last_of_a_kind_stays(struct kunit *test)
 	settle(test);
 }
 
-/* A zone whose only free memory to spare is in a CMA area gives that, and no other. */
+/* A zone whose only memory to spare is in a CMA area gives that, and nothing else. */
 static void test_cma_only(struct kunit *test)
 {
 	struct page *page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE, MAX_PAGE_ORDER);
@@ -186,7 +186,7 @@ static void test_cma_only(struct kunit *test)
 }
 #endif
 
-/* What is due in a zone that yields is looked at again: nothing else may be freed. */
+/* Due memory of a zone that yields is looked at again, even if nothing is freed. */
 static void test_who_yields_goes_on(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -225,7 +225,7 @@ static bool is_free_page(unsigned long pfn)
 	return found;
 }
 
-/* A page that fails while it is out does not come back; all others of its range do. */
+/* A page that fails while it is out does not come back; the rest of its range does. */
 static void test_a_failed_page_stays_away(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -255,7 +255,7 @@ static void test_a_failed_page_stays_away(struct kunit *test)
 	settle(test);
 }
 
-/* What is wanted back soon after the host had it is evidence. */
+/* Memory that is reused soon after it was discarded is counted. */
 static void test_reuse_is_seen(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -266,7 +266,7 @@ static void test_reuse_is_seen(struct kunit *test)
 	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
 	return_as(user->batch, FREEHINT_DISCARDED);
 	freehint_get_stats(&before);
-	/* All that is free is with the host by now. */
+	/* By now, all free memory is discarded. */
 	page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE, MAX_PAGE_ORDER);
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	freehint_get_stats(&after);
@@ -275,7 +275,7 @@ static void test_reuse_is_seen(struct kunit *test)
 	settle(test);
 }
 
-/* Also if it is wanted by the piece. */
+/* Also if it is reused in pieces. */
 static void test_use_in_part_is_seen(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -311,7 +311,7 @@ static void use_burst(struct kunit *test, struct page *blocks[], unsigned long n
 	}
 }
 
-/* In a burst what is due waits for what comes next, though not for ever. */
+/* In a burst, due memory waits for what comes next, but not for ever. */
 static void test_a_burst_is_put_off(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -351,7 +351,7 @@ static void return_later(struct work_struct *work)
 	return_as(later->batch, FREEHINT_RETRY);
 }
 
-/* As out_of_memory() asks; how many pages came back. */
+/* Call the notifiers as out_of_memory() does; return how many pages came back. */
 static unsigned long run_out_of_memory(void)
 {
 	/* The first in the chain, so that it leads to all others. */
@@ -367,8 +367,8 @@ static unsigned long run_out_of_memory(void)
 }
 
 /*
- * Who is out of memory waits for what is out, and says that it has come back, so that
- * nobody is killed. Then hints pause.
+ * A guest that is out of memory waits for what is out, and reports what has come back,
+ * so that nobody is killed. Then hints pause.
  */
 static void test_out_of_memory(struct kunit *test)
 {
@@ -383,7 +383,7 @@ static void test_out_of_memory(struct kunit *test)
 	before = jiffies;
 	KUNIT_EXPECT_EQ(test, run_out_of_memory(), user->batch->nr_pages);
 	KUNIT_EXPECT_GE(test, jiffies - before, HZ / 10);
-	/* Not until it is looked again. */
+	/* It was woken, and did not wait for the next look. */
 	KUNIT_EXPECT_LT(test, jiffies - before, HZ / 2);
 	flush_delayed_work(&later.work);
 	destroy_delayed_work_on_stack(&later.work);

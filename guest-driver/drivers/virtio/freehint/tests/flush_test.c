@@ -36,7 +36,7 @@ static void test_flush(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
 	KUNIT_EXPECT_EQ(test, fake->flags, FREEHINT_NOW);
 	KUNIT_EXPECT_NULL(test, flush_answer());
-	/* The next round finds what was freed meanwhile; the one after it nothing. */
+	/* The next round finds what was freed since; the one after it, nothing. */
 	fake->young = 2;
 	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
 	pass(0);
@@ -54,7 +54,7 @@ static void test_flush(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, flush_answer());
 }
 
-/* What was hinted before is not of the flush, whenever it is answered. */
+/* A hint from before the flush does not count for it, whenever it is answered. */
 static void test_flush_counts_its_own(struct kunit *test)
 {
 	free_granules(4);
@@ -70,7 +70,7 @@ static void test_flush_counts_its_own(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, le64_to_cpu(flush_answer()->hinted), 6 * G << PAGE_SHIFT);
 }
 
-/* After an OOM mm gives nothing for a while: the flush waits, as long as there is time. */
+/* After an OOM, mm gives nothing for a while: the flush waits if it has time. */
 static void test_flush_is_held_up(struct kunit *test)
 {
 	fake->stats.paused = true;
@@ -128,7 +128,7 @@ static void test_flush_answer_is_owed(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, flush_answer());
 }
 
-/* Whoever has sent it to sleep takes the queue away: the answer is not sent any more. */
+/* Going to sleep takes the queue away: the answer is not sent any more. */
 static void test_flush_answer_is_owed_asleep(struct kunit *test)
 {
 	unsigned int uses;
@@ -144,7 +144,7 @@ static void test_flush_answer_is_owed_asleep(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->queue_uses, uses);
 }
 
-/* A guest that is always busy: a flush comes to an end. */
+/* A flush ends even if the guest is always busy. */
 static void test_flush_of_a_busy_guest(struct kunit *test)
 {
 	unsigned int i;

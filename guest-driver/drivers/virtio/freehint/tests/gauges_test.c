@@ -14,7 +14,7 @@ static const struct virtio_freehint_gauges *gauges_told(void)
 	return NULL;
 }
 
-/* They go along with a hint, and say for how long memory rests now. */
+/* Gauges go along with a hint, and say how long memory rests now. */
 static void test_gauges_go_along(struct kunit *test)
 {
 	fake->stats.free = 77;
@@ -30,7 +30,7 @@ static void test_gauges_go_along(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, le32_to_cpu(gauges_told()->rest_ms), 2 * AGE_MS);
 }
 
-/* Other messages may be unsupported, and are not sent again. */
+/* Messages other than hints may be unsupported, and are not sent again then. */
 static void test_unsupported_gauges(struct kunit *test)
 {
 	unsigned int i;
@@ -69,7 +69,7 @@ static void test_gauges_say_what_is(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, le64_to_cpu(gauges_told()->reused), 16 << PAGE_SHIFT);
 }
 
-/* A device that was reset while it had some is told again. */
+/* A device that was reset while it had gauges gets new ones. */
 static void test_gauges_after_a_reset(struct kunit *test)
 {
 	free_granules(1);
