@@ -3,8 +3,8 @@
 """Boot the KUnit kernel and print a TAP line for each case of our suites.
 
 The kernel runs the tests before it looks for an init, and then powers off.
-Its results are read by the kernel's own parser, tools/testing/kunit. Another line says
-whether the kernel had nothing to complain of: a case may pass all the same.
+The kernel's own parser, tools/testing/kunit, reads the results. One more line says
+whether the kernel complained of anything: the cases may pass all the same.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from accel import chosen  # noqa: E402
 from splats import complaints  # noqa: E402
 from tap import TapReport  # noqa: E402
 
-# Suites of others come with KUnit options of their own, and are theirs.
+# Options of KUnit also bring suites of others, which are not ours to run.
 OUR_SUITES = "freehint*"
 TIMEOUT = 300
 
 
 def boot(qemu: Path, kernel: Path, accel: str, case: str = "*") -> str:
-    """What the kernel printed of the cases that match."""
+    """Run the cases that match, and return what the kernel printed."""
     command = [
         *(str(qemu), "-accel", accel),
         *("-machine", "q35", "-m", "640", "-nodefaults", "-no-user-config"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-kernel", str(kernel)),
         "-append",
-        # There are cases that want two zones.
+        # Some cases need two zones.
         "console=ttyS0 panic=-1 kunit_shutdown=poweroff movablecore=128M "
         f"kunit.filter_glob={OUR_SUITES}.{case}",
     ]
@@ -56,7 +56,7 @@ def boot(qemu: Path, kernel: Path, accel: str, case: str = "*") -> str:
 
 
 def cases(test: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every case below a result of the parser: its full name, and itself."""
+    """Every case in a result of the parser, after its full name."""
     if not test.subtests:
         yield ".".join(path), test
     for subtest in test.subtests:
@@ -69,12 +69,12 @@ def main() -> None:
     )
     parser.add_argument("build", type=Path, metavar="BUILD")
     parser.add_argument("case", nargs="?", default="*", metavar="CASE")
-    parser.add_argument("--kernel", default="linux-kunit", help="in BUILD")
+    parser.add_argument("--kernel", default="linux-kunit", help="directory in BUILD")
     options = parser.parse_args()
     build = options.build.resolve()
     sys.path.insert(0, str(build / "src" / "linux" / "tools" / "testing" / "kunit"))
-    # The parser holds on to the standard output that it finds when imported,
-    # for a report of its own kind.
+    # The parser keeps the standard output that it finds when it is imported, for
+    # a report of its own.
     with contextlib.redirect_stdout(io.StringIO()):
         import kunit_parser
 
