@@ -8,7 +8,7 @@
 #include <linux/mmzone.h>
 #include <linux/page-isolation.h>
 
-/* From 7.3 on, buddy_order() and drain_all_pages() are there. */
+/* From 7.3 on, this has buddy_order() and drain_all_pages(). */
 #ifdef __has_include
 #if __has_include("../page_alloc.h")
 #include "../page_alloc.h"
@@ -16,8 +16,8 @@
 #endif
 
 /*
- * From 6.18 on, a pageblock that is isolated keeps its type. Before, isolating one took
- * this flag.
+ * From 6.18 on, an isolated pageblock keeps its type. Before, isolating one took this
+ * flag.
  */
 #ifndef REPORT_FAILURE
 #define FH_ISOLATED_KEEPS_TYPE

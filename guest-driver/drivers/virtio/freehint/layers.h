@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Virtio free memory hint driver: policy on top of the loop. Each layer is a file that can
- * be left out; what the loop calls of it does nothing then.
+ * Virtio free memory hint driver: policy on top of the loop. Each layer is a file that
+ * can be left out; the functions that the loop calls of it do nothing then.
  */
 #ifndef _VIRTIO_FREEHINT_LAYERS_H
 #define _VIRTIO_FREEHINT_LAYERS_H
@@ -58,7 +58,7 @@ void vfh_flush_answered(struct vfh *fh, const struct vfh_msg *msg);
 void vfh_flush_round_over(struct vfh *fh);
 void vfh_flush_forget(struct vfh *fh);
 
-/* What is hinted is hinted for a flush, whatever its age. */
+/* Whether hints are for a flush, and contain memory of any age. */
 static inline bool vfh_flushing(const struct vfh *fh)
 {
 	return fh->flush.stage == VFH_FLUSH_HINTING;

@@ -3,8 +3,8 @@
  * Virtio free memory hint driver: a device that does not answer, or answers nonsense, is
  * reset, and set up again some time later. All of it is part of the loop.
  *
- * Until the device has confirmed the reset it may discard what it was given; so that is
- * nobody's memory until then.
+ * Until the device has confirmed the reset, it may still discard what it was given, so
+ * nobody gets that memory before.
  */
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
@@ -18,16 +18,16 @@ module_param(timeout_ms, uint, 0644);
 MODULE_PARM_DESC(timeout_ms, "A device that has not answered a hint after this long is reset");
 
 /*
- * In this time, an answer is looked for this many times. Looks are counted, not time:
- * where the host runs neither the guest nor its device for a while, the guest's clock
- * jumps, the device could not answer, and that makes for one look.
+ * In this time, the driver looks for an answer this many times. It counts looks, not
+ * time: if the host runs neither the guest nor its device for a while, the guest's
+ * clock jumps, though the device could not answer, and that counts as one look.
  */
 #define VFH_LOOKS		8
 
 /* How long a device may take to confirm a reset, before what it has is given up. */
 #define VFH_RESET_TIME		(10 * HZ)
 
-/* A device that was reset stays down for so long, and twice as long each time. */
+/* A device that was reset stays down for this long, and for twice as long each time. */
 #define VFH_BACKOFF		HZ
 #define VFH_MAX_BACKOFF		(60 * HZ)
 
@@ -39,7 +39,7 @@ static unsigned long vfh_look_time(void)
 /**
  * vfh_fail - the device is of no use: reset it
  * @fh: the device
- * @hopeless: it will be of none when it is set up again, either
+ * @hopeless: whether it is of no use when it is set up again, either
  * @why: what to tell the administrator
  */
 void vfh_fail(struct vfh *fh, bool hopeless, const char *why)
@@ -96,7 +96,7 @@ static void vfh_take_back(struct vfh *fh)
 	fh->slow = 0;
 }
 
-/* It has not, and may yet write. */
+/* The device has not confirmed its reset, and may still write. */
 static void vfh_give_up(struct vfh *fh)
 {
 	struct vfh_msg *msg;
