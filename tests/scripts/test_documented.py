@@ -53,7 +53,7 @@ def life_in_code() -> dict[str, str]:
 
 def life_in_words() -> dict[str, str]:
     text = (GUEST / "Documentation/mm/freehint.rst").read_text()
-    return dict(re.findall(r"^(\w+) +([UYRDSOLHN!]{9})(?: |$)", text, re.M))
+    return dict(re.findall(r"^(\w+) +([UYREDSOLZWHN!]{12})(?: |$)", text, re.M))
 
 
 def qapi(kind: str, name: str) -> list[str]:

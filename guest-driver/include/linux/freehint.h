@@ -13,6 +13,8 @@
  *			freehint_return(batch);
  *		if (a period is over)
  *			more = freehint_age(0);
+ *		if (a settle time is over)
+ *			more = freehint_settle();
  *		while (freehint_collect(batch, max_pages, 0))
  *			(send the batch to the device)
  *	}
@@ -41,6 +43,8 @@ struct zone;
  * @FREEHINT_REFUSED: not to be offered again before freehint_rehint()
  * @FREEHINT_SUSPECT: some of it is refused, and nobody knows which granule; each is
  *	due again, in a range of its own
+ * @FREEHINT_LAZY: the host may take it when it likes; it is due again when it has settled,
+ *	see freehint_settle()
  * @FREEHINT_NR_OUTCOMES: how many there are
  *
  * Zero is "nothing", so that an outcome that nobody set claims nothing.
@@ -50,6 +54,7 @@ enum freehint_outcome {
 	FREEHINT_DISCARDED,
 	FREEHINT_REFUSED,
 	FREEHINT_SUSPECT,
+	FREEHINT_LAZY,
 	FREEHINT_NR_OUTCOMES,
 };
 
@@ -70,6 +75,7 @@ struct freehint_range {
  * struct freehint_batch - memory that is taken off the free lists in one go
  * @zone: where all of it lies
  * @nr_pages: sum over the ranges
+ * @early: the guest may want all of it back soon, see FREEHINT_EARLY
  * @lost: freehint_lost() was called for it
  * @max_ranges: room in @ranges, at least 1; set by the driver
  * @nr_ranges: used entries of @ranges
@@ -78,6 +84,7 @@ struct freehint_range {
 struct freehint_batch {
 	struct zone *zone;
 	unsigned long nr_pages;
+	bool early;
 	bool lost;
 	unsigned int max_ranges;
 	unsigned int nr_ranges;
@@ -106,7 +113,8 @@ enum freehint_refusal {
  * struct freehint_stats - figures, in pages except the last ones
  * @free: free pages of the guest; what is out is not free
  * @pending: free in whole granules, and to be offered
- * @discarded: free, and the host has it
+ * @discarded: free, and the host has it, or may take it
+ * @lazy: of that, what was returned as lazy, and has not settled
  * @refused: refused; free, or in use again
  * @stuck: free in blocks smaller than the granule
  * @out: pages that the driver has, and expects back
@@ -115,7 +123,7 @@ enum freehint_refusal {
  * @returned: sum: returned as discarded
  * @reused: sum: allocated, of all that the host had, within FREEHINT_REUSE_WINDOW after
  *	something was returned as discarded
- * @spared: sum: allocated while they were pending
+ * @spared: sum: allocated while they were pending, or lazy
  * @vanished: sum: pending, and not free when they were looked at
  * @drains: times that the per-CPU lists of a zone were drained
  * @guarded: periods in which the guard of the watermarks left something pending
@@ -128,6 +136,7 @@ struct freehint_stats {
 	unsigned long free;
 	unsigned long pending;
 	unsigned long discarded;
+	unsigned long lazy;
 	unsigned long refused;
 	unsigned long stuck;
 	unsigned long out;
@@ -146,9 +155,16 @@ struct freehint_stats {
 
 /*
  * A flag of freehint_age() and freehint_collect(): somebody waits for all free memory.
- * What is pending counts as rested, and zones that are short give, too.
+ * What is pending counts as rested, what is lazy as settled, and zones that are short
+ * give, too.
  */
 #define FREEHINT_NOW		1U
+
+/*
+ * A flag of freehint_age(): what has rested may be wanted back soon, and is offered as
+ * such. It can be returned as lazy.
+ */
+#define FREEHINT_EARLY		2U
 
 /* What provides these: "mm", or what takes its place. */
 const char *freehint_engine(void);
@@ -156,6 +172,7 @@ enum freehint_refusal freehint_refusal(unsigned int order);
 int freehint_start(unsigned int order, void (*wake)(void *data), void *data);
 void freehint_stop(void);
 bool freehint_age(unsigned int flags);
+bool freehint_settle(void);
 unsigned int freehint_collect(struct freehint_batch *batch,
 			      unsigned long max_pages, unsigned int flags);
 void freehint_return(struct freehint_batch *batch);

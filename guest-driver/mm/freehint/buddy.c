@@ -75,20 +75,24 @@ static bool fh_last_of_kind(const struct fh_zone *fz, struct page *buddy, int mt
 	return true;
 }
 
-/* The order of the largest block that ends with the granule at @pfn and is all due. */
+/*
+ * The order of the largest block that ends with the granule at @pfn and is all due, in
+ * the same way.
+ */
 static unsigned int fh_due_order(struct fh_zone *fz, unsigned long pfn, long max)
 {
 	unsigned long end = pfn + fh_granule_pages(fz);
+	enum fh_state state = fh_state(fz, pfn);
 	unsigned int order = fz->order;
 
-	if (fh_state(fz, pfn) != FH_DUE)
+	if (state == FH_SUSPECT)
 		return order;
 	while (order < MAX_PAGE_ORDER && IS_ALIGNED(end, 2UL << order) &&
 	       (2L << (order - fz->order)) <= max) {
 		unsigned long start = end - (2UL << order);
 
 		for (; pfn > start; pfn -= fh_granule_pages(fz))
-			if (fh_state(fz, pfn - fh_granule_pages(fz)) != FH_DUE)
+			if (fh_state(fz, pfn - fh_granule_pages(fz)) != state)
 				return order;
 		order++;
 	}
@@ -122,7 +126,8 @@ static void fh_add_range(struct freehint_batch *batch, unsigned long pfn,
 
 /**
  * struct fh_walk - a lock hold that takes granules
- * @fz: the zone; its cursor says where to go on
+ * @fz: the zone
+ * @cursor: where to go on: that of the zone for what the batch is to have
  * @batch: where they go
  * @room: what the guard allows
  * @joins: the last range may be joined
@@ -130,6 +135,7 @@ static void fh_add_range(struct freehint_batch *batch, unsigned long pfn,
  */
 struct fh_walk {
 	struct fh_zone *fz;
+	unsigned long *cursor;
 	struct freehint_batch *batch;
 	struct fh_room room;
 	bool joins;
@@ -140,7 +146,7 @@ struct fh_walk {
 static void fh_take_next(struct fh_walk *walk, long max)
 {
 	struct fh_zone *fz = walk->fz;
-	unsigned long pfn = fz->cursor, end = pfn + fh_granule_pages(fz);
+	unsigned long pfn = *walk->cursor, end = pfn + fh_granule_pages(fz);
 	bool suspect = fh_state(fz, pfn) == FH_SUSPECT;
 	struct page *buddy = NULL;
 	unsigned int order;
@@ -181,7 +187,7 @@ static void fh_take_next(struct fh_walk *walk, long max)
 	trace_freehint_take(pfn, order);
 	fh_add_range(walk->batch, pfn, 1UL << order, walk->joins && !suspect);
 	walk->joins = !suspect;
-	fz->cursor = pfn;
+	*walk->cursor = pfn;
 	walk->room.cma -= 1L << (order - fz->order);
 	walk->room.other -= 1L << (order - fz->order);
 	walk->taken += 1L << (order - fz->order);
@@ -196,8 +202,8 @@ static bool fh_take_some(struct fh_walk *walk, long max)
 	while (looks-- && walk->taken < max &&
 	       (walk->room.cma > 0 || walk->room.other > 0) &&
 	       walk->batch->nr_ranges < walk->batch->max_ranges) {
-		if (!fh_find_due(fz, &fz->cursor))
-			return fz->cursor;
+		if (!fh_find_due(fz, walk->cursor, walk->batch->early))
+			return *walk->cursor;
 		fh_take_next(walk, max - walk->taken);
 	}
 	return true;
@@ -205,8 +211,8 @@ static bool fh_take_some(struct fh_walk *walk, long max)
 
 /**
  * fh_collect_zone - fill a batch with granules of a zone that are due
- * @fz: the zone; the walk goes on at its cursor
- * @batch: an empty batch
+ * @fz: the zone; the walk goes on at its cursor for this kind of batch
+ * @batch: an empty batch, early or not
  * @max_pages: take no more
  * @stalls: what the zone yields to, see fh_count_stalls(); NULL for nothing
  *
@@ -220,7 +226,11 @@ static bool fh_take_some(struct fh_walk *walk, long max)
 bool fh_collect_zone(struct fh_zone *fz, struct freehint_batch *batch,
 		     unsigned long max_pages, const unsigned long *stalls)
 {
-	struct fh_walk walk = { .fz = fz, .batch = batch };
+	struct fh_walk walk = {
+		.fz = fz,
+		.cursor = batch->early ? &fz->early_cursor : &fz->cursor,
+		.batch = batch,
+	};
 	bool more = true;
 	unsigned long irq;
 
@@ -302,7 +312,7 @@ static void fh_give_checked(struct fh_zone *fz, unsigned long pfn,
 	fh_give_healthy(fz, pfn, end);
 }
 
-static enum fh_event fh_back(enum freehint_outcome outcome)
+static enum fh_event fh_back(enum freehint_outcome outcome, bool early)
 {
 	switch (outcome) {
 	case FREEHINT_DISCARDED:
@@ -311,8 +321,10 @@ static enum fh_event fh_back(enum freehint_outcome outcome)
 		return FH_REFUSE;
 	case FREEHINT_SUSPECT:
 		return FH_SUSPECTED;
+	case FREEHINT_LAZY:
+		return FH_LEND;
 	default:
-		return FH_RETRY;
+		return early ? FH_RETRY_EARLY : FH_RETRY;
 	}
 }
 
@@ -342,13 +354,15 @@ static void fh_give_some(struct fh_zone *fz, unsigned long pfn,
  * fh_return_range - put a range back on the free lists
  * @fz: its zone
  * @range: the range, with what became of it
+ * @early: its batch was
  *
  * Context: not in an interrupt, where a block could be captured for a compaction that
  * was interrupted, see task_capc().
  */
-void fh_return_range(struct fh_zone *fz, const struct freehint_range *range)
+void fh_return_range(struct fh_zone *fz, const struct freehint_range *range,
+		     bool early)
 {
-	enum fh_event event = fh_back(range->outcome);
+	enum fh_event event = fh_back(range->outcome, early);
 	unsigned long end = range->pfn + range->nr_pages, irq;
 	/* Not under the lock: it looks at each page. */
 	bool poison = fh_has_poison(range->pfn, end);

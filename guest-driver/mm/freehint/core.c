@@ -168,13 +168,15 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 	fz->left = 0;
 	fz->progress = false;
 	fz->cursor = fz->put_off ? 0 : FH_TOP;
+	fz->early_cursor = fz->cursor;
 	return busy;
 }
 
 /**
  * freehint_age - a period is over
- * @flags: FREEHINT_NOW: all that is pending is due; or 0: what has been pending for a
- *	whole period is due
+ * @flags: FREEHINT_NOW: all that is pending is due, and what is lazy; or 0: what has been
+ *	pending for a whole period is due; or FREEHINT_EARLY: the same, but may be wanted
+ *	back soon
  *
  * What is due, and was not taken in the last period, can be taken again.
  *
@@ -182,7 +184,8 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
  */
 bool freehint_age(unsigned int flags)
 {
-	enum fh_event event = flags & FREEHINT_NOW ? FH_HURRY : FH_PERIOD;
+	enum fh_event event = flags & FREEHINT_NOW ? FH_HURRY :
+			      flags & FREEHINT_EARLY ? FH_PERIOD_EARLY : FH_PERIOD;
 	bool full = xchg(&fh_pcp_full, false);
 	struct fh_zone *fz;
 	bool busy = false;
@@ -197,6 +200,30 @@ bool freehint_age(unsigned int flags)
 	return busy;
 }
 EXPORT_SYMBOL_GPL(freehint_age);
+
+/**
+ * freehint_settle - a settle time is over
+ *
+ * What has been lazy for a whole settle time is due, and can be taken.
+ *
+ * Return: whether anything is still lazy.
+ */
+bool freehint_settle(void)
+{
+	struct fh_zone *fz;
+	bool more = false;
+
+	guard(mutex)(&fh_topology);
+	list_for_each_entry(fz, &fh_zones, list) {
+		if (!fh_nr_lazy(fz))
+			continue;
+		fh_zone_age(fz, FH_SETTLE);
+		fz->cursor = fz->put_off ? 0 : FH_TOP;
+		more |= fh_nr_lazy(fz);
+	}
+	return more;
+}
+EXPORT_SYMBOL_GPL(freehint_settle);
 
 /**
  * freehint_worth_a_look - is there something to do that wake() does not announce
@@ -225,16 +252,44 @@ bool freehint_worth_a_look(void)
 }
 EXPORT_SYMBOL_GPL(freehint_worth_a_look);
 
+/* Is there something that is due, of the one kind or the other? */
+static bool fh_has_due(const struct fh_zone *fz, bool early)
+{
+	unsigned long nr_early = READ_ONCE(fz->nr[FH_EARLY]);
+
+	return early ? nr_early && fz->early_cursor :
+		       fh_nr_due(fz) > nr_early && fz->cursor;
+}
+
 /* Of the zones that have something due, the one whose turn was the longest ago. */
-static struct fh_zone *fh_whose_turn(u64 collection)
+static struct fh_zone *fh_whose_turn(u64 collection, bool early)
 {
 	struct fh_zone *fz, *next = NULL;
 
 	list_for_each_entry(fz, &fh_zones, list)
-		if (fh_nr_due(fz) && fz->cursor && fz->tried != collection &&
+		if (fh_has_due(fz, early) && fz->tried != collection &&
 		    (!next || fz->turn < next->turn))
 			next = fz;
 	return next;
+}
+
+static void fh_collect(struct freehint_batch *batch, unsigned long max_pages,
+		       const unsigned long *stalls)
+{
+	static u64 collection;
+	struct fh_zone *fz;
+
+	collection++;
+	while ((fz = fh_whose_turn(collection, batch->early))) {
+		fz->tried = collection;
+		if (!fh_collect_zone(fz, batch,
+				     max(max_pages, fh_granule_pages(fz)),
+				     stalls))
+			continue;
+		fz->turn = collection;
+		atomic_long_add(batch->nr_pages, &fh_out);
+		break;
+	}
 }
 
 /**
@@ -243,7 +298,8 @@ static struct fh_zone *fh_whose_turn(u64 collection)
  * @max_pages: take no more, but at least a granule where there is one
  * @flags: FREEHINT_NOW: zones that are short of memory give, too; or 0
  *
- * A batch is of one zone; zones take turns.
+ * A batch is of one zone; zones take turns. All of it is early, or none; what is early
+ * comes first, as it is the least work.
  *
  * Return: how many ranges there are in the batch; 0 if there is nothing to take now.
  */
@@ -251,11 +307,12 @@ unsigned int freehint_collect(struct freehint_batch *batch,
 			      unsigned long max_pages, unsigned int flags)
 {
 	unsigned long stalls = fh_count_stalls();
-	static u64 collection;
+	const unsigned long *yields_to = flags & FREEHINT_NOW ? NULL : &stalls;
 	struct fh_zone *fz;
 
 	batch->nr_ranges = 0;
 	batch->nr_pages = 0;
+	batch->early = true;
 	batch->lost = false;
 
 	guard(mutex)(&fh_topology);
@@ -264,16 +321,10 @@ unsigned int freehint_collect(struct freehint_batch *batch,
 			fz->left |= FH_LEFT_GUARDED;
 		return 0;
 	}
-	collection++;
-	while ((fz = fh_whose_turn(collection))) {
-		fz->tried = collection;
-		if (!fh_collect_zone(fz, batch,
-				     max(max_pages, fh_granule_pages(fz)),
-				     flags & FREEHINT_NOW ? NULL : &stalls))
-			continue;
-		fz->turn = collection;
-		atomic_long_add(batch->nr_pages, &fh_out);
-		break;
+	fh_collect(batch, max_pages, yields_to);
+	if (!batch->nr_ranges) {
+		batch->early = false;
+		fh_collect(batch, max_pages, yields_to);
 	}
 	return batch->nr_ranges;
 }
@@ -298,7 +349,7 @@ void freehint_return(struct freehint_batch *batch)
 	if (!fz)
 		fz = &untracked;
 	for (i = 0; i < batch->nr_ranges; i++)
-		fh_return_range(fz, &batch->ranges[i]);
+		fh_return_range(fz, &batch->ranges[i], batch->early);
 	atomic_long_sub(batch->nr_pages, count);
 	wake_up_all(&fh_wait);
 }
@@ -348,6 +399,7 @@ void freehint_rehint(void)
 	list_for_each_entry(fz, &fh_zones, list) {
 		fh_find_free(fz);
 		fz->cursor = FH_TOP;
+		fz->early_cursor = FH_TOP;
 		spin_lock_irqsave(&fz->zone->lock, irq);
 		fz->busy = true;
 		fz->burst = 0;
@@ -378,7 +430,9 @@ void freehint_get_stats(struct freehint_stats *stats)
 
 		/* Not worth the lock: each is shown as it was a moment ago. */
 		stats->pending += (fh_nr_young(fz) + fh_nr_due(fz)) << order;
-		stats->discarded += READ_ONCE(fz->nr[FH_DISCARDED]) << order;
+		stats->discarded += (READ_ONCE(fz->nr[FH_DISCARDED]) +
+				     fh_nr_lazy(fz)) << order;
+		stats->lazy += fh_nr_lazy(fz) << order;
 		stats->refused += READ_ONCE(fz->nr[FH_REFUSED]) << order;
 		stats->stuck += fh_stuck_pages(fz);
 		stats->returned += READ_ONCE(fz->returned) << order;

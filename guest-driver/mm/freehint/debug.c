@@ -3,7 +3,7 @@
  * Free memory hints: compare the states of granules with the free lists.
  *
  * Each granule has two invariants, checked under the zone's lock. Safety: it is not
- * both on a free list and out. Completeness: on a free list, it is pending, discarded
+ * both on a free list and out. Completeness: on a free list, it is pending, lazy, discarded
  * or refused. A granule that is not free, though its state says so, is no violation: it
  * was taken in another way than by an allocation, or is about to be noticed.
  */

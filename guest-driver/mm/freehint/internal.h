@@ -38,11 +38,14 @@
  * @FH_UNKNOWN: in use, or not wholly free
  * @FH_YOUNG: became free in this period
  * @FH_RESTING: became free in the previous period
+ * @FH_EARLY: the same, and the guest may want it back soon: to be offered as such
  * @FH_DUE: free for a whole period at least: to be offered
  * @FH_SUSPECT: due, and in a range of its own, as a range that it was part of was
  *	refused
  * @FH_OUT: on no free list, with the driver
  * @FH_LOST: the same, but not expected back
+ * @FH_LAZY: free, and the host may take it; so since this settle time
+ * @FH_LAZY_LONG: so since the previous settle time
  * @FH_DISCARDED: free, and the host has it
  * @FH_REFUSED: refused; stays so across allocation and free
  * @FH_NR_STATES: how many there are
@@ -51,10 +54,13 @@ enum fh_state {
 	FH_UNKNOWN = 0,
 	FH_YOUNG,
 	FH_RESTING,
+	FH_EARLY,
 	FH_DUE,
 	FH_SUSPECT,
 	FH_OUT,
 	FH_LOST,
+	FH_LAZY,
+	FH_LAZY_LONG,
 	FH_DISCARDED,
 	FH_REFUSED,
 	FH_NR_STATES,
@@ -65,13 +71,17 @@ enum fh_state {
  * @FH_FREED: the last part of it that was in use was freed
  * @FH_ALLOCATED: some of it was allocated
  * @FH_PERIOD: a period is over
- * @FH_HURRY: somebody waits for all that is pending
+ * @FH_PERIOD_EARLY: the same, and what has rested may be wanted back soon
+ * @FH_SETTLE: a settle time is over
+ * @FH_HURRY: somebody waits for all free memory
  * @FH_TAKE: it is taken for the driver
  * @FH_VANISHED: it was looked for on the free lists, and is not there
- * @FH_RETRY: it is back, with &enum freehint_outcome; and the next three
+ * @FH_RETRY: it is back, with &enum freehint_outcome; and the next five
+ * @FH_RETRY_EARLY: the same, of a batch that was early
  * @FH_DISCARD: see there
  * @FH_REFUSE: see there
  * @FH_SUSPECTED: see there
+ * @FH_LEND: see there
  * @FH_BROKEN: it is back, and a page of it has a memory error
  * @FH_LOSE: the driver does not expect it back
  * @FH_FORGET: nothing that was known holds any more
@@ -82,13 +92,17 @@ enum fh_event {
 	FH_FREED,
 	FH_ALLOCATED,
 	FH_PERIOD,
+	FH_PERIOD_EARLY,
+	FH_SETTLE,
 	FH_HURRY,
 	FH_TAKE,
 	FH_VANISHED,
 	FH_RETRY,
+	FH_RETRY_EARLY,
 	FH_DISCARD,
 	FH_REFUSE,
 	FH_SUSPECTED,
+	FH_LEND,
 	FH_BROKEN,
 	FH_LOSE,
 	FH_FORGET,
@@ -102,8 +116,8 @@ extern const u8 fh_next_state[FH_NR_EVENTS][FH_NR_STATES];
  * struct fh_map - the states of a zone's granules, by memory section
  * @first: number of the first section
  * @nr: how many sections the map spans
- * @pending: bitmap by section: those that may have pending granules. It makes the
- *	walk of an idle guest cheap: 12 TiB have 98304 sections, or 1536 longs.
+ * @pending: bitmap by section: those that may have granules that are pending, or lazy.
+ *	It makes the walk of an idle guest cheap: 12 TiB have 98304 sections, or 1536 longs.
  * @states: by section: &enum fh_state of each granule, a byte each; NULL for a
  *	section that is not online in this zone
  */
@@ -142,6 +156,7 @@ struct fh_map {
  *
  * @leaving: the zone is about to have no memory: its per-CPU data goes
  * @cursor: what is below this pfn has not been looked at in this period
+ * @early_cursor: the same for what is early
  * @put_off: periods in a row in which nothing was to be taken, as much was being freed
  * @turn: when this zone had its turn
  * @tried: the collection that has tried it in vain
@@ -173,6 +188,7 @@ struct fh_zone {
 
 	bool leaving;
 	unsigned long cursor;
+	unsigned long early_cursor;
 	unsigned int put_off;
 	u64 turn;
 	u64 tried;
@@ -198,7 +214,13 @@ static inline unsigned long fh_nr_young(const struct fh_zone *fz)
 
 static inline unsigned long fh_nr_due(const struct fh_zone *fz)
 {
-	return READ_ONCE(fz->nr[FH_DUE]) + READ_ONCE(fz->nr[FH_SUSPECT]);
+	return READ_ONCE(fz->nr[FH_EARLY]) + READ_ONCE(fz->nr[FH_DUE]) +
+	       READ_ONCE(fz->nr[FH_SUSPECT]);
+}
+
+static inline unsigned long fh_nr_lazy(const struct fh_zone *fz)
+{
+	return READ_ONCE(fz->nr[FH_LAZY]) + READ_ONCE(fz->nr[FH_LAZY_LONG]);
 }
 
 /* It gives nothing now, or is about to give something: its periods go on. */
@@ -216,7 +238,7 @@ void fh_freed(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order);
 enum fh_state fh_state(struct fh_zone *fz, unsigned long pfn);
 bool fh_any_out(struct fh_zone *fz, unsigned long pfn, unsigned long end);
-bool fh_find_due(struct fh_zone *fz, unsigned long *pfn);
+bool fh_find_due(struct fh_zone *fz, unsigned long *pfn, bool early);
 bool fh_age_some(struct fh_zone *fz, unsigned long *sec, enum fh_event event);
 
 /* storage.c: where states are kept, and for which memory */
@@ -252,7 +274,8 @@ struct page *fh_find_buddy(struct zone *zone, unsigned long pfn,
 			   unsigned int order);
 bool fh_collect_zone(struct fh_zone *fz, struct freehint_batch *batch,
 		     unsigned long max_pages, const unsigned long *stalls);
-void fh_return_range(struct fh_zone *fz, const struct freehint_range *range);
+void fh_return_range(struct fh_zone *fz, const struct freehint_range *range,
+		     bool early);
 void fh_find_free(struct fh_zone *fz);
 
 /* drain.c: per-CPU lists */

@@ -39,44 +39,57 @@ static struct irq_work fh_wake = IRQ_WORK_INIT(fh_do_wake);
 /* This cannot happen in that state. */
 #define ERR	FH_NR_STATES
 
-#define LIFE(unknown, young, resting, due, suspect, out, lost, discarded, refused) \
+#define LIFE(unknown, young, resting, early, due, suspect, out, lost, lazy, lazy_long, \
+	     discarded, refused)						\
 	{ [FH_UNKNOWN] = unknown, [FH_YOUNG] = young, [FH_RESTING] = resting,	\
-	  [FH_DUE] = due, [FH_SUSPECT] = suspect, [FH_OUT] = out,		\
-	  [FH_LOST] = lost, [FH_DISCARDED] = discarded, [FH_REFUSED] = refused }
+	  [FH_EARLY] = early, [FH_DUE] = due, [FH_SUSPECT] = suspect,		\
+	  [FH_OUT] = out, [FH_LOST] = lost, [FH_LAZY] = lazy,			\
+	  [FH_LAZY_LONG] = lazy_long, [FH_DISCARDED] = discarded,		\
+	  [FH_REFUSED] = refused }
 
 /* The state after an event, by event and state. */
 const u8 fh_next_state[FH_NR_EVENTS][FH_NR_STATES] = {
 #define U FH_UNKNOWN
 #define Y FH_YOUNG
 #define R FH_RESTING
+#define E FH_EARLY
 #define D FH_DUE
 #define S FH_SUSPECT
 #define O FH_OUT
 #define L FH_LOST
+#define Z FH_LAZY
+#define W FH_LAZY_LONG
 #define H FH_DISCARDED
 #define N FH_REFUSED
-				/* U    Y    R    D    S    O    L    H    N */
-	[FH_FREED]	= LIFE(Y,   Y,   Y,   Y,   Y,   ERR, ERR, Y,   N),
-	[FH_ALLOCATED]	= LIFE(U,   U,   U,   U,   U,   ERR, ERR, U,   N),
-	[FH_PERIOD]	= LIFE(U,   R,   D,   D,   S,   O,   L,   H,   N),
-	[FH_HURRY]	= LIFE(U,   D,   D,   D,   S,   O,   L,   H,   N),
-	[FH_TAKE]	= LIFE(ERR, ERR, ERR, O,   O,   ERR, ERR, ERR, ERR),
-	[FH_VANISHED]	= LIFE(U,   U,   U,   U,   U,   ERR, ERR, U,   N),
-	[FH_RETRY]	= LIFE(D,   ERR, ERR, ERR, ERR, D,   D,   ERR, ERR),
-	[FH_DISCARD]	= LIFE(H,   ERR, ERR, ERR, ERR, H,   H,   ERR, ERR),
-	[FH_REFUSE]	= LIFE(N,   ERR, ERR, ERR, ERR, N,   N,   ERR, ERR),
-	[FH_SUSPECTED]	= LIFE(S,   ERR, ERR, ERR, ERR, S,   S,   ERR, ERR),
-	[FH_BROKEN]	= LIFE(U,   ERR, ERR, ERR, ERR, U,   U,   ERR, ERR),
-	[FH_LOSE]	= LIFE(ERR, ERR, ERR, ERR, ERR, L,   ERR, ERR, ERR),
-	[FH_FORGET]	= LIFE(U,   U,   U,   U,   U,   O,   L,   U,   U),
-	[FH_FOUND]	= LIFE(D,   D,   D,   D,   D,   ERR, ERR, D,   D),
+			      /* U    Y    R    E    D    S    O    L    Z    W    H    N */
+	[FH_FREED]        = LIFE(Y,   Y,   Y,   Y,   Y,   Y,   ERR, ERR, Y,   Y,   Y,   N),
+	[FH_ALLOCATED]    = LIFE(U,   U,   U,   U,   U,   U,   ERR, ERR, U,   U,   U,   N),
+	[FH_PERIOD]       = LIFE(U,   R,   D,   D,   D,   S,   O,   L,   Z,   W,   H,   N),
+	[FH_PERIOD_EARLY] = LIFE(U,   R,   E,   E,   D,   S,   O,   L,   Z,   W,   H,   N),
+	[FH_SETTLE]       = LIFE(U,   Y,   R,   E,   D,   S,   O,   L,   W,   D,   H,   N),
+	[FH_HURRY]        = LIFE(U,   D,   D,   D,   D,   S,   O,   L,   D,   D,   H,   N),
+	[FH_TAKE]         = LIFE(ERR, ERR, ERR, O,   O,   O,   ERR, ERR, ERR, ERR, ERR, ERR),
+	[FH_VANISHED]     = LIFE(U,   U,   U,   U,   U,   U,   ERR, ERR, U,   U,   U,   N),
+	[FH_RETRY]        = LIFE(D,   ERR, ERR, ERR, ERR, ERR, D,   D,   ERR, ERR, ERR, ERR),
+	[FH_RETRY_EARLY]  = LIFE(E,   ERR, ERR, ERR, ERR, ERR, E,   E,   ERR, ERR, ERR, ERR),
+	[FH_DISCARD]      = LIFE(H,   ERR, ERR, ERR, ERR, ERR, H,   H,   ERR, ERR, ERR, ERR),
+	[FH_REFUSE]       = LIFE(N,   ERR, ERR, ERR, ERR, ERR, N,   N,   ERR, ERR, ERR, ERR),
+	[FH_SUSPECTED]    = LIFE(S,   ERR, ERR, ERR, ERR, ERR, S,   S,   ERR, ERR, ERR, ERR),
+	[FH_LEND]         = LIFE(Z,   ERR, ERR, ERR, ERR, ERR, Z,   Z,   ERR, ERR, ERR, ERR),
+	[FH_BROKEN]       = LIFE(U,   ERR, ERR, ERR, ERR, ERR, U,   U,   ERR, ERR, ERR, ERR),
+	[FH_LOSE]         = LIFE(ERR, ERR, ERR, ERR, ERR, ERR, L,   ERR, ERR, ERR, ERR, ERR),
+	[FH_FORGET]       = LIFE(U,   U,   U,   U,   U,   U,   O,   L,   U,   U,   U,   U),
+	[FH_FOUND]        = LIFE(D,   D,   D,   D,   D,   D,   ERR, ERR, D,   D,   D,   D),
 #undef U
 #undef Y
 #undef R
+#undef E
 #undef D
 #undef S
 #undef O
 #undef L
+#undef Z
+#undef W
 #undef H
 #undef N
 };
@@ -104,14 +117,21 @@ void fh_wake_nobody(void)
 	irq_work_sync(&fh_wake);
 }
 
-static bool fh_is_due(enum fh_state state)
+static bool fh_is_due(enum fh_state state, bool early)
 {
-	return state == FH_DUE || state == FH_SUSPECT;
+	return early ? state == FH_EARLY :
+		       state == FH_DUE || state == FH_SUSPECT;
 }
 
 static bool fh_is_pending(enum fh_state state)
 {
-	return state == FH_YOUNG || state == FH_RESTING || fh_is_due(state);
+	return state >= FH_YOUNG && state <= FH_SUSPECT;
+}
+
+/* Time changes it: its section is to be looked at. */
+static bool fh_is_moving(enum fh_state state)
+{
+	return fh_is_pending(state) || state == FH_LAZY || state == FH_LAZY_LONG;
 }
 
 static unsigned long fh_section_granules(const struct fh_zone *fz)
@@ -170,15 +190,15 @@ unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 {
 	unsigned int nr = fh_nr_granules(fz, order), pending = 0, i;
 	u8 *states = fh_states(fz, pfn);
-	bool is_pending = false;
+	bool is_moving = false;
 
 	if (!states)
 		return 0;
 	for (i = 0; i < nr; i++) {
 		pending += fh_is_pending(fh_change(fz, &states[i], event));
-		is_pending |= fh_is_pending(states[i]);
+		is_moving |= fh_is_moving(states[i]);
 	}
-	if (is_pending)
+	if (is_moving)
 		__set_bit(pfn_to_section_nr(pfn) - fz->map->first,
 			  fz->map->pending);
 	return pending;
@@ -216,13 +236,15 @@ void fh_freed(struct fh_zone *fz, unsigned long pfn, unsigned int order)
  */
 void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 {
-	unsigned long discarded = fz->nr[FH_DISCARDED];
-	unsigned int pending;
+	unsigned long discarded = fz->nr[FH_DISCARDED], lazy = fh_nr_lazy(fz);
+	unsigned long spared;
 
-	pending = fh_event(fz, pfn, order, FH_ALLOCATED);
+	spared = fh_event(fz, pfn, order, FH_ALLOCATED);
 	discarded -= fz->nr[FH_DISCARDED];
-	fz->taken += pending + discarded;
-	fz->spared += pending;
+	/* As a rule the host has left it alone: settled, it would have been gone. */
+	spared += lazy - fh_nr_lazy(fz);
+	fz->taken += spared + discarded;
+	fz->spared += spared;
 	/*
 	 * The free lists decide which of the memory that the host has is used first.
 	 * What went last could have been taken instead, had it been spared.
@@ -282,12 +304,13 @@ bool fh_any_out(struct fh_zone *fz, unsigned long pfn, unsigned long end)
  * @fz: the zone
  * @pfn: looks below this; becomes the granule's first page, or where to go on, or 0
  *	if there is no more
+ * @early: one that is early, and no other
  *
  * Looks at FH_HOLD_STATES granules at most, as many can be pending and none due.
  *
  * Return: true if there is one at @pfn.
  */
-bool fh_find_due(struct fh_zone *fz, unsigned long *pfn)
+bool fh_find_due(struct fh_zone *fz, unsigned long *pfn, bool early)
 {
 	const struct fh_map *map = fz->map;
 	unsigned long budget = FH_HOLD_STATES;
@@ -310,7 +333,8 @@ bool fh_find_due(struct fh_zone *fz, unsigned long *pfn)
 			if (!budget--)
 				return false;
 			*pfn = start + ((i - 1) << fz->order);
-			if (map->states[sec] && fh_is_due(map->states[sec][i - 1]))
+			if (map->states[sec] &&
+			    fh_is_due(map->states[sec][i - 1], early))
 				return true;
 		}
 	}
@@ -321,22 +345,22 @@ bool fh_find_due(struct fh_zone *fz, unsigned long *pfn)
 static bool fh_age_states(struct fh_zone *fz, u8 *states, unsigned long nr,
 			  enum fh_event event)
 {
-	bool pending = false;
+	bool moving = false;
 
 	for (; nr; nr--, states++) {
-		if (!fh_is_pending(*states))
+		if (!fh_is_moving(*states))
 			continue;
 		fh_change(fz, states, event);
-		pending = true;
+		moving = true;
 	}
-	return pending;
+	return moving;
 }
 
 /**
- * fh_age_some - one lock hold of letting what is pending age
+ * fh_age_some - one lock hold of letting what is pending, or lazy, age
  * @fz: the zone
  * @sec: index in the map of the section to go on with; start with 0
- * @event: FH_PERIOD or FH_HURRY
+ * @event: FH_PERIOD, FH_PERIOD_EARLY, FH_SETTLE or FH_HURRY
  *
  * Return: true if there is more to do.
  */

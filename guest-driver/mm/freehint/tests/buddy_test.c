@@ -110,6 +110,97 @@ static void test_retry_is_due_again(struct kunit *test)
 	return_as(user->batch, FREEHINT_DISCARDED);
 }
 
+/* The batch that has a page, and that alone is early, is left in &user.batch. */
+static bool collect_early(struct kunit *test, unsigned long pfn)
+{
+	struct client *user = test->priv;
+
+	freehint_age(FREEHINT_EARLY);
+	freehint_age(FREEHINT_EARLY);
+	while (freehint_collect(user->batch, ALL, 0)) {
+		if (has(user->batch, pfn))
+			return user->batch->early;
+		return_as(user->batch, FREEHINT_DISCARDED);
+	}
+	return false;
+}
+
+/* What is early and what is not are in batches of their own, and the early ones first. */
+static void test_early_is_apart(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+	struct zone *zone = page_zone(pfn_to_page(pfn));
+
+	freehint_age(FREEHINT_EARLY);
+	freehint_age(FREEHINT_EARLY);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_EARLY);
+	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_EARLY);
+	spin_lock_irq(&zone->lock);
+	fh_event(zone->freehint, pfn + G, ORDER, FH_FOUND);
+	spin_unlock_irq(&zone->lock);
+
+	KUNIT_ASSERT_GT(test, freehint_collect(user->batch, ALL, 0), 0);
+	KUNIT_EXPECT_TRUE(test, user->batch->early);
+	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn));
+	KUNIT_EXPECT_FALSE(test, has(user->batch, pfn + G));
+	KUNIT_ASSERT_GT(test, freehint_collect(user->other, ALL, 0), 0);
+	KUNIT_EXPECT_FALSE(test, user->other->early);
+	KUNIT_EXPECT_TRUE(test, has(user->other, pfn + G));
+	return_as(user->batch, FREEHINT_RETRY);
+	return_as(user->other, FREEHINT_DISCARDED);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_EARLY);
+
+	/* If the next period is not early, neither is what was. */
+	freehint_age(0);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	settle(test);
+}
+
+/* Lazy, and after a whole settle time due once more. */
+static void test_lazy_settles(struct kunit *test)
+{
+	struct client *user = test->priv;
+	struct freehint_stats before, stats;
+	unsigned long pfn = free_block(test);
+
+	freehint_get_stats(&before);
+	KUNIT_ASSERT_TRUE(test, collect_early(test, pfn));
+	return_as(user->batch, FREEHINT_LAZY);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_LAZY);
+	KUNIT_EXPECT_TRUE(test, is_free(pfn));
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_GE(test, stats.lazy, MAX_ORDER_NR_PAGES);
+	KUNIT_EXPECT_GE(test, stats.discarded, stats.lazy);
+	KUNIT_EXPECT_EQ(test, stats.returned, before.returned);
+
+	KUNIT_EXPECT_TRUE(test, freehint_settle());
+	KUNIT_EXPECT_EQ(test, freehint_collect(user->batch, ALL, 0), 0);
+	KUNIT_EXPECT_FALSE(test, freehint_settle());
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	KUNIT_ASSERT_GT(test, freehint_collect(user->batch, ALL, 0), 0);
+	KUNIT_EXPECT_TRUE(test, has(user->batch, pfn));
+	KUNIT_EXPECT_FALSE(test, user->batch->early);
+	return_as(user->batch, FREEHINT_DISCARDED);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
+	freehint_get_stats(&stats);
+	KUNIT_EXPECT_GE(test, stats.returned, before.returned + MAX_ORDER_NR_PAGES);
+}
+
+/* Somebody waits for all free memory: what is lazy as well. */
+static void test_lazy_when_hurried(struct kunit *test)
+{
+	struct client *user = test->priv;
+	unsigned long pfn = free_block(test);
+
+	KUNIT_ASSERT_TRUE(test, collect_early(test, pfn));
+	return_as(user->batch, FREEHINT_LAZY);
+	freehint_age(FREEHINT_NOW);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
+	settle(test);
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
+}
+
 /* Refused memory stays so over use, until a rehint. */
 static void test_refused(struct kunit *test)
 {
@@ -395,6 +486,9 @@ static struct kunit_case buddy_cases[] = {
 	KUNIT_CASE(test_discarded_is_used_last),
 	KUNIT_CASE(test_batches_are_in_order),
 	KUNIT_CASE(test_retry_is_due_again),
+	KUNIT_CASE(test_early_is_apart),
+	KUNIT_CASE(test_lazy_settles),
+	KUNIT_CASE(test_lazy_when_hurried),
 	KUNIT_CASE(test_refused),
 	KUNIT_CASE(test_suspects_are_alone),
 	KUNIT_CASE(test_a_suspect_beside_another),

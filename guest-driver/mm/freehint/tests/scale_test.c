@@ -125,7 +125,7 @@ static unsigned long take_some(struct scale *s)
 	unsigned long *pfn = &s->fz->cursor, taken = 0;
 
 	hold(s);
-	while (taken < FH_HOLD_GRANULES && fh_find_due(s->fz, pfn)) {
+	while (taken < FH_HOLD_GRANULES && fh_find_due(s->fz, pfn, false)) {
 		fh_event(s->fz, *pfn, ORDER, FH_TAKE);
 		taken++;
 	}

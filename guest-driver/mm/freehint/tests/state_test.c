@@ -71,24 +71,28 @@ static void fake_exit(struct kunit *test)
 
 /* The life of a granule, as Documentation/mm/freehint.rst has it; "!" cannot be. */
 static const char * const life[FH_NR_EVENTS] = {
-	/*		    UYRDSOLHN */
-	[FH_FREED]	= "YYYYY!!YN",
-	[FH_ALLOCATED]	= "UUUUU!!UN",
-	[FH_PERIOD]	= "URDDSOLHN",
-	[FH_HURRY]	= "UDDDSOLHN",
-	[FH_TAKE]	= "!!!OO!!!!",
-	[FH_VANISHED]	= "UUUUU!!UN",
-	[FH_RETRY]	= "D!!!!DD!!",
-	[FH_DISCARD]	= "H!!!!HH!!",
-	[FH_REFUSE]	= "N!!!!NN!!",
-	[FH_SUSPECTED]	= "S!!!!SS!!",
-	[FH_BROKEN]	= "U!!!!UU!!",
-	[FH_LOSE]	= "!!!!!L!!!",
-	[FH_FORGET]	= "UUUUUOLUU",
-	[FH_FOUND]	= "DDDDD!!DD",
+	/*			 UYREDSOLZWHN */
+	[FH_FREED]	   = "YYYYYY!!YYYN",
+	[FH_ALLOCATED]	   = "UUUUUU!!UUUN",
+	[FH_PERIOD]	   = "URDDDSOLZWHN",
+	[FH_PERIOD_EARLY]  = "UREEDSOLZWHN",
+	[FH_SETTLE]	   = "UYREDSOLWDHN",
+	[FH_HURRY]	   = "UDDDDSOLDDHN",
+	[FH_TAKE]	   = "!!!OOO!!!!!!",
+	[FH_VANISHED]	   = "UUUUUU!!UUUN",
+	[FH_RETRY]	   = "D!!!!!DD!!!!",
+	[FH_RETRY_EARLY]   = "E!!!!!EE!!!!",
+	[FH_DISCARD]	   = "H!!!!!HH!!!!",
+	[FH_REFUSE]	   = "N!!!!!NN!!!!",
+	[FH_SUSPECTED]	   = "S!!!!!SS!!!!",
+	[FH_LEND]	   = "Z!!!!!ZZ!!!!",
+	[FH_BROKEN]	   = "U!!!!!UU!!!!",
+	[FH_LOSE]	   = "!!!!!!L!!!!!",
+	[FH_FORGET]	   = "UUUUUUOLUUUU",
+	[FH_FOUND]	   = "DDDDDD!!DDDD",
 };
 
-static const char letter[FH_NR_STATES + 1] = "UYRDSOLHN";
+static const char letter[FH_NR_STATES + 1] = "UYREDSOLZWHN";
 
 /* What brings a granule from unknown to each state. */
 static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
@@ -104,6 +108,9 @@ static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
 		fh_event(fz, pfn, ORDER, FH_FREED);
 		fh_event(fz, pfn, ORDER, FH_PERIOD);
 		break;
+	case FH_EARLY:
+		fh_event(fz, pfn, ORDER, FH_RETRY_EARLY);
+		break;
 	case FH_DUE:
 		fh_event(fz, pfn, ORDER, FH_FOUND);
 		break;
@@ -117,6 +124,12 @@ static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
 		if (state == FH_LOST)
 			fh_event(fz, pfn, ORDER, FH_LOSE);
 		break;
+	case FH_LAZY:
+	case FH_LAZY_LONG:
+		fh_event(fz, pfn, ORDER, FH_LEND);
+		if (state == FH_LAZY_LONG)
+			fh_event(fz, pfn, ORDER, FH_SETTLE);
+		break;
 	case FH_DISCARDED:
 		fh_event(fz, pfn, ORDER, FH_DISCARD);
 		break;
@@ -128,7 +141,12 @@ static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
 
 static bool is_pending(char state)
 {
-	return strchr("YRDS", state);
+	return strchr("YREDS", state);
+}
+
+static bool is_moving(char state)
+{
+	return strchr("YREDSZW", state);
 }
 
 static void test_every_cell(struct kunit *test)
@@ -156,7 +174,7 @@ static void test_every_cell(struct kunit *test)
 				KUNIT_EXPECT_EQ_MSG(test, letter[fh_state(fz, at(7))],
 						    after, "event %u, state %c",
 						    event, letter[state]);
-				KUNIT_EXPECT_TRUE(test, !is_pending(after) ||
+				KUNIT_EXPECT_TRUE(test, !is_moving(after) ||
 						  test_bit(SEC - fz->map->first,
 							   fz->map->pending));
 			} else {
@@ -209,7 +227,7 @@ static void test_freed_beside_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(9)), FH_YOUNG);
 	while (fh_age_some(fz, &sec, FH_HURRY))
 		;
-	KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn, false));
 	KUNIT_EXPECT_EQ(test, pfn, at(9));
 }
 
@@ -254,7 +272,7 @@ static void test_due_after_a_whole_period(struct kunit *test)
 	fh_freed(fz, at(3), ORDER);
 	age(fz, FH_PERIOD);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_RESTING);
-	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn, false));
 	KUNIT_EXPECT_EQ(test, pfn, 0);
 	fh_freed(fz, at(5), ORDER);
 	age(fz, FH_PERIOD);
@@ -270,6 +288,59 @@ static void test_due_after_a_whole_period(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, bitmap_empty(fz->map->pending, fz->map->nr));
 }
 
+/* Early after a whole period, lazy, and due after a whole settle time. */
+static void test_settles(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+	unsigned long pfn = FH_TOP;
+
+	guard(spinlock)(zone_lock(test));
+	fh_freed(fz, at(3), ORDER);
+	age(fz, FH_PERIOD_EARLY);
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn, true));
+	age(fz, FH_PERIOD_EARLY);
+	pfn = FH_TOP;
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn, false));
+	pfn = FH_TOP;
+	KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn, true));
+	KUNIT_EXPECT_EQ(test, pfn, at(3));
+
+	fh_event(fz, at(3), ORDER, FH_TAKE);
+	fh_event(fz, at(3), ORDER, FH_LEND);
+	/* However many periods there are. */
+	age(fz, FH_PERIOD_EARLY);
+	age(fz, FH_PERIOD);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_LAZY);
+	age(fz, FH_SETTLE);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_LAZY_LONG);
+	fh_event(fz, at(5), ORDER, FH_LEND);
+	age(fz, FH_SETTLE);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_DUE);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(5)), FH_LAZY_LONG);
+	/* That of others makes nothing older. */
+	fh_freed(fz, at(7), ORDER);
+	age(fz, FH_SETTLE);
+	KUNIT_EXPECT_EQ(test, fh_state(fz, at(7)), FH_YOUNG);
+}
+
+/* What is lazy is spared: the host has left it alone. */
+static void test_lazy_is_spared(struct kunit *test)
+{
+	struct fake *fake = test->priv;
+	struct fh_zone *fz = fake->fz;
+
+	guard(spinlock)(zone_lock(test));
+	fz->soon_end = jiffies + HZ;
+	bring(fz, at(1), FH_LAZY);
+	bring(fz, at(2), FH_LAZY_LONG);
+	fh_allocated(fz, at(1) + 3, 0);
+	fh_allocated(fz, at(2), ORDER);
+	KUNIT_EXPECT_EQ(test, fz->spared, 2);
+	KUNIT_EXPECT_EQ(test, fz->reused, 0);
+	KUNIT_EXPECT_EQ(test, fz->taken, 2);
+}
+
 static void test_find_by_descending_address(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -282,10 +353,10 @@ static void test_find_by_descending_address(struct kunit *test)
 		bring(fz, at(due[i]), i == 1 ? FH_SUSPECT : FH_DUE);
 	bring(fz, at(20), FH_YOUNG);
 	for (i = 0; i < ARRAY_SIZE(due); i++) {
-		KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn));
+		KUNIT_EXPECT_TRUE(test, fh_find_due(fz, &pfn, false));
 		KUNIT_EXPECT_EQ(test, pfn, at(due[i]));
 	}
-	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn));
+	KUNIT_EXPECT_FALSE(test, fh_find_due(fz, &pfn, false));
 	KUNIT_EXPECT_EQ(test, pfn, 0);
 }
 
@@ -307,7 +378,7 @@ static void test_holds_are_bounded(struct kunit *test)
 	bring(fz, at(0), FH_DUE);
 
 	pfn = FH_TOP;
-	while (!fh_find_due(fz, &pfn) && pfn)
+	while (!fh_find_due(fz, &pfn, false) && pfn)
 		holds++;
 	KUNIT_EXPECT_EQ(test, pfn, at(0));
 	KUNIT_EXPECT_GE(test, holds, 2);
@@ -458,6 +529,8 @@ static struct kunit_case state_cases[] = {
 	KUNIT_CASE(test_freed_beside_refused),
 	KUNIT_CASE(test_allocated_is_evidence),
 	KUNIT_CASE(test_due_after_a_whole_period),
+	KUNIT_CASE(test_settles),
+	KUNIT_CASE(test_lazy_is_spared),
 	KUNIT_CASE(test_find_by_descending_address),
 	KUNIT_CASE(test_holds_are_bounded),
 	KUNIT_CASE(test_any_out),
