@@ -22,9 +22,13 @@
  * Section "Feature bits".
  *
  * FLUSH: the device can ask for a flush, and waits for the driver's answer. The
- * configuration space has the fields from flush_id on only with this bit.
+ * configuration space has the fields from flush_id on only with this bit or LAZY.
+ *
+ * LAZY: memory that may be wanted back soon can be hinted as such. The configuration
+ * space has the fields from lazy on only with this bit.
  */
 #define VIRTIO_FREEHINT_F_FLUSH			0
+#define VIRTIO_FREEHINT_F_LAZY			1
 
 /* Section "Virtqueues". */
 #define VIRTIO_FREEHINT_VQ_HINT			0
@@ -43,9 +47,12 @@
  * @driver_status: enum virtio_freehint_driver_status; the only field that the
  *	driver writes.
  * @flush_id: number of the last flush asked for, 0 before the first; this and
- *	the rest only with VIRTIO_FREEHINT_F_FLUSH.
+ *	the next two only with VIRTIO_FREEHINT_F_FLUSH.
  * @flush_flags: VIRTIO_FREEHINT_FLUSH_F_* flags of that flush.
  * @flush_timeout_ms: ms within which the driver has to answer it.
+ * @lazy: 1 if VIRTIO_FREEHINT_HINT_F_LAZY makes the device discard lazily, else 0;
+ *	only with VIRTIO_FREEHINT_F_LAZY.
+ * @reserved: 0.
  *
  * Section "Device configuration layout".
  */
@@ -61,6 +68,8 @@ struct virtio_freehint_config {
 	__le32 flush_id;
 	__le32 flush_flags;
 	__le32 flush_timeout_ms;
+	__le32 lazy;
+	__le32 reserved;
 };
 
 /* Section "Effective state"; an unknown value means "do not hint". */
@@ -116,13 +125,18 @@ enum virtio_freehint_type {
 };
 
 /*
- * Flags of a hint, section "Content expectation".
+ * Flags of a hint, sections "Content expectation" and "Hinting free memory".
  *
  * ZERO: the guest takes every byte of the ranges to be zero afterwards,
  * whatever status they get.  Without it a byte reads as zero or as a value that
  * it held before, from the moment that the hint is available until it is written.
+ *
+ * LAZY: the guest may want the ranges back soon, so that they are better discarded
+ * lazily.  Those that get VIRTIO_FREEHINT_S_LAZY are hinted again, without this flag,
+ * when they have been free for longer.
  */
 #define VIRTIO_FREEHINT_HINT_F_ZERO		(1 << 0)
+#define VIRTIO_FREEHINT_HINT_F_LAZY		(1 << 1)
 
 /**
  * struct virtio_freehint_hdr - what every message starts with
@@ -187,6 +201,8 @@ enum virtio_freehint_result {
 enum virtio_freehint_status {
 	/* The host has taken the memory, or takes it later unless it is written. */
 	VIRTIO_FREEHINT_S_DISCARDED		= 0x10,
+	/* The same, in part lazily; worth hinting again without HINT_F_LAZY. */
+	VIRTIO_FREEHINT_S_LAZY			= 0x11,
 
 	/* Not now; hint again when the epoch moves. */
 	VIRTIO_FREEHINT_S_DECLINED		= 0x20,
@@ -236,7 +252,7 @@ enum virtio_freehint_flush_result {
  * @in_flight: named in buffers that are not used
  * @stuck: free, but not in whole granules
  * @reused: in use again soon after it was hinted; a sum
- * @rest_ms: for how long memory stays free before it is hinted, at present
+ * @rest_ms: for how long memory stays free before it is hinted for good, at present
  * @reserved: 0
  *
  * Device-readable. Section "Gauges".

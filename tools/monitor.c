@@ -115,6 +115,7 @@ const Word words[N_WORDS] = {
     [DRIVER] = { "driver_status", "driver-status", "freehint_driver_status",
         "1 for what the guest's driver reports about itself." },
     [DISCARD] = { "discard", "discard" },
+    [IN_EFFECT] = { "discard_in_effect", "discard-in-effect" },
     [FLUSH] = { "last_flush", "flush.last.result", "freehint_last_flush",
         "1 for how the last flush ended." },
 };

@@ -211,6 +211,19 @@ static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
+/* A hint that may be discarded lazily, of nothing. */
+static void send_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc)
+{
+    const struct virtio_freehint_hdr hdr = {
+        .type = VIRTIO_FREEHINT_T_HINT,
+        .flags = VIRTIO_FREEHINT_HINT_F_LAZY,
+    };
+    QFreehintHint hint = qfreehint_prepare(fh, alloc, &hdr, NULL, 0);
+
+    qfreehint_submit(fh, &hint);
+    qfreehint_wait(fh, &hint);
+}
+
 /* Lazily freed memory keeps what is written to it, at any time. */
 static void test_lazy(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -247,6 +260,118 @@ static void test_lazy(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
     g_assert_true(qfreehint_is_filled(FREE_START + GRANULE, GRANULE, 0));
     g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, bytes);
+    freehint_set("'discard': 'auto'");
+}
+
+static void assert_mode(QVirtioFreehint *fh, const char *mode, bool lazy)
+{
+    QDict *device = qfreehint_query();
+
+    g_assert_cmpstr(qdict_get_str(device, "discard"), ==, mode);
+    g_assert_cmpstr(qdict_get_str(device, "discard-in-effect"), ==, mode);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, lazy), ==, lazy);
+    qobject_unref(device);
+}
+
+/* The driver is told when that changes what is done to what it hints lazily. */
+static void set_mode(QVirtioFreehint *fh, const char *mode, bool lazy)
+{
+    const bool told = QFREEHINT_CONFIG(fh, lazy) != lazy;
+    g_autofree char *setting = g_strdup_printf("'discard': '%s'", mode);
+
+    /* Reading the interrupt status clears it. */
+    qpci_io_readb(fh->pci->pdev, fh->pci->bar, fh->pci->isr_cfg_offset);
+    freehint_set(setting);
+    if (told) {
+        qvirtio_wait_config_isr(fh->vdev, TIMEOUT_US);
+    }
+    assert_mode(fh, mode, lazy);
+}
+
+/* Hint memory; is it left to the host? */
+static void hint_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc,
+                        uint16_t flags, uint8_t status, bool lazy)
+{
+    /* More than one job. */
+    const uint64_t len = 24 * GRANULE;
+    const uint64_t bytes = qfreehint_stat("lazy-bytes");
+    const uint8_t pattern = flags & VIRTIO_FREEHINT_HINT_F_ZERO ? 0 : 0xa5;
+
+    qfreehint_fill(FREE_START, len, pattern);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, flags, FREE_START, len), ==,
+                    status);
+    g_assert_cmpuint(qfreehint_stat("lazy-bytes") - bytes, ==, lazy ? len : 0);
+    if (!lazy) {
+        g_assert_true(qfreehint_is_filled(FREE_START, len, 0));
+    }
+}
+
+/*
+ * What the guest may want back soon is left to the host, and dropped when it is
+ * hinted again. Where the operator wants one or the other, that is done at
+ * once, and there is nothing to be hinted again.
+ */
+static void test_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
+{
+    const uint16_t lazy = VIRTIO_FREEHINT_HINT_F_LAZY;
+    const uint16_t zero = VIRTIO_FREEHINT_HINT_F_ZERO;
+    QVirtioFreehint *fh = obj;
+    uint64_t discarded = qfreehint_count("discarded", "ranges");
+    uint64_t unsupported;
+
+    assert_mode(fh, "auto", true);
+    hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_LAZY, true);
+    hint_lazily(fh, alloc, lazy | zero, VIRTIO_FREEHINT_S_LAZY, true);
+    hint_lazily(fh, alloc, 0, VIRTIO_FREEHINT_S_DISCARDED, false);
+    hint_lazily(fh, alloc, zero, VIRTIO_FREEHINT_S_DISCARDED, false);
+    g_assert_cmpuint(qfreehint_count("discarded", "ranges") - discarded, ==,
+                     4);
+    qfreehint_assert_identity();
+    /* One that is lazy says nothing of the next. */
+    hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_LAZY, true);
+    g_assert_cmphex(qfreehint_hint_one(fh, alloc, lazy, 1 * TiB, GRANULE), ==,
+                    VIRTIO_FREEHINT_S_UNMAPPED);
+
+    set_mode(fh, "drop", false);
+    hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_DISCARDED, false);
+    hint_lazily(fh, alloc, 0, VIRTIO_FREEHINT_S_DISCARDED, false);
+    set_mode(fh, "lazy", false);
+    hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_DISCARDED, true);
+    hint_lazily(fh, alloc, 0, VIRTIO_FREEHINT_S_DISCARDED, true);
+    set_mode(fh, "auto", true);
+
+    unsupported = qfreehint_stat("unsupported");
+    fh->refused_features = 1ull << VIRTIO_FREEHINT_F_LAZY;
+    qfreehint_restart(fh, alloc);
+    qfreehint_send(fh, alloc, VIRTIO_FREEHINT_T_HINT, NULL, 0);
+    g_assert_cmpuint(qfreehint_stat("unsupported"), ==, unsupported);
+    send_lazily(fh, alloc);
+    g_assert_cmpuint(qfreehint_stat("unsupported") - unsupported, ==, 1);
+    fh->refused_features = 0;
+    qfreehint_restart(fh, alloc);
+    hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_LAZY, true);
+}
+
+/* Without the feature there is no such field. */
+static void test_no_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+
+    g_assert_false(fh->vdev->features & (1ull << VIRTIO_FREEHINT_F_LAZY));
+    g_assert_cmphex(QFREEHINT_CONFIG(fh, lazy), ==, UINT32_MAX);
+    hint_lazily(fh, alloc, 0, VIRTIO_FREEHINT_S_DISCARDED, false);
+}
+
+/* Without the other one that fields come with, they are there, and 0. */
+static void test_lazy_hints_alone(void *obj, void *data,
+                                  QGuestAllocator *alloc)
+{
+    QVirtioFreehint *fh = obj;
+
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_id), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, flush_timeout_ms), ==, 0);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, lazy), ==, 1);
+    g_assert_cmpuint(QFREEHINT_CONFIG(fh, reserved), ==, 0);
 }
 
 static bool get_hint_age(uint64_t *age)
@@ -292,7 +417,7 @@ static void test_times(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_stat("lazy-time-ns"), >=, SLICE_DELAY_NS);
     g_assert_cmpuint(qfreehint_stat("discard-time-ns"), ==,
                      drop_ns + qfreehint_stat("lazy-time-ns"));
-    freehint_set("'discard': 'drop'");
+    freehint_set("'discard': 'auto'");
 }
 
 /* The answer to a later message waits for the answer to an earlier one. */
@@ -358,7 +483,7 @@ static void test_properties(void *obj, void *data, QGuestAllocator *alloc)
         qobject_unref(rsp);
     }
     freehint_set("'enabled': true, 'delay-ms': 0, 'min-age-ms': 100,"
-                 " 'rate-limit': 0, 'discard': 'drop',"
+                 " 'rate-limit': 0, 'discard': 'auto',"
                  " 'assume-vhost-user-safe': false");
     qobject_unref(after);
     qobject_unref(before);
@@ -570,6 +695,8 @@ static void register_virtio_freehint_control_test(void)
         .edge.extra_device_opts = "x-job-delay-ms=200",
         .before = setup_own_qemu,
     };
+    QOSGraphTestOptions eager = { .edge.extra_device_opts = "lazy-hints=off" };
+    QOSGraphTestOptions alone = { .edge.extra_device_opts = "flush=off" };
     QOSGraphTestOptions in_order = {
         .edge.extra_device_opts = "x-job-delay-ms=200,in_order=on",
     };
@@ -578,6 +705,11 @@ static void register_virtio_freehint_control_test(void)
     qos_add_test("rdma", "virtio-freehint", test_rdma, &veto);
     qos_add_test("rate", "virtio-freehint", test_rate, NULL);
     qos_add_test("lazy", "virtio-freehint", test_lazy, NULL);
+    qos_add_test("lazy-hints/modes", "virtio-freehint", test_lazy_hints, NULL);
+    qos_add_test("lazy-hints/off", "virtio-freehint", test_no_lazy_hints,
+                 &eager);
+    qos_add_test("lazy-hints/alone", "virtio-freehint", test_lazy_hints_alone,
+                 &alone);
     qos_add_test("times", "virtio-freehint-testdev", test_times, &slow_own);
     qos_add_test("in-order", "virtio-freehint-testdev",
                  test_in_order, &in_order);

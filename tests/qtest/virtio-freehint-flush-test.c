@@ -832,7 +832,9 @@ static void test_gauges_along(void *obj, void *data, QGuestAllocator *alloc)
 static void register_virtio_freehint_flush_test(void)
 {
     QOSGraphTestOptions veto = { .before = qfreehint_setup_veto };
-    QOSGraphTestOptions off = { .edge.extra_device_opts = "flush=off" };
+    QOSGraphTestOptions off = {
+        .edge.extra_device_opts = "flush=off,lazy-hints=off",
+    };
     /* Slow enough to send something while a hint is in progress. */
     QOSGraphTestOptions slow = {
         .edge.extra_device_opts = "x-job-delay-ms=1200",

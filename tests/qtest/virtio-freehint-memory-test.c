@@ -332,6 +332,94 @@ static void test_lazy(const void *opaque)
     vm_stop(vm);
 }
 
+/* What the default comes to, as it is shown and as the driver is told. */
+static void assert_auto(VM *vm, bool lazy)
+{
+    const char *mode = lazy ? "auto" : "drop";
+    g_autofree char *line = g_strdup_printf("discard: auto, in effect: %s,",
+                                            mode);
+    QDict *device = qfreehint_query();
+
+    g_assert_cmpstr(qdict_get_str(device, "discard"), ==, "auto");
+    g_assert_cmpstr(qdict_get_str(device, "discard-in-effect"), ==, mode);
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, lazy), ==, lazy);
+    qobject_unref(device);
+    assert_info(line);
+    qfreehint_assert_obstacles("driver-not-ready ");
+}
+
+static void set_auto(void)
+{
+    qtest_qmp_assert_success(global_qtest, "{ 'execute': 'freehint-set',"
+                             " 'arguments': { 'id': 'fh0',"
+                             " 'discard': 'auto' } }");
+}
+
+/* By default what may be wanted back is lazy, or dropped where it cannot be. */
+static void test_auto(const void *opaque)
+{
+    const uint64_t len = RAM_SIZE - FREE_START;
+    const char *backing = opaque;
+    const bool works = backing == good_backings[0];
+    uint64_t before;
+    VM *vm = vm_start("-M q35,memory-backend=mem0 -nodefaults -device " DEVICE
+                      " -object %s,id=mem0,size=128M", backing);
+
+    assert_auto(vm, works);
+    qfreehint_fill(FREE_START, len, 0xa5);
+    before = resident();
+    if (works) {
+        g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, len),
+                        ==, VIRTIO_FREEHINT_S_LAZY);
+        g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, len);
+        g_assert_cmpuint(lazily_freed(), >=, len / 2);
+        g_assert_cmphex(hint(vm, 0, FREE_START, len), ==,
+                        VIRTIO_FREEHINT_S_DISCARDED);
+        g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, len);
+    } else {
+        g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, len),
+                        ==, VIRTIO_FREEHINT_S_DISCARDED);
+        g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, 0);
+    }
+    assert_fell(before, len);
+    g_assert_true(qfreehint_is_filled(FREE_START, len, 0));
+    vm_stop(vm);
+}
+
+/*
+ * One kind of memory that cannot be lazy is enough: the guest does not know
+ * which of it that is. What is not discarded at all does not count.
+ */
+static void test_auto_mixed(void)
+{
+    const QFreehintRange ranges[] = {
+        { FREE_START, GRANULE }, { 5 * GiB, GRANULE },
+    };
+    uint8_t status[ARRAY_SIZE(ranges)];
+    VM *vm = vm_start("-M q35 -nodefaults -m 128M,slots=2,maxmem=1G"
+                      " -object memory-backend-memfd,id=mem1,size=128M"
+                      " -object memory-backend-memfd,id=mem2,size=128M,"
+                      "prealloc=on -device pc-dimm,memdev=mem2"
+                      " -device " DEVICE);
+    QDict *device = qfreehint_query();
+
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, lazy), ==, 1);
+    g_assert_cmpstr(qdict_get_str(device, "discard-in-effect"), ==, "auto");
+    qobject_unref(device);
+    qtest_qmp_device_add(global_qtest, "pc-dimm", "dimm0",
+                         "{ 'memdev': 'mem1', 'addr': 5368709120 }");
+    device = qfreehint_query();
+    g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, lazy), ==, 0);
+    g_assert_cmpstr(qdict_get_str(device, "discard-in-effect"), ==, "drop");
+    qobject_unref(device);
+    /* A guest that hints lazily all the same is told what was done to which. */
+    qfreehint_hint(&vm->fh, &vm->qs->alloc, VIRTIO_FREEHINT_HINT_F_LAZY, ranges,
+                   ARRAY_SIZE(ranges), status);
+    g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_LAZY);
+    g_assert_cmphex(status[1], ==, VIRTIO_FREEHINT_S_DISCARDED);
+    vm_stop(vm);
+}
+
 static void assert_lazy(VM *vm, bool lazy, const char *obstacles)
 {
     const uint64_t len = RAM_SIZE - FREE_START;
@@ -359,6 +447,15 @@ static void test_lazy_unreliable(void)
     g_assert_cmpstr(qdict_get_str(device, "lazy-probe"), ==, "unreliable");
     qobject_unref(device);
     assert_lazy(vm, false, "driver-not-ready lazy-unreliable ");
+    vm_stop(vm);
+}
+
+static void test_auto_unreliable(void)
+{
+    VM *vm = vm_start(LAZY_RAM " -device " TESTDEV ",x-distrust-lazy=on");
+
+    assert_auto(vm, false);
+    assert_discarded(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, GRANULE);
     vm_stop(vm);
 }
 
@@ -395,6 +492,31 @@ static void test_lazy_vhost_scsi(void)
                             " 'wwpn': 'naa.5000000000000001' } }"));
     }
     assert_lazy(vm, true, "driver-not-ready ");
+    vm_stop(vm);
+}
+
+/*
+ * Such a device can be plugged as long as nothing was freed lazily, which is
+ * not as soon as it may be.
+ */
+static void test_auto_vhost_scsi(void)
+{
+    VM *vm = vm_start("-M pc,memory-backend=mem0 -nodefaults"
+                      " -object memory-backend-ram,id=mem0,size=128M"
+                      " -device discard-testdev,id=veto0 -device " DEVICE);
+
+    assert_auto(vm, true);
+    assert_discarded(vm, 0, FREE_START, GRANULE);
+    qfreehint_set_prop("veto0", "lazy-forbidden", true);
+    assert_auto(vm, false);
+    assert_discarded(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, GRANULE);
+    qfreehint_set_prop("veto0", "lazy-forbidden", false);
+    assert_auto(vm, true);
+    g_assert_cmphex(hint(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, GRANULE),
+                    ==, VIRTIO_FREEHINT_S_LAZY);
+    assert_too_late(qmp("{ 'execute': 'qom-set', 'arguments': {"
+                        " 'path': 'veto0', 'property': 'lazy-forbidden',"
+                        " 'value': true } }"));
     vm_stop(vm);
 }
 
@@ -513,6 +635,9 @@ static void test_lazy_ksm(void)
     /* Nothing new is merged, but what is stays. */
     g_assert_true(host_write(KSM "run", "0"));
     assert_lazy(vm, false, "driver-not-ready lazy-merging ");
+    set_auto();
+    assert_auto(vm, false);
+    assert_discarded(vm, VIRTIO_FREEHINT_HINT_F_LAZY, FREE_START, GRANULE);
     g_assert_true(bystander[0] == 0xa5 &&
                   !memcmp(bystander, bystander + 1, GRANULE - 1));
     vm_stop(vm);
@@ -524,6 +649,8 @@ static void test_lazy_ksm(void)
     g_assert_true(host_write(KSM "run", "2"));
     vm = vm_start(LAZY_VM, "", "");
     assert_lazy(vm, true, "driver-not-ready ");
+    set_auto();
+    assert_auto(vm, true);
     vm_stop(vm);
     munmap(bystander, GRANULE);
 }
@@ -2166,12 +2293,20 @@ static void test_virtio_status(void)
                      " 'path': '/machine/peripheral/fh0/virtio-backend' } }");
     QDict *status = qdict_get_qdict(rsp, "return");
     QDict *features = qdict_get_qdict(status, "host-features");
-    QString *known = qobject_to(QString, qlist_peek(
-        qdict_get_qlist(features, "dev-features")));
+    const char *names[] = {
+        "VIRTIO_FREEHINT_F_FLUSH", "VIRTIO_FREEHINT_F_LAZY",
+    };
+    const QListEntry *entry;
+    int i, known = 0;
 
-    g_assert_nonnull(known);
-    g_assert_true(g_str_has_prefix(qstring_get_str(known),
-                                   "VIRTIO_FREEHINT_F_FLUSH"));
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(features, "dev-features"), entry) {
+        QString *name = qobject_to(QString, qlist_entry_obj(entry));
+
+        for (i = 0; i < ARRAY_SIZE(names); i++) {
+            known += g_str_has_prefix(qstring_get_str(name), names[i]);
+        }
+    }
+    g_assert_cmpint(known, ==, ARRAY_SIZE(names));
     qobject_unref(rsp);
     vm_stop(vm);
 }
@@ -2328,6 +2463,9 @@ static void add_backing_tests(void)
         g_free(path);
         path = g_strdup_printf("virtio-freehint/lazy/%s", good_backings[i]);
         qtest_add_data_func(path, good_backings[i], test_lazy);
+        g_free(path);
+        path = g_strdup_printf("virtio-freehint/auto/%s", good_backings[i]);
+        qtest_add_data_func(path, good_backings[i], test_auto);
     }
     qtest_add_func("virtio-freehint/backing/file/shared", test_file);
     qtest_add_func("virtio-freehint/backing/file/unlinked",
@@ -2395,6 +2533,9 @@ int main(int argc, char **argv)
     qtest_add_func("virtio-freehint/lazy-unreliable", test_lazy_unreliable);
     qtest_add_func("virtio-freehint/lazy-vhost-scsi", test_lazy_vhost_scsi);
     qtest_add_func("virtio-freehint/lazy-ksm", test_lazy_ksm);
+    qtest_add_func("virtio-freehint/auto-mixed", test_auto_mixed);
+    qtest_add_func("virtio-freehint/auto-unreliable", test_auto_unreliable);
+    qtest_add_func("virtio-freehint/auto-vhost-scsi", test_auto_vhost_scsi);
     qtest_add_func("virtio-freehint/granule", test_granule);
     qtest_add_func("virtio-freehint/dimm", test_dimm);
     qtest_add_func("virtio-freehint/dimm-hotplug", test_dimm_hotplug);

@@ -301,7 +301,7 @@ static void test_unsupported(void *obj, void *data, QGuestAllocator *alloc)
         { .type = VIRTIO_FREEHINT_T_FLUSH_DONE, .flags = 1, .nranges = 1 },
         { .type = 4, .nranges = 1 },
         { .type = 0xffff, .flags = 0xffff, .nranges = UINT32_MAX },
-        { .type = VIRTIO_FREEHINT_T_HINT, .flags = 1 << 1, .nranges = 1 },
+        { .type = VIRTIO_FREEHINT_T_HINT, .flags = 1 << 2, .nranges = 1 },
         { .type = VIRTIO_FREEHINT_T_HINT, .flags = 0x8001, .nranges = 1 },
     };
     const QFreehintRange range = { FREE_START, GRANULE };

@@ -77,6 +77,7 @@ static void test_all_are_there(void)
     }
     g_assert_cmpstr(lazy->words[FLUSH], ==, "done");
     g_assert_cmpstr(lazy->words[DISCARD], ==, "lazy");
+    g_assert_cmpstr(lazy->words[IN_EFFECT], ==, "lazy");
     g_assert_cmpint(lazy->figures[LAZY_CALLS], >, 0);
 }
 

@@ -326,6 +326,7 @@ static void freehint_apply_settings(VirtIOFreehint *fh,
         fh->discard_mode = new->discard;
         /* What takes a while in one mode may take no time in the other. */
         freehint_job_shorten(fh);
+        freehint_refresh_blocks(fh);
     }
     if (new->has_assume_vhost_user_safe) {
         fh->assume_vhost_user_safe = new->assume_vhost_user_safe;
@@ -422,6 +423,9 @@ static FreehintInfo *freehint_query(VirtIOFreehint *fh)
     info->min_age_ms = fh->min_age_ms;
     info->rate_limit = fh->rate_limit;
     info->discard = fh->discard_mode;
+    info->discard_in_effect = fh->discard_mode == FREEHINT_DISCARD_MODE_AUTO &&
+                              !fh->lazy ? FREEHINT_DISCARD_MODE_DROP :
+                                          fh->discard_mode;
     info->lazy_probe = fh->lazy_probe;
     info->assume_vhost_user_safe = fh->assume_vhost_user_safe;
     info->has_last_hint_age_ms = fh->last_hint_ms >= 0;
@@ -581,8 +585,10 @@ void hmp_info_freehint(Monitor *mon, const QDict *qdict)
                    info->rehint_epoch);
     monitor_printf(mon, "  delay: %" PRIu32 " ms, min age: %" PRIu32 " ms\n",
                    info->delay_ms, info->min_age_ms);
-    monitor_printf(mon, "  discard: %s, the host is %s, rate limit: %" PRIu64
-                   " bytes a second\n", FreehintDiscardMode_str(info->discard),
+    monitor_printf(mon, "  discard: %s, in effect: %s, the host is %s, rate"
+                   " limit: %" PRIu64 " bytes a second\n",
+                   FreehintDiscardMode_str(info->discard),
+                   FreehintDiscardMode_str(info->discard_in_effect),
                    FreehintLazyProbe_str(info->lazy_probe), info->rate_limit);
     if (info->has_last_hint_age_ms) {
         monitor_printf(mon, "  last hint: %" PRIu64 " ms ago\n",

@@ -79,6 +79,7 @@ static FreehintCount *freehint_count_for(FreehintCounters *counters,
 {
     switch (status) {
     case VIRTIO_FREEHINT_S_DISCARDED:
+    case VIRTIO_FREEHINT_S_LAZY:
         return &counters->discarded;
     case VIRTIO_FREEHINT_S_DECLINED:
         return &counters->declined[why];
@@ -113,6 +114,7 @@ static void freehint_settle(VirtIOFreehint *fh, FreehintHint *hint,
     }
     hint->status[hint->next++] = status;
     hint->done = 0;
+    hint->lent = false;
 }
 
 static void freehint_decline(VirtIOFreehint *fh, FreehintHint *hint)
@@ -367,11 +369,16 @@ static void freehint_parse_gauges(VirtIOFreehint *fh, FreehintHint *hint)
 static bool freehint_is_supported(VirtIOFreehint *fh, uint16_t type,
                                   uint16_t flags)
 {
+    VirtIODevice *vdev = VIRTIO_DEVICE(fh);
+
     switch (type) {
     case VIRTIO_FREEHINT_T_HINT:
+        if (virtio_vdev_has_feature(vdev, VIRTIO_FREEHINT_F_LAZY)) {
+            flags &= ~VIRTIO_FREEHINT_HINT_F_LAZY;
+        }
         return !(flags & ~VIRTIO_FREEHINT_HINT_F_ZERO);
     case VIRTIO_FREEHINT_T_FLUSH_DONE:
-        return !flags && virtio_vdev_has_feature(VIRTIO_DEVICE(fh),
+        return !flags && virtio_vdev_has_feature(vdev,
                                                  VIRTIO_FREEHINT_F_FLUSH);
     case VIRTIO_FREEHINT_T_GAUGES:
         return !flags;
@@ -580,8 +587,10 @@ static void freehint_part_discarded(VirtIOFreehint *fh, FreehintHint *hint,
     ratelimit_calculate_delay(&fh->rate, part->len);
     freehint_precopy_note(fh, hint, part);
     hint->done += part->len;
+    hint->lent |= part->lent;
     if (part->ends_range) {
-        freehint_settle(fh, hint, VIRTIO_FREEHINT_S_DISCARDED,
+        freehint_settle(fh, hint, hint->lent ? VIRTIO_FREEHINT_S_LAZY :
+                                               VIRTIO_FREEHINT_S_DISCARDED,
                         VIRTIO_FREEHINT_REASON_NONE);
     }
 }

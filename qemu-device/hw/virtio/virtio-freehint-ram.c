@@ -360,19 +360,6 @@ static void freehint_update_blocks(VirtIOFreehint *fh)
     g_hash_table_destroy(update.old);
 }
 
-void freehint_refresh_blocks(VirtIOFreehint *fh)
-{
-    FreehintBlock *block;
-    GHashTableIter iter;
-    MemoryRegion *mr;
-
-    freehint_update_blocks(fh);
-    g_hash_table_iter_init(&iter, fh->blocks);
-    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
-        freehint_update_refusal(fh, mr, block);
-    }
-}
-
 /* Whoever removes memory may do with it what it likes after that. */
 static void freehint_region_del(MemoryListener *listener,
                                 MemoryRegionSection *section)
@@ -734,6 +721,47 @@ static FreehintReason freehint_lazy_refusal(const VirtIOFreehint *fh,
     return FREEHINT_NO_REASON;
 }
 
+/*
+ * All memory that is discarded, as the guest does not know which part of it is
+ * not: what it hints early would be gone at once.
+ */
+static bool freehint_all_can_be_lazy(VirtIOFreehint *fh)
+{
+    FreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        if (block->refusal == FREEHINT_NO_REASON &&
+            (!freehint_can_be_lazy(mr) ||
+             freehint_lazy_refusal(fh, mr) != FREEHINT_NO_REASON)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void freehint_refresh_blocks(VirtIOFreehint *fh)
+{
+    FreehintBlock *block;
+    GHashTableIter iter;
+    MemoryRegion *mr;
+    bool lazy;
+
+    freehint_update_blocks(fh);
+    g_hash_table_iter_init(&iter, fh->blocks);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&mr, (gpointer *)&block)) {
+        freehint_update_refusal(fh, mr, block);
+    }
+    lazy = fh->discard_mode == FREEHINT_DISCARD_MODE_AUTO &&
+           freehint_all_can_be_lazy(fh);
+    if (lazy != fh->lazy) {
+        fh->lazy = lazy;
+        freehint_notify_config(fh);
+    }
+}
+
 /* Which memory is not discarded, or not lazily, and why */
 
 static bool freehint_block_has(VirtIOFreehint *fh, const MemoryRegion *mr,
@@ -860,11 +888,16 @@ static uint8_t freehint_check_section(VirtIOFreehint *fh,
  * Of a private mapping of a named file only QEMU's own copies go: others may
  * have the same file, into which ram_block_discard_range() would punch a hole.
  */
-static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr)
+static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr,
+                           uint16_t flags)
 {
-    if (fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY &&
-        freehint_can_be_lazy(mr) &&
+    const bool lazy = flags & VIRTIO_FREEHINT_HINT_F_LAZY ?
+                      fh->discard_mode != FREEHINT_DISCARD_MODE_DROP :
+                      fh->discard_mode == FREEHINT_DISCARD_MODE_LAZY;
+
+    if (lazy && freehint_can_be_lazy(mr) &&
         freehint_lazy_refusal(fh, mr) == FREEHINT_NO_REASON) {
+        vhost_allow_lazy_discards();
         return MADV_FREE;
     }
     return freehint_can_be_lazy(mr) ||
@@ -874,7 +907,8 @@ static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr)
 
 /* Returns whether there was room for all of it. */
 static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
-                              const MemoryRegionSection *section)
+                              const MemoryRegionSection *section,
+                              uint16_t flags)
 {
     const uint64_t page_size = section->mr->ram_block->page_size;
     const uint64_t len = int128_get64(section->size);
@@ -892,7 +926,9 @@ static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
     if (part.len) {
         /* To ask the host about each part would take longer than the rest. */
         part.advice = last && last->mr == part.mr ?
-                      last->advice : freehint_advice(fh, part.mr);
+                      last->advice : freehint_advice(fh, part.mr, flags);
+        part.lent = part.advice == MADV_FREE &&
+                    fh->discard_mode == FREEHINT_DISCARD_MODE_AUTO;
         memory_region_ref(part.mr);
         g_array_append_val(job->parts, part);
     }
@@ -954,7 +990,8 @@ uint8_t freehint_collect(VirtIOFreehint *fh, const FreehintRange *range,
 
         worst = MAX(worst, status);
         if (status == VIRTIO_FREEHINT_S_DISCARDED) {
-            complete = complete && freehint_add_part(fh, job, &section);
+            complete = complete &&
+                       freehint_add_part(fh, job, &section, flags);
             memory_region_unref(section.mr);
         }
     }
@@ -1262,8 +1299,8 @@ void freehint_job_drain(VirtIOFreehint *fh)
 /* By now all memory that the VM starts with is there. */
 static void freehint_machine_done(Notifier *notifier, void *data)
 {
-    freehint_update_blocks(container_of(notifier, VirtIOFreehint,
-                                        machine_done));
+    freehint_refresh_blocks(container_of(notifier, VirtIOFreehint,
+                                         machine_done));
 }
 
 void freehint_ram_init(VirtIOFreehint *fh)

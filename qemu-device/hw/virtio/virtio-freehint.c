@@ -59,6 +59,8 @@ uint64_t freehint_age_ms(int64_t since_ms)
 static const VirtIOFeature freehint_feature_sizes[] = {
     { .flags = 1ull << VIRTIO_FREEHINT_F_FLUSH,
       .end = endof(struct virtio_freehint_config, flush_timeout_ms) },
+    { .flags = 1ull << VIRTIO_FREEHINT_F_LAZY,
+      .end = sizeof(struct virtio_freehint_config) },
     { }
 };
 
@@ -95,6 +97,7 @@ static void freehint_get_config(VirtIODevice *vdev, uint8_t *data)
         .flush_id = cpu_to_le32(fh->flush.id),
         .flush_flags = cpu_to_le32(fh->flush.flags),
         .flush_timeout_ms = cpu_to_le32(fh->flush.timeout_ms),
+        .lazy = cpu_to_le32(fh->lazy),
     };
 
     memcpy(data, &config, vdev->config_len);
@@ -434,7 +437,8 @@ static void freehint_visit_mode(Object *obj, Visitor *v, const char *name,
 static const PropertyInfo freehint_prop_mode = {
     .type = "FreehintDiscardMode",
     .description = "when the host takes memory that is discarded: at once"
-                   " (drop), or when it runs short (lazy)",
+                   " (drop), when it runs short (lazy), or at once unless the"
+                   " guest may want it back soon (auto)",
     .enum_table = &FreehintDiscardMode_lookup,
     .get = freehint_visit_mode,
     .set = freehint_visit_mode,
@@ -452,6 +456,8 @@ static const Property freehint_properties[] = {
                      assume_vhost_user_safe, false),
     DEFINE_PROP_BIT64("flush", VirtIOFreehint, host_features,
                       VIRTIO_FREEHINT_F_FLUSH, true),
+    DEFINE_PROP_BIT64("lazy-hints", VirtIOFreehint, host_features,
+                      VIRTIO_FREEHINT_F_LAZY, true),
     DEFINE_PROP_BOOL("discard-file-backed", VirtIOFreehint,
                      discard_file_backed, false),
     DEFINE_PROP_BOOL("discard-reserved", VirtIOFreehint, discard_reserved,

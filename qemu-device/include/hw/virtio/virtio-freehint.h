@@ -62,6 +62,8 @@ typedef struct FreehintPart {
     uint64_t len;
     /* What madvise() is told; 0 if ram_block_discard_range() is to do it. */
     int advice;
+    /* It is left to the host only because the guest may want it back soon. */
+    bool lent;
     /* The range ends with it. */
     bool ends_range;
 } FreehintPart;
@@ -83,6 +85,8 @@ typedef struct FreehintHint {
     /* The first range without a status, and how far discarding it got. */
     uint32_t next;
     uint64_t done;
+    /* Some of that was lent. */
+    bool lent;
 
     /* FreehintPart: discarded, so that precopy need not send it; or NULL. */
     GArray *skips;
@@ -240,6 +244,8 @@ struct VirtIOFreehint {
     uint32_t max_ranges;
     uint32_t state;
     uint32_t rehint_epoch;
+    /* Memory that the guest may want back soon is discarded lazily. */
+    bool lazy;
     /* Written by the driver: unchecked. */
     uint32_t driver_status;
     /* Why it is not active; config space has the protocol's value for it. */
@@ -367,7 +373,7 @@ void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job);
 uint8_t freehint_collect(VirtIOFreehint *fh, const FreehintRange *range,
                          uint16_t flags, FreehintJob *job);
 
-/* Bring up to date which memory may be discarded. */
+/* Bring up to date which memory may be discarded, and lazily. */
 void freehint_refresh_blocks(VirtIOFreehint *fh);
 
 /**
