@@ -65,6 +65,15 @@ static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
 	fh->pause_end = fh->now + msecs_to_jiffies(retry_ms);
 }
 
+/* What is lazy is to be hinted once more when it has settled. */
+static void vfh_await_settling(struct vfh *fh)
+{
+	if (fh->settle_runs)
+		return;
+	fh->settle_runs = true;
+	fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+}
+
 static void vfh_reap(struct vfh *fh)
 {
 	struct vfh_msg *msg;
@@ -78,6 +87,8 @@ static void vfh_reap(struct vfh *fh)
 		if (msg->batch) {
 			vfh_learn_speed(fh, vfh_read_answer(fh, msg, len));
 			vfh_flush_answered(fh, msg);
+			if (msg->lazy)
+				vfh_await_settling(fh);
 			vfh_hint_done(fh, msg);
 			vfh_answered(fh);
 			continue;
@@ -98,9 +109,25 @@ static void vfh_reap(struct vfh *fh)
  * What the device, the guest's administrator and mm want.
  */
 
+/*
+ * Memory of a guest that wants some of it back soon is hinted lazily first. One that has
+ * shown nothing of the kind is spared the second hint.
+ */
+static bool vfh_is_lazy(const struct vfh *fh)
+{
+	return fh->config.lazy && fh->source->settle &&
+	       fh->pace.age_ms > fh->pace.min_ms;
+}
+
+/* For how long memory rests before it is hinted, in whatever way. */
+static unsigned int vfh_rest_ms(const struct vfh *fh)
+{
+	return vfh_is_lazy(fh) ? fh->config.early_ms : fh->pace.age_ms;
+}
+
 static unsigned long vfh_period(const struct vfh *fh)
 {
-	return max(msecs_to_jiffies(max(fh->pace.age_ms, fh->config.delay_ms)), 1UL);
+	return max(msecs_to_jiffies(max(vfh_rest_ms(fh), fh->config.delay_ms)), 1UL);
 }
 
 static void vfh_read_config(struct vfh *fh)
@@ -119,6 +146,8 @@ static void vfh_read_config(struct vfh *fh)
 	/* Nobody shall wait for the end of a long period that has been made short. */
 	if (time_after(fh->period_end, fh->now + vfh_period(fh)))
 		fh->period_end = fh->now + vfh_period(fh);
+	if (time_after(fh->settle_end, fh->now + msecs_to_jiffies(fh->pace.age_ms)))
+		fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
 	if (fh->config.flush_id != flush_id)
 		vfh_flush_ask(fh);
 	if (fh->config.epoch == epoch || !fh->running)
@@ -213,6 +242,7 @@ static void vfh_stop(struct vfh *fh)
 	fh->running = false;
 	fh->round = false;
 	fh->period_runs = false;
+	fh->settle_runs = false;
 	timer_delete_sync(&fh->look);
 	fh->source->stop();
 }
@@ -263,19 +293,9 @@ bool vfh_may_send(const struct vfh *fh)
 	return time_after_eq(fh->now, fh->pause_end);
 }
 
-/**
- * vfh_start_round - what is due is hinted from here
- * @fh: the device
- * @flags: see freehint_age()
- *
- * While the device is busy with what it was given before, that is one round.
- */
-void vfh_start_round(struct vfh *fh, unsigned int flags)
+/* While the device is busy with what it was given before, that is one round. */
+static void vfh_begin_round(struct vfh *fh)
 {
-	fh->period_runs = fh->source->age(flags);
-	fh->period_end = fh->now + vfh_period(fh);
-	if (fh->period_runs)
-		vfh_wait_until(fh, fh->period_end);
 	if (fh->round)
 		return;
 	fh->round = true;
@@ -283,32 +303,67 @@ void vfh_start_round(struct vfh *fh, unsigned int flags)
 	trace_freehint_round(true);
 }
 
-/* Memory is hinted when it has been free for a whole period. */
-static void vfh_end_period(struct vfh *fh)
+/**
+ * vfh_start_round - what is due is hinted from here
+ * @fh: the device
+ * @flags: see freehint_age()
+ */
+void vfh_start_round(struct vfh *fh, unsigned int flags)
+{
+	fh->period_runs = fh->source->age(flags);
+	fh->period_end = fh->now + vfh_period(fh);
+	if (fh->period_runs)
+		vfh_wait_until(fh, fh->period_end);
+	vfh_begin_round(fh);
+}
+
+/* Is something over now? The device may want to be left alone between two rounds. */
+static bool vfh_is_over(struct vfh *fh, unsigned long *end)
 {
 	unsigned long left = fh->round_end + msecs_to_jiffies(fh->config.delay_ms);
 
+	if (!fh->round && time_before(*end, left))
+		*end = left;
+	if (!time_before(fh->now, *end))
+		return true;
+	vfh_wait_until(fh, *end);
+	return false;
+}
+
+/* Memory is hinted when it has been free for a whole period. */
+static void vfh_end_period(struct vfh *fh)
+{
 	if (test_and_clear_bit(VFH_EVENT_FREED, &fh->events) && !fh->period_runs) {
 		fh->period_runs = true;
 		fh->period_end = READ_ONCE(fh->freed_at) +
-			max(msecs_to_jiffies(fh->pace.age_ms) / VFH_FIRST_PERIOD, 1UL);
+			max(msecs_to_jiffies(vfh_rest_ms(fh)) / VFH_FIRST_PERIOD, 1UL);
 	}
 	if (test_and_clear_bit(VFH_EVENT_LOOK, &fh->events) && !fh->period_runs &&
 	    fh->source->worth_a_look()) {
 		fh->period_runs = true;
 		fh->period_end = fh->now;
 	}
-	/* The device may want to be left alone between two rounds: so one has to end. */
-	if (!fh->period_runs || (fh->round && fh->config.delay_ms))
+	/* So that it can be left alone, a round has to end. */
+	if (!fh->period_runs || (fh->round && fh->config.delay_ms) ||
+	    !vfh_is_over(fh, &fh->period_end))
 		return;
-	if (!fh->round && time_before(fh->period_end, left))
-		fh->period_end = left;
-	if (time_before(fh->now, fh->period_end)) {
-		vfh_wait_until(fh, fh->period_end);
-		return;
-	}
 	vfh_pace_tick(fh);
-	vfh_start_round(fh, 0);
+	vfh_start_round(fh, vfh_is_lazy(fh) ? FREEHINT_EARLY : 0);
+}
+
+/*
+ * And once more, if that was lazily, when it has settled. Where the device wants to be left
+ * alone in between, each round may begin with a period: so what has settled joins it.
+ */
+static void vfh_end_settle_time(struct vfh *fh)
+{
+	if (!fh->settle_runs || !vfh_is_over(fh, &fh->settle_end))
+		return;
+	fh->settle_runs = fh->source->settle();
+	fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+	if (fh->settle_runs)
+		vfh_wait_until(fh, fh->settle_end);
+	vfh_begin_round(fh);
 }
 
 static bool vfh_send_one(struct vfh *fh, unsigned int flags)
@@ -409,6 +464,7 @@ void vfh_pass(struct vfh *fh, unsigned long now)
 	if (vfh_follow_wishes(fh, wishes)) {
 		vfh_flush_step(fh);
 		vfh_end_period(fh);
+		vfh_end_settle_time(fh);
 		vfh_send(fh);
 		if (test_and_clear_bit(VFH_EVENT_TELL, &fh->events))
 			vfh_gauges_rest(fh);

@@ -38,6 +38,9 @@ static const struct vfh_source vfh_buddy = {
 	.start = freehint_start,
 	.stop = freehint_stop,
 	.age = freehint_age,
+#ifdef CONFIG_VIRTIO_FREEHINT_PACE
+	.settle = freehint_settle,
+#endif
 	.collect = freehint_collect,
 	.give_back = freehint_return,
 	.lost = freehint_lost,
@@ -108,6 +111,12 @@ MODULE_PARM_DESC(min_age_floor_ms, "Memory stays free for at least this long bef
 module_param_cb(min_age_ceiling_ms, &vfh_ms_ops, &min_age_ceiling_ms, 0644);
 MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
 
+/*
+ * What is hinted lazily, and used again, costs next to nothing; but each hint has its
+ * price, and a loop shall not pay it over and over.
+ */
+#define VFH_EARLY_SHARE		4
+
 /**
  * vfh_bound_config - keep what the device asks for within the guest's bounds
  * @config: as the device gave it
@@ -118,6 +127,7 @@ void vfh_bound_config(struct vfh_config *config)
 	u32 ceiling = max(floor, READ_ONCE(min_age_ceiling_ms));
 
 	config->min_age_ms = clamp(config->min_age_ms, floor, ceiling);
+	config->early_ms = max(config->min_age_ms / VFH_EARLY_SHARE, floor);
 	config->delay_ms = min(config->delay_ms, ceiling);
 }
 
@@ -447,6 +457,9 @@ static int vfh_restore(struct virtio_device *vdev)
 static const unsigned int vfh_features[] = {
 #ifdef CONFIG_VIRTIO_FREEHINT_FLUSH
 	VIRTIO_FREEHINT_F_FLUSH,
+#endif
+#ifdef CONFIG_VIRTIO_FREEHINT_PACE
+	VIRTIO_FREEHINT_F_LAZY,
 #endif
 };
 

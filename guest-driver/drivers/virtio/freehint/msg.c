@@ -49,6 +49,10 @@ int vfh_send_hint(struct vfh *fh, struct vfh_msg *msg)
 	unsigned int i;
 	int ret;
 
+	msg->lazy = batch->early && fh->config.lazy;
+	if (msg->lazy)
+		flags |= VIRTIO_FREEHINT_HINT_F_LAZY;
+
 	msg->cookie = fh->counters.hints + 1;
 	vfh_fill_hdr(msg, VIRTIO_FREEHINT_T_HINT, flags, batch->nr_ranges,
 		     msg->cookie);
@@ -110,7 +114,7 @@ static size_t vfh_nr_statuses(struct vfh *fh, const struct vfh_answer *answer,
 }
 
 /* Section "Range status": an unknown status means what its class means. */
-static enum vfh_verdict vfh_verdict(u8 status)
+static enum vfh_verdict vfh_verdict(u8 status, bool lazy)
 {
 	if (status >= VIRTIO_FREEHINT_S_NEVER)
 		return VFH_NEVER;
@@ -118,6 +122,8 @@ static enum vfh_verdict vfh_verdict(u8 status)
 	switch (status) {
 	case VIRTIO_FREEHINT_S_DISCARDED:
 		return VFH_DISCARDED;
+	case VIRTIO_FREEHINT_S_LAZY:
+		return lazy ? VFH_LAZY : VFH_DECLINED;
 	case VIRTIO_FREEHINT_S_THROTTLED:
 		return VFH_THROTTLED;
 	case VIRTIO_FREEHINT_S_FAILED:
@@ -132,6 +138,8 @@ static enum freehint_outcome vfh_outcome(enum vfh_verdict verdict)
 	switch (verdict) {
 	case VFH_DISCARDED:
 		return FREEHINT_DISCARDED;
+	case VFH_LAZY:
+		return FREEHINT_LAZY;
 	case VFH_THROTTLED:
 		return FREEHINT_RETRY;
 	case VFH_NEVER:
@@ -168,7 +176,8 @@ unsigned int vfh_read_answer(struct vfh *fh, struct vfh_msg *msg,
 		struct freehint_range *range = &msg->batch->ranges[i];
 		enum vfh_verdict verdict;
 
-		verdict = i < nr ? vfh_verdict(answer->status[i]) : VFH_DECLINED;
+		verdict = i < nr ? vfh_verdict(answer->status[i], msg->lazy) :
+				   VFH_DECLINED;
 		fh->counters.verdict_bytes[verdict] += vfh_bytes(range->nr_pages);
 		trace_freehint_range(msg->cookie, range, verdict);
 		range->outcome = stale ? FREEHINT_RETRY : vfh_outcome(verdict);
@@ -237,6 +246,10 @@ static bool vfh_virtio_read_config(struct vfh *fh, struct vfh_config *config)
 			&config->delay_ms);
 	virtio_cread_le(vdev, struct virtio_freehint_config, min_age_ms,
 			&config->min_age_ms);
+	config->lazy = 0;
+	virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_LAZY,
+				struct virtio_freehint_config, lazy,
+				&config->lazy);
 
 	/* The id changes last, and what it comes with holds from then. */
 	virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_FLUSH,

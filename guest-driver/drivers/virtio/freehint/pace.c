@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtio free memory hint driver: for how long memory rests before it is hinted.
+ * Virtio free memory hint driver: for how long memory rests before it is hinted; where it
+ * can be hinted lazily first, before it is hinted once more.
  *
- * The rule, in three sentences. Memory is hinted when it has stayed free for the age,
- * which starts at what the device asks for. When at least half as much is reused soon
+ * The rule, in three sentences. Memory is hinted for good when it has stayed free for the
+ * age, which starts at what the device asks for. When at least half as much is reused soon
  * after it was hinted as is hinted, the age doubles, up to one window. When for two
  * windows in a row next to nothing was reused, neither after a hint nor while it waited
  * for one, the age halves, and again with each such window that follows, down to where

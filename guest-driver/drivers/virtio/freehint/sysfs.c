@@ -130,6 +130,13 @@ static ssize_t free_pending_bytes_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(free_pending_bytes);
 
+static ssize_t free_lazy_bytes_show(struct device *dev,
+				    struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", vfh_bytes(vfh_stats(dev).lazy));
+}
+static DEVICE_ATTR_RO(free_lazy_bytes);
+
 static ssize_t free_stuck_bytes_show(struct device *dev,
 				     struct device_attribute *attr, char *buf)
 {
@@ -150,6 +157,7 @@ static struct attribute *vfh_attrs[] = {
 	&dev_attr_in_flight_bytes.attr,
 	&dev_attr_leaked_bytes.attr,
 	&dev_attr_free_pending_bytes.attr,
+	&dev_attr_free_lazy_bytes.attr,
 	&dev_attr_free_stuck_bytes.attr,
 	NULL
 };
@@ -178,6 +186,7 @@ static int vfh_counters_show(struct seq_file *m, void *unused)
 	seq_printf(m, "notifications %llu\n", c->notifications);
 	seq_printf(m, "hinted_bytes %llu\n", c->hinted_bytes);
 	seq_printf(m, "discarded_bytes %llu\n", c->verdict_bytes[VFH_DISCARDED]);
+	seq_printf(m, "lazy_bytes %llu\n", c->verdict_bytes[VFH_LAZY]);
 	seq_printf(m, "declined_bytes %llu\n", c->verdict_bytes[VFH_DECLINED]);
 	seq_printf(m, "throttled_bytes %llu\n", c->verdict_bytes[VFH_THROTTLED]);
 	seq_printf(m, "failed_bytes %llu\n", c->verdict_bytes[VFH_FAILED]);
@@ -191,6 +200,7 @@ static int vfh_counters_show(struct seq_file *m, void *unused)
 	seq_printf(m, "flushes %llu\n", c->flushes);
 	seq_printf(m, "free_pending_bytes %llu\n", vfh_bytes(stats.pending));
 	seq_printf(m, "free_discarded_bytes %llu\n", vfh_bytes(stats.discarded));
+	seq_printf(m, "free_lazy_bytes %llu\n", vfh_bytes(stats.lazy));
 	seq_printf(m, "refused_bytes %llu\n", vfh_bytes(stats.refused));
 	seq_printf(m, "free_stuck_bytes %llu\n", vfh_bytes(stats.stuck));
 	seq_printf(m, "reused_bytes %llu\n", vfh_bytes(stats.reused));

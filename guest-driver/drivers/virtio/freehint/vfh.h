@@ -32,6 +32,7 @@ struct vfh_msg;
  * @start: see there
  * @stop: see there
  * @age: see there
+ * @settle: see there; NULL if it tells nothing apart that may be wanted back soon
  * @collect: see there
  * @give_back: see freehint_return()
  * @lost: see there
@@ -46,6 +47,7 @@ struct vfh_source {
 	int (*start)(unsigned int order, void (*wake)(void *data), void *data);
 	void (*stop)(void);
 	bool (*age)(unsigned int flags);
+	bool (*settle)(void);
 	unsigned int (*collect)(struct freehint_batch *batch,
 				unsigned long max_pages, unsigned int flags);
 	void (*give_back)(struct freehint_batch *batch);
@@ -62,6 +64,8 @@ struct vfh_source {
  * @epoch: rehint_epoch
  * @delay_ms: see struct virtio_freehint_config
  * @min_age_ms: see there
+ * @early_ms: the same for what is hinted lazily, so that a host that is short can have it
+ * @lazy: see there; 0 without VIRTIO_FREEHINT_F_LAZY
  * @flush_id: see there; 0 without VIRTIO_FREEHINT_F_FLUSH
  * @flush_flags: see there
  * @flush_timeout_ms: see there
@@ -71,6 +75,8 @@ struct vfh_config {
 	u32 epoch;
 	u32 delay_ms;
 	u32 min_age_ms;
+	u32 early_ms;
+	u32 lazy;
 	u32 flush_id;
 	u32 flush_flags;
 	u32 flush_timeout_ms;
@@ -112,6 +118,7 @@ struct vfh_port {
  * @queued: the device has them
  * @refused: the device does not support this type of message
  * @cookie: counts hints
+ * @lazy: of a hint, it may be discarded lazily
  * @looks: how often the answer was looked for in vain
  * @batch: of a hint, what is in it
  * @request: header and what follows it, read by the device
@@ -124,6 +131,7 @@ struct vfh_msg {
 	bool queued;
 	bool refused;
 	u64 cookie;
+	bool lazy;
 	unsigned int looks;
 	struct freehint_batch *batch;
 	struct vfh_request {
@@ -159,6 +167,7 @@ enum vfh_phase {
 /* What became of a range, for the counters. */
 enum vfh_verdict {
 	VFH_DISCARDED,
+	VFH_LAZY,
 	VFH_DECLINED,
 	VFH_THROTTLED,
 	VFH_FAILED,
@@ -222,7 +231,8 @@ struct vfh_reuse {
 };
 
 /**
- * struct vfh_pace - for how long memory rests before it is hinted, see pace.c
+ * struct vfh_pace - for how long memory rests before it is hinted, or before it is hinted
+ *	once more, if it was hinted lazily first; see pace.c
  * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
  * @max_ms: ceiling of @age_ms
  * @age_ms: now
@@ -331,6 +341,8 @@ struct vfh_flush {
  * @freed_at: jiffies, when VFH_EVENT_FREED last happened
  * @period_runs: a period is under way
  * @period_end: jiffies
+ * @settle_runs: something was hinted lazily, and is to be hinted once more
+ * @settle_end: jiffies, when the settle time that runs is over
  * @round: a round is under way: what is due is being hinted
  * @round_end: jiffies, of the last one
  * @progress: something was hinted in it
@@ -394,6 +406,8 @@ struct vfh {
 	unsigned long freed_at;
 	bool period_runs;
 	unsigned long period_end;
+	bool settle_runs;
+	unsigned long settle_end;
 	bool round;
 	unsigned long round_end;
 	bool progress;

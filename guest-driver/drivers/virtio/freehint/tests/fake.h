@@ -27,11 +27,16 @@
  * @now: the clock
  * @refusal: the source's
  * @young: granules that were freed
+ * @early: granules that are due, and may be wanted back soon
  * @due: granules that are due
+ * @lazy: granules that came back as lazy, in this settle time
+ * @lazy_long: and in the previous one
  * @started: the source is
  * @freed: tells that memory was freed
  * @rehints: how often it was told
  * @ages: the same
+ * @settles: the same
+ * @age_flags: of the last period
  * @flags: of the last collection
  * @outcomes: granules that came back, by outcome
  * @lost: granules that were given up
@@ -60,11 +65,16 @@ struct fake {
 	unsigned long now;
 	enum freehint_refusal refusal;
 	unsigned long young;
+	unsigned long early;
 	unsigned long due;
+	unsigned long lazy;
+	unsigned long lazy_long;
 	bool started;
 	void (*freed)(void *data);
 	unsigned int rehints;
 	unsigned int ages;
+	unsigned int settles;
+	unsigned int age_flags;
 	unsigned int flags;
 	unsigned long outcomes[FREEHINT_NR_OUTCOMES];
 	unsigned long lost;
@@ -119,23 +129,39 @@ static inline void fake_stop(void)
 static inline bool fake_age(unsigned int flags)
 {
 	fake->ages++;
-	fake->due += fake->young;
+	fake->age_flags = flags;
+	fake->early += fake->young;
 	fake->young = 0;
-	return fake->due;
+	if (!(flags & FREEHINT_EARLY)) {
+		fake->due += fake->early;
+		fake->early = 0;
+	}
+	return fake->early || fake->due;
+}
+
+static inline bool fake_settle(void)
+{
+	fake->settles++;
+	fake->due += fake->lazy_long;
+	fake->lazy_long = fake->lazy;
+	fake->lazy = 0;
+	return fake->lazy_long;
 }
 
 static inline unsigned int fake_collect(struct freehint_batch *batch,
 				 unsigned long max_pages, unsigned int flags)
 {
-	unsigned long granules = min(fake->due, max(max_pages / G, 1UL));
+	unsigned long *due = fake->early ? &fake->early : &fake->due;
+	unsigned long granules = min(*due, max(max_pages / G, 1UL));
 
 	fake->flags = flags;
 	batch->nr_ranges = 0;
 	batch->nr_pages = 0;
+	batch->early = fake->early;
 	batch->lost = false;
 	if (!granules)
 		return 0;
-	fake->due -= granules;
+	*due -= granules;
 	batch->nr_ranges = 1;
 	batch->nr_pages = granules * G;
 	batch->ranges[0].pfn = 16 * G;
@@ -147,8 +173,11 @@ static inline void fake_give_back(struct freehint_batch *batch)
 {
 	unsigned int i;
 
-	for (i = 0; i < batch->nr_ranges; i++)
+	for (i = 0; i < batch->nr_ranges; i++) {
 		fake->outcomes[batch->ranges[i].outcome] += batch->ranges[i].nr_pages / G;
+		if (batch->ranges[i].outcome == FREEHINT_LAZY)
+			fake->lazy += batch->ranges[i].nr_pages / G;
+	}
 	if (batch->lost)
 		fake->lost -= batch->nr_pages / G;
 }
@@ -185,6 +214,7 @@ static const struct vfh_source fake_source = {
 	.start = fake_start,
 	.stop = fake_stop,
 	.age = fake_age,
+	.settle = fake_settle,
 	.collect = fake_collect,
 	.give_back = fake_give_back,
 	.lost = fake_lost,

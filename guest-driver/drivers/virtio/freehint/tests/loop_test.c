@@ -26,6 +26,169 @@ static void test_a_hint(struct kunit *test)
 			7 * G << PAGE_SHIFT);
 }
 
+#define EARLY	msecs_to_jiffies(AGE_MS / 4)
+#define LONG	msecs_to_jiffies(8 * AGE_MS)
+
+/* A device that is lazy, and a guest that has learned to leave memory at rest for long. */
+static void learn(u32 lazy)
+{
+	fake->config.lazy = lazy;
+	config_changes();
+	fake->fh.pace.age_ms = 8 * AGE_MS;
+}
+
+static u16 hint_flags(void)
+{
+	return le16_to_cpu(fake->sent[first_hint()]->request->hdr.flags);
+}
+
+/* Hinted lazily soon, and once more when it has settled. */
+static void test_lazy(struct kunit *test)
+{
+	unsigned long settle_end;
+
+	learn(1);
+	free_granules(7);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + EARLY));
+	pass(EARLY);
+	KUNIT_EXPECT_EQ(test, fake->age_flags, FREEHINT_EARLY);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), VIRTIO_FREEHINT_HINT_F_LAZY);
+	answer_all(VIRTIO_FREEHINT_S_LAZY);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_LAZY], 7);
+	KUNIT_EXPECT_EQ(test, fake->fh.counters.verdict_bytes[VFH_LAZY],
+			7 * G << PAGE_SHIFT);
+	settle_end = fake->now + LONG;
+
+	pass(EARLY);
+	answer_all(0);
+	/* What becomes lazy later does not put that off. */
+	free_granules(3);
+	pass(EARLY);
+	answer_all(VIRTIO_FREEHINT_S_LAZY);
+	pass(EARLY);
+	answer_all(0);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, settle_end));
+	pass(settle_end - 1 - fake->now);
+	KUNIT_EXPECT_EQ(test, fake->settles, 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, fake->settles, 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + LONG));
+	pass(LONG);
+	KUNIT_EXPECT_EQ(test, fake->settles, 2);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 10);
+	answer_all(0);
+
+	/* There is no more to settle. */
+	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
+}
+
+/* Without history, or without a device that is lazy, there is one hint, and no flag. */
+static void test_not_lazy(struct kunit *test)
+{
+	fake->config.lazy = 1;
+	config_changes();
+	free_granules(7);
+	pass(AGE / 4 - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, fake->age_flags, 0);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(AGE);
+	answer_all(0);
+
+	learn(0);
+	free_granules(5);
+	pass(LONG / 4 - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, fake->age_flags, 0);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(LONG);
+	answer_all(0);
+	KUNIT_EXPECT_EQ(test, fake->settles, 0);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 12);
+}
+
+/* The guest's own floor holds for what is hinted lazily, too. */
+static void test_early_age(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, fake->fh.config.early_ms, AGE_MS / 4);
+	fake->config.min_age_ms = 40;
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->fh.config.early_ms, 20);
+	fake->config.min_age_ms = 1;
+	config_changes();
+	KUNIT_EXPECT_EQ(test, fake->fh.config.early_ms, 20);
+	KUNIT_EXPECT_EQ(test, fake->fh.config.min_age_ms, 20);
+}
+
+/* What the device has dropped all the same needs no second hint. */
+static void test_lazy_and_dropped(struct kunit *test)
+{
+	learn(1);
+	free_granules(7);
+	pass(EARLY);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 7);
+	answer_all(0);
+	pass(EARLY);
+	pass(LONG);
+	answer_all(0);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
+}
+
+/* A host that is short does not wait for what was learned to be over. */
+static void test_lazy_made_short(struct kunit *test)
+{
+	const unsigned long half = msecs_to_jiffies(AGE_MS / 2);
+
+	learn(1);
+	free_granules(7);
+	pass(EARLY);
+	answer_all(VIRTIO_FREEHINT_S_LAZY);
+	fake->config.lazy = 0;
+	fake->config.min_age_ms = AGE_MS / 2;
+	config_changes();
+	pass(half);
+	KUNIT_EXPECT_EQ(test, fake->settles, 1);
+	pass(half);
+	KUNIT_EXPECT_EQ(test, fake->settles, 2);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
+}
+
+/* What waits to settle keeps the distance between rounds, too, but is not left behind. */
+static void test_lazy_leaves_the_device_alone(struct kunit *test)
+{
+	const unsigned long delay = 3 * LONG;
+	unsigned long round_end;
+
+	fake->config.delay_ms = 3 * 8 * AGE_MS;
+	learn(1);
+	fake->fh.round_end = fake->now - delay;
+	free_granules(7);
+	pass(EARLY);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	answer_all(VIRTIO_FREEHINT_S_LAZY);
+	answer_all(0);
+	round_end = fake->fh.round_end;
+	pass(LONG);
+	KUNIT_EXPECT_EQ(test, fake->settles, 0);
+	pass(round_end + delay - fake->now);
+	KUNIT_EXPECT_EQ(test, fake->settles, 1);
+}
+
 /* The thread gets to run late: the period has begun before. */
 static void test_late_for_what_was_freed(struct kunit *test)
 {
@@ -670,6 +833,12 @@ static void test_look(struct kunit *test)
 
 static struct kunit_case loop_cases[] = {
 	KUNIT_CASE(test_a_hint),
+	KUNIT_CASE(test_lazy),
+	KUNIT_CASE(test_not_lazy),
+	KUNIT_CASE(test_early_age),
+	KUNIT_CASE(test_lazy_and_dropped),
+	KUNIT_CASE(test_lazy_made_short),
+	KUNIT_CASE(test_lazy_leaves_the_device_alone),
 	KUNIT_CASE(test_late_for_what_was_freed),
 	KUNIT_CASE(test_idle_is_not_woken),
 	KUNIT_CASE(test_statuses),
