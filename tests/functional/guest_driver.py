@@ -13,7 +13,10 @@ DEVICES = "/sys/bus/virtio/devices"
 CHECK = "/sys/kernel/debug/freehint/check"
 
 # The outcomes of hinted bytes; all other hinted bytes are in flight.
-OUTCOMES = ("discarded", "declined", "throttled", "never", "failed", "aborted", "leaked")
+OUTCOMES = (
+    *("discarded", "lazy", "declined", "throttled", "never", "failed"),
+    *("aborted", "leaked"),
+)
 
 # How much the driver may leave unhinted, for the guest's own needs.
 KEPT = 32 * MIB

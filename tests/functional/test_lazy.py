@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lazily freed memory goes before anything is swapped, and is free to use again."""
+"""Lazily freed memory goes before anything is swapped, and is free to use again.
+
+By default what a guest wants back soon is freed lazily, and dropped when it has settled.
+"""
 
 import contextlib
 import ctypes
@@ -12,7 +15,8 @@ import unittest
 from collections.abc import Iterator
 from pathlib import Path
 
-from freehint_vm import DEVICE_ID, MIB, FreehintVM
+from freehint_vm import DEVICE_ID, MIB, SYSFS, FreehintVM
+from guest_driver import GuestDriver, wait_for
 
 V1 = Path("/sys/fs/cgroup/memory")
 GUEST_MIB = 640
@@ -107,12 +111,21 @@ def use_memory(vm: FreehintVM, size: int = USED) -> None:
     time.sleep(1)
 
 
-class LazyTest(unittest.TestCase):
-    def pid(self, vm: FreehintVM) -> int:
-        pid = vm.machine.get_pid()
-        assert pid is not None
-        return pid
+def pid_of(vm: FreehintVM) -> int:
+    pid = vm.machine.get_pid()
+    assert pid is not None
+    return pid
 
+
+LIMITS_NEED_ROOT = unittest.skipIf(
+    os.geteuid(), "limiting memory and swapping to a file need root"
+)
+LIMITS_NEED_V1 = unittest.skipUnless(
+    (V1 / "memory.limit_in_bytes").exists(), f"no version 1 memory cgroup at {V1}"
+)
+
+
+class LazyTest(unittest.TestCase):
     def swapped_under_limit(self, mode: str) -> int:
         """How much is swapped when the host takes back half of what was freed."""
         with Cgroup() as cgroup, swap_file(2 * USED), contextlib.ExitStack() as stack:
@@ -135,10 +148,8 @@ class LazyTest(unittest.TestCase):
             self.assertIn(" 0 bytes lost", result.output)
         return swapped
 
-    @unittest.skipIf(os.geteuid(), "limiting memory and swapping to a file need root")
-    @unittest.skipUnless(
-        (V1 / "memory.limit_in_bytes").exists(), f"no version 1 memory cgroup at {V1}"
-    )
+    @LIMITS_NEED_ROOT
+    @LIMITS_NEED_V1
     def test_the_host_takes_it_before_it_swaps(self) -> None:
         self.assertGreater(self.swapped_under_limit("off"), USED // 4, "the control")
         self.assertLess(self.swapped_under_limit("lazy"), 32 * MIB)
@@ -149,9 +160,9 @@ class LazyTest(unittest.TestCase):
         # its memory has been in use after two rounds.
         use_memory(vm, 400 * MIB)
         use_memory(vm, 400 * MIB)
-        before = faults(self.pid(vm))
+        before = faults(pid_of(vm))
         use_memory(vm)
-        return faults(self.pid(vm)) - before
+        return faults(pid_of(vm)) - before
 
     def test_using_it_again_takes_no_fault(self) -> None:
         """As many as pages where it was dropped, next to none where it was not."""
@@ -171,10 +182,130 @@ class LazyTest(unittest.TestCase):
             use_memory(vm)
             discarded = vm.query()["stats"]["discarded"]["bytes"] - discarded
             self.assertGreater(discarded, USED // 2)
-            self.assertGreater(lazily_freed(self.pid(vm)), USED // 2)
+            self.assertGreater(lazily_freed(pid_of(vm)), USED // 2)
             self.assertGreater(vm.settle(), before + USED // 2)
             result = vm.run("churn -n 3 -m 128", timeout=300)
             self.assertEqual(result.status, 0, result.output)
+            self.assertIn(" 0 bytes lost", result.output)
+
+
+# A guest has history when it has wanted back what was dropped; it takes one pause between
+# the age and a reuse window. What it frees settles in twice to four times the age then.
+AGE_MS = 1000
+PAUSE_MS = 3000
+# So much is left to the guest, or has not come yet.
+REST = 32 * MIB
+
+
+class AutoTest(unittest.TestCase):
+    def teach(self, vm: FreehintVM) -> None:
+        """Have the guest learn that it wants memory back soon."""
+        vm.settle()
+        vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=AGE_MS)
+        loop = f"toucher -t -m {USED // MIB} -n 3 -p {PAUSE_MS} >/dev/null"
+        age_ms = int(vm.check(f"{loop}; cat {SYSFS}/age_ms"))
+        self.assertGreater(age_ms, AGE_MS)
+        wait_for("all of it is hinted", lambda: vm.figure("free_pending_bytes") < REST)
+        wait_for("it has settled", lambda: vm.figure("free_lazy_bytes") == 0)
+
+    def lend(self, vm: FreehintVM) -> None:
+        """Have it use and free memory, until that is lazily freed."""
+        vm.check(f"toucher -t -m {USED // MIB}")
+        wait_for(
+            "what was freed is lazily freed",
+            lambda: lazily_freed(pid_of(vm)) > USED - REST,
+        )
+
+    def test_what_is_wanted_back_is_lazy_and_dropped_when_it_has_settled(self) -> None:
+        with FreehintVM(memory_mib=GUEST_MIB) as vm:
+            before = vm.settle()
+            self.teach(vm)
+            discarded = vm.figure("discarded_bytes")
+            self.lend(vm)
+            # Nothing of it has gone, and it was hinted long before the age.
+            lazy = vm.figure("free_lazy_bytes")
+            self.assertGreater(lazy, USED - REST)
+            self.assertGreaterEqual(vm.figure("free_discarded_bytes"), lazy)
+            self.assertLess(vm.figure("discarded_bytes") - discarded, REST)
+            self.assertGreater(vm.memory.now().rss, before + USED - 2 * REST)
+
+            wait_for("it has settled", lambda: vm.figure("free_lazy_bytes") == 0)
+            self.assertGreater(vm.figure("discarded_bytes") - discarded, USED - REST)
+            self.assertLess(lazily_freed(pid_of(vm)), REST)
+            self.assertLess(vm.settle(), before + 2 * REST)
+            driver = GuestDriver(vm)
+            driver.wait_accounted()
+            self.assertEqual(driver.violations(), 0)
+
+    def test_what_was_lazy_is_used_again_at_no_cost(self) -> None:
+        """A loop that has learned keeps its memory, and a host could have had it.
+
+        Time is what the guest executes: on a busy host its memory would settle meanwhile.
+        """
+        with no_huge_pages():
+            clock = ("-icount", "shift=0")
+            vm = FreehintVM(memory_mib=GUEST_MIB, extra_args=clock, append="tsc=reliable")
+            with vm:
+                self.teach(vm)
+                # Most of what it has.
+                size = 400 * MIB
+                before = faults(pid_of(vm))
+                lazy = vm.query()["stats"]["lazy-bytes"]
+                vm.check(f"toucher -m {size // MIB} -n 4 -p 800")
+                lazy = vm.query()["stats"]["lazy-bytes"] - lazy
+                self.assertGreater(lazy, 2 * size)
+                # Only the first two cycles are in memory that has settled before.
+                self.assertLess(faults(pid_of(vm)) - before, 2 * size // PAGE)
+
+    def test_a_flush_drops_what_is_lazy(self) -> None:
+        with FreehintVM(memory_mib=GUEST_MIB) as vm:
+            before = vm.settle()
+            self.teach(vm)
+            self.lend(vm)
+            outcome = vm.flush()
+            self.assertEqual(outcome["result"], "done", outcome)
+            self.assertGreater(outcome["hinted"], USED - REST)
+            self.assertEqual(vm.figure("free_lazy_bytes"), 0)
+            self.assertLess(lazily_freed(pid_of(vm)), REST)
+            self.assertLess(vm.memory.now().rss, before + 2 * REST)
+
+    def test_a_guest_without_history_hints_once(self) -> None:
+        with FreehintVM(memory_mib=GUEST_MIB) as vm:
+            self.assertEqual(vm.query()["discard-in-effect"], "auto")
+            before = vm.settle()
+            hinted = vm.figure("hinted_bytes")
+            use_memory(vm)
+            self.assertEqual(vm.query()["stats"]["lazy-bytes"], 0)
+            self.assertLess(vm.figure("hinted_bytes") - hinted, USED + REST)
+            self.assertLess(vm.settle(), before + 2 * REST)
+
+    def test_where_it_would_be_dropped_it_rests(self) -> None:
+        """What was learned counts for memory that cannot be lazy as it does for drop."""
+        backing = f"memory-backend-memfd,id=ram0,size={GUEST_MIB}M"
+        args = ("-object", backing, "-machine", "memory-backend=ram0")
+        with FreehintVM(memory_mib=GUEST_MIB, extra_args=args) as vm:
+            self.assertEqual(vm.query()["discard-in-effect"], "drop")
+            self.teach(vm)
+            hinted = vm.figure("hinted_bytes")
+            again = f"toucher -t -m {USED // MIB} -n 3 -p 800 >/dev/null"
+            said = vm.check(f"{again}; cat {SYSFS}/hinted_bytes")
+            self.assertLess(int(said) - hinted, USED // 2)
+            self.assertEqual(vm.figure("lazy_bytes"), 0)
+
+    @LIMITS_NEED_ROOT
+    @LIMITS_NEED_V1
+    def test_a_host_that_is_short_has_what_the_guest_may_want_back(self) -> None:
+        """Before it swaps anything, whatever the guest has learned."""
+        with Cgroup() as cgroup, swap_file(2 * USED), contextlib.ExitStack() as stack:
+            with cgroup.for_children():
+                vm = stack.enter_context(FreehintVM(memory_mib=GUEST_MIB))
+            self.teach(vm)
+            self.lend(vm)
+            before = cgroup.usage()
+            cgroup.limit(before - USED // 2)
+            self.assertLessEqual(cgroup.usage(), before - USED // 2)
+            self.assertLess(cgroup.swapped(), 32 * MIB)
+            result = vm.run("churn -n 1 -m 128", timeout=300)
             self.assertIn(" 0 bytes lost", result.output)
 
 
