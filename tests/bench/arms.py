@@ -58,6 +58,7 @@ ARMS = [
     ),
     Arm("freehint", "freehint", "freehint"),
     Arm("freehint-20ms", "freehint, 20 ms", "freehint", device_options=("min-age-ms=20",)),
+    Arm("freehint-drop", "freehint, drop", "freehint", device_options=("discard=drop",)),
     Arm("freehint-lazy", "freehint, lazy", "freehint", device_options=("discard=lazy",)),
 ]
 BY_NAME = {arm.name: arm for arm in ARMS}
@@ -186,7 +187,7 @@ class BenchGuest(FreehintVM):
             return "hugetlb"
         if self._ram_only:
             return "ram"
-        lazy = "discard=lazy" in self.arm.device_options
+        lazy = self.arm.reporter == "freehint" and self.arm.name != "freehint-drop"
         return "lazy" if lazy else "rss"
 
     def command(self) -> str:

@@ -26,6 +26,7 @@ COLOURS = {
     "balloon": "#d55e00",
     "balloon-100ms": "#e69f00",
     "freehint": "#0072b2",
+    "freehint-drop": "#56b4e9",
     "freehint-lazy": "#009e73",
 }
 

@@ -44,6 +44,7 @@ TELLS = {
     "balloon-100ms": "the same at a delay of 100 ms, by a patch of the bench's kernel",
     "freehint": "`virtio-freehint-pci`, as shipped",
     "freehint-20ms": "the same with `min-age-ms=20`: memory rests for 20 ms, not 100 ms",
+    "freehint-drop": "the same with `discard=drop`: nothing is left to the host for a while",
     "freehint-lazy": "as shipped, with `discard=lazy`: the host takes when it needs",
 }
 

@@ -25,7 +25,7 @@ CHURN_MIB = 512
 FAULT_MIB = 128
 VCPUS = 2
 POOLED = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-20ms")
-ANONYMOUS = ("off", "off-again", "freehint-lazy")
+ANONYMOUS = ("off", "off-again", "freehint", "freehint-lazy")
 # A lazy discard costs something when the memory is used again, not while it rests.
 LAZY_PAUSE_MS = 500
 

@@ -15,7 +15,10 @@ from freehint_vm import MIB
 from plan import Case, Metric, Outcome, Values
 
 MEMORY_MIB = 2048
-EVERY = ("off", "off-again", "balloon", "balloon-100ms", "freehint", "freehint-lazy")
+EVERY = (
+    *("off", "off-again", "balloon", "balloon-100ms"),
+    *("freehint", "freehint-drop", "freehint-lazy"),
+)
 PARTS = (50, 90, 99)
 # Longer than a reuse window, after which an allocation does not count as reuse, and than the
 # next one, which the gauge of reuse covers as well.

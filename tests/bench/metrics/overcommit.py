@@ -24,7 +24,10 @@ GUESTS = 4
 MOST_GUESTS = 12
 # Long enough to see that an arm will not finish.
 TIMEOUT = 150.0
-ARMS = ("off", "balloon", "balloon-100ms", "freehint", "freehint-20ms", "freehint-lazy")
+ARMS = (
+    *("off", "balloon", "balloon-100ms"),
+    *("freehint", "freehint-drop", "freehint-20ms", "freehint-lazy"),
+)
 
 MEMHOG = {"kind": "turns", "command": "memhog 850m", "rounds": 1, "limit_mib": 2600}
 TOUCHER = {
