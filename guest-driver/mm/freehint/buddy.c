@@ -288,14 +288,18 @@ static void fh_give_healthy(struct fh_zone *fz, unsigned long pfn,
 {
 	for (; pfn < end; pfn++)
 		if (!PageHWPoison(pfn_to_page(pfn)))
-			__freehint_give(fz->zone, pfn_to_page(pfn), 0);
+			__freehint_give(fz->zone, pfn_to_page(pfn), 0, true);
 }
 
 static void fh_give_block(struct fh_zone *fz, unsigned long pfn,
 			  unsigned int order, enum fh_event event)
 {
 	fh_event(fz, pfn, order, event);
-	__freehint_give(fz->zone, pfn_to_page(pfn), order);
+	/*
+	 * What is lazy is there, as a rule, and is used first, as it would be if nobody had
+	 * taken it: other memory may have to come from the host.
+	 */
+	__freehint_give(fz->zone, pfn_to_page(pfn), order, event != FH_LEND);
 }
 
 /* A granule of a range that has a page with a memory error somewhere. */

@@ -100,7 +100,8 @@ static inline void freehint_wait_range(unsigned long start_pfn,
 /* In page_alloc.c, as what they need is static there. */
 void __freehint_take(struct zone *zone, struct page *buddy, struct page *page,
 		     unsigned int order);
-void __freehint_give(struct zone *zone, struct page *page, unsigned int order);
+void __freehint_give(struct zone *zone, struct page *page, unsigned int order,
+		     bool to_tail);
 bool __freehint_drain_some(struct zone *zone, unsigned int cpu);
 
 #else /* !CONFIG_FREEHINT */

@@ -46,23 +46,40 @@ static void test_small_granules(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, state_of(i), FH_DISCARDED);
 }
 
-/* What the host has is the last thing to be used again. */
+/* Where a block of the highest order is on its list: first, last, or between others. */
+static void find_on_list(unsigned long pfn, bool *first, bool *last)
+{
+	struct page *page = pfn_to_page(pfn);
+	struct zone *zone = page_zone(page);
+	struct list_head *list;
+
+	spin_lock_irq(&zone->lock);
+	list = &zone->free_area[MAX_PAGE_ORDER].free_list[get_pageblock_migratetype(page)];
+	*first = list_is_first(&page->buddy_list, list);
+	*last = list_is_last(&page->buddy_list, list);
+	spin_unlock_irq(&zone->lock);
+}
+
+/* What the host has is the last thing to be used again, and what it may take the first. */
 static void test_discarded_is_used_last(struct kunit *test)
 {
 	struct client *user = test->priv;
 	unsigned long pfn = free_block(test);
-	struct page *page = pfn_to_page(pfn);
-	struct zone *zone = page_zone(page);
-	struct list_head *list;
-	bool is_last;
+	bool first, last;
 
 	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
 	return_as(user->batch, FREEHINT_DISCARDED);
-	spin_lock_irq(&zone->lock);
-	list = &zone->free_area[MAX_PAGE_ORDER].free_list[get_pageblock_migratetype(page)];
-	is_last = list_is_last(&page->buddy_list, list);
-	spin_unlock_irq(&zone->lock);
-	KUNIT_EXPECT_TRUE(test, is_last);
+	find_on_list(pfn, &first, &last);
+	KUNIT_EXPECT_TRUE(test, last);
+	KUNIT_EXPECT_FALSE(test, first);
+
+	pfn = free_block(test);
+	KUNIT_ASSERT_TRUE(test, collect_with(test, pfn));
+	return_as(user->batch, FREEHINT_LAZY);
+	find_on_list(pfn, &first, &last);
+	KUNIT_EXPECT_TRUE(test, first);
+	KUNIT_EXPECT_FALSE(test, last);
+	settle(test);
 }
 
 /* Ranges go down, do not touch, are wholly in a section, and are what was asked for. */

@@ -249,7 +249,7 @@ static void test_a_failed_page_stays_away(struct kunit *test)
 	ClearPageHWPoison(page);
 	num_poisoned_pages_sub(bad, 1);
 	spin_lock_irq(&zone->lock);
-	__freehint_give(zone, page, 0);
+	__freehint_give(zone, page, 0, true);
 	spin_unlock_irq(&zone->lock);
 	freehint_rehint();
 	settle(test);
