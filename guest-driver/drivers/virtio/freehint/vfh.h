@@ -236,6 +236,7 @@ struct vfh_reuse {
  * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
  * @max_ms: ceiling of @age_ms
  * @age_ms: now
+ * @lazy: memory is hinted lazily meanwhile, so that a host that is short has it
  * @burst: so many pages are a pattern, and fewer are none
  * @reuse: evidence since the age last doubled, or since the last window ended
  * @before: and in the window before that, if the age has not doubled since
@@ -247,6 +248,7 @@ struct vfh_pace {
 	unsigned int min_ms;
 	unsigned int max_ms;
 	unsigned int age_ms;
+	bool lazy;
 	unsigned long burst;
 	struct vfh_reuse reuse;
 	struct vfh_reuse before;

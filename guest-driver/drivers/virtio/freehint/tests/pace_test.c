@@ -57,6 +57,21 @@ static void test_pace_backs_off(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
 }
 
+/* The host can have what is lazy, and learning is quick. */
+static void test_pace_of_what_is_lazy(struct kunit *test)
+{
+	const struct vfh_reuse hot = { .hinted = 256, .reused = 200 };
+	struct vfh_pace pace = { .burst = BURST, .lazy = true };
+	unsigned int age = 100;
+
+	vfh_pace_limits(&pace, 100, 5000);
+	while (age < 5000) {
+		age = min(4 * age, 5000U);
+		vfh_pace_judge(&pace, &hot, 0);
+		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
+	}
+}
+
 /* Evidence adds up over calls until there is enough of it. */
 static void test_pace_needs_evidence(struct kunit *test)
 {
@@ -180,6 +195,7 @@ static struct kunit_case pace_cases[] = {
 	KUNIT_CASE(test_pace_bounds),
 	KUNIT_CASE(test_pace_bounds_backed_off),
 	KUNIT_CASE(test_pace_backs_off),
+	KUNIT_CASE(test_pace_of_what_is_lazy),
 	KUNIT_CASE(test_pace_needs_evidence),
 	KUNIT_CASE(test_pace_speeds_up),
 	KUNIT_CASE(test_pace_speeds_up_asleep),
