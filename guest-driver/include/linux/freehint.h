@@ -22,10 +22,10 @@
  *
  * From freehint_collect() to freehint_return() the pages of a batch are on no free
  * list and belong to the driver. It may keep them for as long as it likes: an OOM and a
- * contiguous allocation wait for them for a second at the most, and memory that has some
- * of them out does not go offline.
+ * contiguous allocation wait for them for a second at most, and memory does not go
+ * offline while some of it is out.
  *
- * There is one user at a time. All functions are called from one thread of it and may
+ * There is one user at a time. It calls all functions from one thread, and they may
  * sleep, unless they say otherwise. None of them waits for memory or for a device while a
  * batch is out, so that the thread can always return it.
  */
@@ -41,13 +41,13 @@ struct zone;
  * @FREEHINT_RETRY: nothing; it is due again
  * @FREEHINT_DISCARDED: the host has the memory, or may take it when it likes
  * @FREEHINT_REFUSED: not to be offered again before freehint_rehint()
- * @FREEHINT_SUSPECT: some of it is refused, and nobody knows which granule; each is
+ * @FREEHINT_SUSPECT: some of it is refused, but nobody knows which granule; each is
  *	due again, in a range of its own
- * @FREEHINT_LAZY: the host may take it when it likes; it is due again when it has settled,
- *	see freehint_settle()
+ * @FREEHINT_LAZY: the host may take it when it likes; it is due again when it has
+ *	settled, see freehint_settle()
  * @FREEHINT_NR_OUTCOMES: how many there are
  *
- * Zero is "nothing", so that an outcome that nobody set claims nothing.
+ * Zero is "nothing", so that an outcome that nobody has set claims nothing.
  */
 enum freehint_outcome {
 	FREEHINT_RETRY = 0,
@@ -59,7 +59,7 @@ enum freehint_outcome {
 };
 
 /**
- * struct freehint_range - free memory that lies side by side
+ * struct freehint_range - contiguous free memory
  * @pfn: first page; a multiple of the granule
  * @nr_pages: a multiple of the granule, not zero. The range lies in one zone and in
  *	one memory section.
@@ -98,7 +98,7 @@ struct freehint_batch {
  *	isolated, and so taken apart from its buddy, while it is free
  * @FREEHINT_NO_POISONING: free pages carry a pattern that the allocator checks
  * @FREEHINT_NO_DEBUGGING: free pages are unmapped, guarded or shadowed
- * @FREEHINT_NO_OTHER: free page reporting has a device; each would undo what the
+ * @FREEHINT_NO_OTHER: free page reporting has a device; each would invalidate what the
  *	other knows
  */
 enum freehint_refusal {
@@ -110,27 +110,27 @@ enum freehint_refusal {
 };
 
 /**
- * struct freehint_stats - figures, in pages except the last ones
+ * struct freehint_stats - figures, in pages unless they say otherwise
  * @free: free pages of the guest; what is out is not free
  * @pending: free in whole granules, and to be offered
  * @discarded: free, and the host has it, or may take it
- * @lazy: of that, what was returned as lazy, and has not settled
+ * @lazy: what of that was returned as lazy, and has not settled
  * @refused: refused; free, or in use again
  * @stuck: free in blocks smaller than the granule
  * @out: pages that the driver has, and expects back
  * @lost: pages that it has, and does not expect back
  * @paused: nothing is collected for a while, after an OOM
  * @returned: sum: returned as discarded
- * @reused: sum: allocated, of all that the host had, within FREEHINT_REUSE_WINDOW after
+ * @reused: sum: allocated of what the host had, within FREEHINT_REUSE_WINDOW after
  *	something was returned as discarded
- * @spared: sum: allocated while they were pending, or lazy
- * @vanished: sum: pending, and not free when they were looked at
+ * @spared: sum: allocated while pending or lazy
+ * @vanished: sum: pending, but not free when they were looked at
  * @drains: times that the per-CPU lists of a zone were drained
  * @guarded: periods in which the guard of the watermarks left something pending
  *
- * Each figure is right by itself; together they may be a moment apart. @pending and
- * @discarded are too high by what was taken in other ways than by an allocation: for
- * compaction, or because of a memory error.
+ * Each figure is right by itself, but they may be a moment apart. @pending and @discarded
+ * include what was taken in other ways than by an allocation: for compaction, or because
+ * of a memory error.
  */
 struct freehint_stats {
 	unsigned long free;
@@ -150,13 +150,13 @@ struct freehint_stats {
 	u64 guarded;
 };
 
-/* Memory that is used again so soon after it went to the host went too early. */
+/* Memory that is used again this soon after it went to the host went too early. */
 #define FREEHINT_REUSE_WINDOW	(5 * HZ)
 
 /*
  * A flag of freehint_age() and freehint_collect(): somebody waits for all free memory.
- * What is pending counts as rested, what is lazy as settled, and zones that are short
- * give, too.
+ * What is pending counts as rested, what is lazy as settled, and zones that are short of
+ * memory give, too.
  */
 #define FREEHINT_NOW		1U
 
@@ -166,7 +166,7 @@ struct freehint_stats {
  */
 #define FREEHINT_EARLY		2U
 
-/* What provides these: "mm", or what takes its place. */
+/* What provides these functions: "mm", or what takes its place. */
 const char *freehint_engine(void);
 enum freehint_refusal freehint_refusal(unsigned int order);
 int freehint_start(unsigned int order, void (*wake)(void *data), void *data);
@@ -183,7 +183,7 @@ void freehint_get_stats(struct freehint_stats *stats);
 bool freehint_worth_a_look(void);
 void freehint_gather(bool compact, unsigned long deadline);
 
-/* A layer on top: freehint_age() can drain per-CPU lists. */
+/* An optional layer: freehint_age() can drain per-CPU lists. */
 #ifdef CONFIG_FREEHINT_DRAIN
 void freehint_set_drain(bool drain);
 #else

@@ -2,9 +2,9 @@
 /*
  * Free memory hints: off the free lists, and back.
  *
- * This is the only place where pages leave the allocator for the driver. What the
- * states say is checked here against the free lists under zone->lock: a granule that is
- * not wholly free any more is forgotten, never acted on.
+ * This is the only place where pages leave the allocator for the driver. States are
+ * checked here against the free lists under zone->lock: a granule that is not wholly
+ * free any more is forgotten, never taken.
  */
 #include <linux/gfp.h>
 #include <linux/list.h>
@@ -57,8 +57,8 @@ struct page *fh_find_buddy(struct zone *zone, unsigned long pfn,
 }
 
 /*
- * Would this be the last block of its kind? The next allocation of that kind would
- * claim a pageblock of another for good, only because a hint was under way.
+ * Is this the last block of its migratetype? Without it, the next allocation of that
+ * type would claim a pageblock of another type for good, just because of a hint.
  */
 static bool fh_last_of_kind(const struct fh_zone *fz, struct page *buddy, int mt)
 {
@@ -77,7 +77,7 @@ static bool fh_last_of_kind(const struct fh_zone *fz, struct page *buddy, int mt
 
 /*
  * The order of the largest block that ends with the granule at @pfn and is all due, in
- * the same way.
+ * the same state.
  */
 static unsigned int fh_due_order(struct fh_zone *fz, unsigned long pfn, long max)
 {
@@ -100,8 +100,8 @@ static unsigned int fh_due_order(struct fh_zone *fz, unsigned long pfn, long max
 }
 
 /*
- * Neighbours become one range, though not beyond a section: memory blocks, which come
- * and go as a whole, start and end with one. A suspect has a range of its own.
+ * Neighbours become one range, but not across sections: memory blocks, which come and
+ * go as a whole, consist of whole sections. A suspect has a range of its own.
  */
 static void fh_add_range(struct freehint_batch *batch, unsigned long pfn,
 			 unsigned long nr_pages, bool joins)
@@ -127,10 +127,10 @@ static void fh_add_range(struct freehint_batch *batch, unsigned long pfn,
 /**
  * struct fh_walk - a lock hold that takes granules
  * @fz: the zone
- * @cursor: where to go on: that of the zone for what the batch is to have
+ * @cursor: where to go on: the zone's cursor for this kind of batch
  * @batch: where they go
  * @room: what the guard allows
- * @joins: the last range may be joined
+ * @joins: the last range may be extended
  * @taken: granules taken
  */
 struct fh_walk {
@@ -142,7 +142,7 @@ struct fh_walk {
 	long taken;
 };
 
-/* Take the granule at the cursor, with those below it that are in its block, or skip it. */
+/* Take the granule at the cursor and those below it in its block, or skip it. */
 static void fh_take_next(struct fh_walk *walk, long max)
 {
 	struct fh_zone *fz = walk->fz;
@@ -162,7 +162,7 @@ static void fh_take_next(struct fh_walk *walk, long max)
 	}
 
 	/*
-	 * Whoever isolated a pageblock counts on its free pages staying where they are;
+	 * Whoever isolated a pageblock expects its free pages to stay where they are;
 	 * offlining would BUG. The highatomic reserve is for those that can't wait.
 	 */
 	mt = get_pageblock_migratetype(buddy);
@@ -193,7 +193,7 @@ static void fh_take_next(struct fh_walk *walk, long max)
 	walk->taken += 1L << (order - fz->order);
 }
 
-/* One lock hold. Returns whether the zone may have more. */
+/* One lock hold. Returns whether the zone may have more to take. */
 static bool fh_take_some(struct fh_walk *walk, long max)
 {
 	unsigned int looks = 2 * FH_HOLD_GRANULES;
@@ -216,9 +216,9 @@ static bool fh_take_some(struct fh_walk *walk, long max)
  * @max_pages: take no more
  * @stalls: what the zone yields to, see fh_count_stalls(); NULL for nothing
  *
- * By descending address, as what comes back goes to the tail of its list: then memory
- * at the bottom is used last, and that is where contiguous allocations, and
- * compaction, want it free.
+ * Takes by descending address, as what comes back goes to the tail of its list. So
+ * memory at the bottom is used last, where contiguous allocations and compaction want
+ * it free.
  *
  * Context: fh_topology held.
  * Return: true if there is something in the batch.
@@ -270,7 +270,7 @@ bool fh_collect_zone(struct fh_zone *fz, struct freehint_batch *batch,
  * Giving back.
  */
 
-/* Pages with a memory error must not come back; there are hardly ever any. */
+/* Pages with a memory error must not come back; there is hardly ever one. */
 static bool fh_has_poison(unsigned long pfn, unsigned long end)
 {
 #ifdef CONFIG_MEMORY_FAILURE
@@ -296,13 +296,13 @@ static void fh_give_block(struct fh_zone *fz, unsigned long pfn,
 {
 	fh_event(fz, pfn, order, event);
 	/*
-	 * What is lazy is there, as a rule, and is used first, as it would be if nobody had
-	 * taken it: other memory may have to come from the host.
+	 * As a rule, the host has not taken what is lazy. So it is used first, as if it
+	 * had never been out: other memory may have to come from the host.
 	 */
 	__freehint_give(fz->zone, pfn_to_page(pfn), order, event != FH_LEND);
 }
 
-/* A granule of a range that has a page with a memory error somewhere. */
+/* Give back a granule of a range that has a page with a memory error somewhere. */
 static void fh_give_checked(struct fh_zone *fz, unsigned long pfn,
 			    enum fh_event event)
 {
@@ -332,7 +332,7 @@ static enum fh_event fh_back(enum freehint_outcome outcome, bool early)
 	}
 }
 
-/* One lock hold; from the end of what is left of the range. */
+/* One lock hold; starts at the end of what is left of the range. */
 static void fh_give_some(struct fh_zone *fz, unsigned long pfn,
 			 unsigned long *end, enum fh_event event, bool poison)
 {
@@ -358,10 +358,10 @@ static void fh_give_some(struct fh_zone *fz, unsigned long pfn,
  * fh_return_range - put a range back on the free lists
  * @fz: its zone
  * @range: the range, with what became of it
- * @early: its batch was
+ * @early: whether its batch was early
  *
- * Context: not in an interrupt, where a block could be captured for a compaction that
- * was interrupted, see task_capc().
+ * Context: not in an interrupt, where a compaction that was interrupted could capture
+ * the block, see task_capc().
  */
 void fh_return_range(struct fh_zone *fz, const struct freehint_range *range,
 		     bool early)
@@ -371,7 +371,7 @@ void fh_return_range(struct fh_zone *fz, const struct freehint_range *range,
 	/* Not under the lock: it looks at each page. */
 	bool poison = fh_has_poison(range->pfn, end);
 
-	/* Ranges of one granule are not what a refusal can be narrowed down from. */
+	/* In a range of one granule, the refused granule is known. */
 	if (event == FH_SUSPECTED && range->nr_pages == fh_granule_pages(fz))
 		event = FH_REFUSE;
 
@@ -392,7 +392,7 @@ void fh_return_range(struct fh_zone *fz, const struct freehint_range *range,
 
 /*
  * Learning from the free lists what is free, where the hooks have not been watching, or
- * what was known does not hold any more.
+ * the states do not hold any more.
  */
 
 static void fh_find_some(struct fh_zone *fz, unsigned long pfn,
@@ -411,10 +411,10 @@ static void fh_find_some(struct fh_zone *fz, unsigned long pfn,
 }
 
 /**
- * fh_find_free - forget what is known of a zone, and look what is free
+ * fh_find_free - forget the states of a zone, and look for what is free
  * @fz: the zone
  *
- * What is found is due: it has been free for who knows how long. What is out stays so.
+ * What is found is due: nobody knows how long it has been free. What is out stays so.
  *
  * Context: fh_topology held, so that no section goes meanwhile.
  */

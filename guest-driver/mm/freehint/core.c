@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: what the driver calls, and who waits for what the driver has.
+ * Free memory hints: what the driver calls, and waiting for what the driver has.
  */
 #include <linux/atomic.h>
 #include <linux/cleanup.h>
@@ -18,23 +18,23 @@
 #include "hooks.h"
 #include "internal.h"
 
-/* Longest wait for what is out, on behalf of others. */
+/* The longest that others wait for what is out. */
 #define FH_WAIT		HZ
 
 /* After an OOM, free memory is left alone for this long. */
 #define FH_OOM_PAUSE	(10 * HZ)
 
-/* A zone gives nothing for at most this many periods because it is in a burst. */
+/* A burst keeps a zone from giving for at most this many periods. */
 #define FH_MAX_PUT_OFF	3
 
-/* Pages with the driver; those that it expects back, and those that it does not. */
+/* Pages that the driver has: those that are expected back, and those that are not. */
 static atomic_long_t fh_out;
 static atomic_long_t fh_lost_pages;
 
 /* Woken whenever fh_out falls. */
 static DECLARE_WAIT_QUEUE_HEAD(fh_wait);
 
-/* jiffies; nothing is collected before. */
+/* Nothing is collected before this time, in jiffies. */
 static unsigned long fh_pause_end = INITIAL_JIFFIES;
 
 static bool fh_paused(void)
@@ -42,7 +42,7 @@ static bool fh_paused(void)
 	return time_before(jiffies, READ_ONCE(fh_pause_end));
 }
 
-/* Per-CPU lists were found to hold much. */
+/* Per-CPU lists were found to be full. */
 static bool fh_pcp_full;
 
 /**
@@ -82,8 +82,8 @@ EXPORT_SYMBOL_GPL(freehint_refusal);
 /**
  * freehint_start - keep track of free memory
  * @order: the granule, as an order of pages
- * @wake: called when memory was freed and no period is under way: there is to be
- *	one. In hard interrupt context, or with interrupts off.
+ * @wake: called when memory was freed and no period is under way: one is to start.
+ *	In hard interrupt context, or with interrupts off.
  * @data: for @wake
  *
  * All that is free is due.
@@ -108,7 +108,7 @@ int freehint_start(unsigned int order, void (*wake)(void *data), void *data)
 EXPORT_SYMBOL_GPL(freehint_start);
 
 /**
- * freehint_stop - keep track of nothing
+ * freehint_stop - do not keep track of free memory any more
  *
  * Batches that are out can be returned afterwards; what became of them is forgotten.
  * When this returns, wake() does not run and will not be called.
@@ -134,9 +134,9 @@ static void fh_zone_age(struct fh_zone *fz, enum fh_event event)
 }
 
 /*
- * Whether there is to be another period is decided in the lock hold in which the hooks are
- * made to report again. What is due and could not be taken is no reason: there is
- * freehint_worth_a_look().
+ * One lock hold decides whether there is to be another period, and makes the hooks report
+ * again. Memory that is due but could not be taken is no reason for a period:
+ * freehint_worth_a_look() finds it.
  */
 static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 {
@@ -144,15 +144,15 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 	bool busy;
 
 	/*
-	 * While much is being freed, what comes next is likely to be next to what is
-	 * there: a little later both make one range, and fewer messages.
+	 * While much is being freed, the next blocks are likely to be neighbours of those
+	 * that are free: a little later they make one range, and fewer messages.
 	 */
 	if (!now && READ_ONCE(fz->freed) >= FH_BURST && fz->put_off < FH_MAX_PUT_OFF)
 		fz->put_off++;
 	else
 		fz->put_off = 0;
 
-	/* If this were found out only when memory is collected, the periods would end. */
+	/* If only freehint_collect() looked at this, the periods would end. */
 	if (!now && fh_nr_due(fz))
 		fh_yields(fz, fh_count_stalls());
 
@@ -174,13 +174,13 @@ static bool fh_zone_goes_on(struct fh_zone *fz, bool now, bool drains)
 
 /**
  * freehint_age - a period is over
- * @flags: FREEHINT_NOW: all that is pending is due, and what is lazy; or 0: what has been
- *	pending for a whole period is due; or FREEHINT_EARLY: the same, but may be wanted
+ * @flags: FREEHINT_NOW: all that is pending or lazy is due; or 0: what has been pending
+ *	for a whole period is due; or FREEHINT_EARLY: the same, but the guest may want it
  *	back soon
  *
  * What is due, and was not taken in the last period, can be taken again.
  *
- * Return: whether there is to be another period, wake() or not.
+ * Return: whether there is to be another period, even without wake().
  */
 bool freehint_age(unsigned int flags)
 {
@@ -229,8 +229,8 @@ EXPORT_SYMBOL_GPL(freehint_settle);
  * freehint_worth_a_look - is there something to do that wake() does not announce
  *
  * What was left because a zone was short of memory, or because somebody had isolated it,
- * can be taken some time later. And what is freed may stay on per-CPU lists whole. So this
- * is to be asked about once per second, by a timer that need not wake a CPU.
+ * can be taken some time later. And all that is freed may stay on per-CPU lists. So call
+ * this about once per second, from a timer that need not wake a CPU.
  *
  * Context: any. Return: whether a period should end now.
  */
@@ -252,7 +252,7 @@ bool freehint_worth_a_look(void)
 }
 EXPORT_SYMBOL_GPL(freehint_worth_a_look);
 
-/* Is there something that is due, of the one kind or the other? */
+/* Is there something that is due, early or not? */
 static bool fh_has_due(const struct fh_zone *fz, bool early)
 {
 	unsigned long nr_early = READ_ONCE(fz->nr[FH_EARLY]);
@@ -261,7 +261,7 @@ static bool fh_has_due(const struct fh_zone *fz, bool early)
 		       fh_nr_due(fz) > nr_early && fz->cursor;
 }
 
-/* Of the zones that have something due, the one whose turn was the longest ago. */
+/* Of the zones that have something due, the one whose last turn is the longest ago. */
 static struct fh_zone *fh_whose_turn(u64 collection, bool early)
 {
 	struct fh_zone *fz, *next = NULL;
@@ -295,10 +295,10 @@ static void fh_collect(struct freehint_batch *batch, unsigned long max_pages,
 /**
  * freehint_collect - take free memory that is due off the free lists
  * @batch: filled; belongs to the driver until freehint_return()
- * @max_pages: take no more, but at least a granule where there is one
+ * @max_pages: take no more than this, but at least a granule if there is one
  * @flags: FREEHINT_NOW: zones that are short of memory give, too; or 0
  *
- * A batch is of one zone; zones take turns. All of it is early, or none; what is early
+ * A batch is of one zone; zones take turns. All of it is early, or none; early memory
  * comes first, as it is the least work.
  *
  * Return: how many ranges there are in the batch; 0 if there is nothing to take now.
@@ -359,8 +359,8 @@ EXPORT_SYMBOL_GPL(freehint_return);
  * freehint_lost - do not expect a batch back
  * @batch: the batch
  *
- * Nobody waits for it any more. It may be returned all the same; else its pages are
- * not used again before the guest is booted again.
+ * Nobody waits for it any more. It may still be returned; otherwise its pages are not
+ * used again before the next boot of the guest.
  */
 void freehint_lost(struct freehint_batch *batch)
 {
@@ -385,10 +385,10 @@ void freehint_lost(struct freehint_batch *batch)
 EXPORT_SYMBOL_GPL(freehint_lost);
 
 /**
- * freehint_rehint - nothing that became of memory holds any more
+ * freehint_rehint - forget what became of memory
  *
- * All that is free is due again, what was discarded as well as what was refused. What is
- * out stays so.
+ * All that is free is due again, whether it was discarded or refused. What is out stays
+ * so.
  */
 void freehint_rehint(void)
 {
@@ -409,7 +409,7 @@ void freehint_rehint(void)
 EXPORT_SYMBOL_GPL(freehint_rehint);
 
 /**
- * freehint_get_stats - figures
+ * freehint_get_stats - get the current figures
  * @stats: filled
  *
  * Context: any, in any thread. While nothing is tracked, most are 0.
@@ -428,7 +428,7 @@ void freehint_get_stats(struct freehint_stats *stats)
 	list_for_each_entry_rcu(fz, &fh_zones, list) {
 		unsigned int order = fz->order;
 
-		/* Not worth the lock: each is shown as it was a moment ago. */
+		/* Not worth the lock: each figure is what it was a moment ago. */
 		stats->pending += (fh_nr_young(fz) + fh_nr_due(fz)) << order;
 		stats->discarded += (READ_ONCE(fz->nr[FH_DISCARDED]) +
 				     fh_nr_lazy(fz)) << order;

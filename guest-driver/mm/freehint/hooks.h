@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Free memory hints: what the page allocator tells mm/freehint/, and what it does for
- * it. With the key off each hook is a NOP, where there is CONFIG_JUMP_LABEL.
+ * it. With the key off and with CONFIG_JUMP_LABEL, each hook is a NOP.
  */
 #ifndef _MM_FREEHINT_HOOKS_H
 #define _MM_FREEHINT_HOOKS_H
@@ -27,8 +27,8 @@ void __freehint_wait_range(unsigned long start_pfn, unsigned long end_pfn);
  * @order: how much is freed
  *
  * The zone keeps this for freehint_freed(), so that the allocator need not keep it while
- * it merges. If the key is switched on between the two, freehint_freed() sees what was
- * freed before, or nothing, which does no harm.
+ * it merges. If the key is switched on between the two calls, freehint_freed() sees an
+ * earlier free, or none, which does no harm.
  *
  * Context: as freehint_freed().
  */
@@ -42,12 +42,12 @@ static inline void freehint_freeing(struct zone *zone, unsigned long pfn,
 }
 
 /**
- * freehint_freed - pages have come to rest on a free list
+ * freehint_freed - pages are on a free list now
  * @zone: their zone; freehint_freeing() was told which pages
  * @block_order: order of the block that they are part of now
  *
  * What was freed is pending now, if it is part of a whole granule. What it was merged
- * with was free before, and keeps its state: merging and splitting lose nothing.
+ * with was free before, and keeps its state, as it does when a block is split.
  *
  * Context: zone->lock held, in any context that it may be taken in.
  */
@@ -65,8 +65,8 @@ static inline void freehint_freed(struct zone *zone, unsigned int block_order)
  * @order: how much is taken
  * @block_order: order of the free block that they are taken from
  *
- * Only figures depend on this, and how soon reuse is noticed: a granule that is taken in
- * another way keeps its state, until some of it is freed again or somebody looks whether
+ * Only figures, and how soon reuse is noticed, depend on this: a granule that is taken in
+ * another way keeps its state until some of it is freed again, or somebody checks whether
  * it is free.
  *
  * Context: as freehint_freed().
@@ -86,9 +86,9 @@ static inline void freehint_allocated(struct zone *zone, struct page *page,
  * @end_pfn: one past the last page
  *
  * For code that has isolated the pageblocks of the range, so that no more of it
- * is taken, and now expects to find its free pages on the free lists.
+ * is taken, and now expects its free pages on the free lists.
  *
- * Context: process context, may sleep; for a second at the most.
+ * Context: process context; may sleep, for a second at most.
  */
 static inline void freehint_wait_range(unsigned long start_pfn,
 				       unsigned long end_pfn)

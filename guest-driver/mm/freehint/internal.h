@@ -2,7 +2,7 @@
 /*
  * Free memory hints: what the parts of mm/freehint/ share.
  *
- * A granule is the unit that the driver asked for, a block is what the buddy allocator
+ * A granule is the unit that the driver asked for; a block is what the buddy allocator
  * has on its lists.
  */
 #ifndef _MM_FREEHINT_INTERNAL_H
@@ -15,22 +15,22 @@
 #include <linux/mutex.h>
 
 /*
- * A lock hold ends after so many granules were taken or given back. At less than a
- * microsecond each that is well below 20 us with interrupts off, and it does not grow
- * with the machine.
+ * A lock hold ends after this many granules were taken or given back. At less than a
+ * microsecond each, interrupts are off for well below 20 us, whatever the size of the
+ * machine.
  */
 #define FH_HOLD_GRANULES	8UL
 
-/* A lock hold that only looks at states ends after so many. */
+/* A lock hold that only looks at states ends after this many. */
 #define FH_HOLD_STATES		1024UL
 
 /*
- * This many freed granules make a burst, including what the per-CPU lists hold of it;
- * draining them is worth it then.
+ * This many freed granules make a burst, including what the per-CPU lists hold of it:
+ * then draining them is worth it.
  */
 #define FH_BURST		16UL
 
-/* Above every page. */
+/* A pfn above all memory. */
 #define FH_TOP			ULONG_MAX
 
 /**
@@ -40,12 +40,12 @@
  * @FH_RESTING: became free in the previous period
  * @FH_EARLY: the same, and the guest may want it back soon: to be offered as such
  * @FH_DUE: free for a whole period at least: to be offered
- * @FH_SUSPECT: due, and in a range of its own, as a range that it was part of was
+ * @FH_SUSPECT: due, but in a range of its own, as a range that included it was
  *	refused
  * @FH_OUT: on no free list, with the driver
  * @FH_LOST: the same, but not expected back
- * @FH_LAZY: free, and the host may take it; so since this settle time
- * @FH_LAZY_LONG: so since the previous settle time
+ * @FH_LAZY: free, and the host may take it; lazy since this settle time
+ * @FH_LAZY_LONG: the same, but lazy since the previous settle time
  * @FH_DISCARDED: free, and the host has it
  * @FH_REFUSED: refused; stays so across allocation and free
  * @FH_NR_STATES: how many there are
@@ -76,7 +76,7 @@ enum fh_state {
  * @FH_HURRY: somebody waits for all free memory
  * @FH_TAKE: it is taken for the driver
  * @FH_VANISHED: it was looked for on the free lists, and is not there
- * @FH_RETRY: it is back, with &enum freehint_outcome; and the next five
+ * @FH_RETRY: it is back, see &enum freehint_outcome; so are the next five
  * @FH_RETRY_EARLY: the same, of a batch that was early
  * @FH_DISCARD: see there
  * @FH_REFUSE: see there
@@ -84,7 +84,7 @@ enum fh_state {
  * @FH_LEND: see there
  * @FH_BROKEN: it is back, and a page of it has a memory error
  * @FH_LOSE: the driver does not expect it back
- * @FH_FORGET: nothing that was known holds any more
+ * @FH_FORGET: its state does not hold any more
  * @FH_FOUND: it was found on the free lists
  * @FH_NR_EVENTS: how many there are
  */
@@ -116,9 +116,9 @@ extern const u8 fh_next_state[FH_NR_EVENTS][FH_NR_STATES];
  * struct fh_map - the states of a zone's granules, by memory section
  * @first: number of the first section
  * @nr: how many sections the map spans
- * @pending: bitmap by section: those that may have granules that are pending, or lazy.
- *	It makes the walk of an idle guest cheap: 12 TiB have 98304 sections, or 1536 longs.
- * @states: by section: &enum fh_state of each granule, a byte each; NULL for a
+ * @pending: bitmap of the sections that may have granules that are pending or lazy. It
+ *	makes the walk of an idle guest cheap: 12 TiB have 98304 sections, or 1536 longs.
+ * @states: per section: &enum fh_state of each granule, a byte each; NULL for a
  *	section that is not online in this zone
  */
 struct fh_map {
@@ -128,7 +128,7 @@ struct fh_map {
 	u8 *states[] __counted_by(nr);
 };
 
-/* The guard spared memory of a CMA area, or other; or somebody has isolated it. */
+/* The guard left memory of a CMA area, or other memory; or somebody has isolated it. */
 #define FH_LEFT_CMA		BIT(0)
 #define FH_LEFT_OTHER		BIT(1)
 #define FH_LEFT_GUARDED		(FH_LEFT_CMA | FH_LEFT_OTHER)
@@ -142,7 +142,7 @@ struct fh_map {
  * @order: the granule, as an order of pages
  * @map: the states
  * @nr: granules in each state
- * @busy: there will be another period without the hooks asking for one
+ * @busy: there will be another period, even if the hooks do not ask for one
  * @freed: granules freed in this period
  * @taken: granules allocated in this period
  * @burst: granules freed since the per-CPU lists were drained
@@ -150,22 +150,22 @@ struct fh_map {
  * @reused: see &freehint_stats.reused, in granules
  * @spared: see &freehint_stats.spared, in granules
  * @vanished: see &freehint_stats.vanished, in granules
- * @soon_end: jiffies; what is allocated of what is discarded counts as reused until then
+ * @soon_end: until then, in jiffies, allocations of discarded memory count as reused
  *
  * The rest belongs to the driver's thread, except @leaving, which fh_topology protects.
  *
  * @leaving: the zone is about to have no memory: its per-CPU data goes
  * @cursor: what is below this pfn has not been looked at in this period
  * @early_cursor: the same for what is early
- * @put_off: periods in a row in which nothing was to be taken, as much was being freed
- * @turn: when this zone had its turn
- * @tried: the collection that has tried it in vain
+ * @put_off: periods in a row in which nothing was taken because much was being freed
+ * @turn: when this zone had its last turn
+ * @tried: the last collection that tried this zone
  * @progress: something was taken in this period
  * @left: why something that is due was left in this period, FH_LEFT_*
  * @stalls: stalls that this zone has yielded to
  * @yield: for how long this zone gives nothing, in jiffies
- * @yield_end: jiffies; until then
- * @yielded: it has given nothing since
+ * @yield_end: when that ends, in jiffies
+ * @yielded: it has given nothing since it yielded
  * @nr_drains: see &freehint_stats.drains
  * @nr_guarded: see &freehint_stats.guarded
  */
@@ -223,13 +223,13 @@ static inline unsigned long fh_nr_lazy(const struct fh_zone *fz)
 	return READ_ONCE(fz->nr[FH_LAZY]) + READ_ONCE(fz->nr[FH_LAZY_LONG]);
 }
 
-/* It gives nothing now, or is about to give something: its periods go on. */
+/* The zone gives nothing now, or has to give something soon: its periods go on. */
 static inline bool fh_is_yielding(const struct fh_zone *fz)
 {
 	return fz->yielded && time_before(jiffies, fz->yield_end + HZ);
 }
 
-/* state.c: a granule's life; all but the first two run under zone->lock */
+/* state.c: the life of a granule; all but the first two run under zone->lock */
 void fh_wake_whom(void (*wake)(void *data), void *data);
 void fh_wake_nobody(void);
 unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,
@@ -254,8 +254,8 @@ void fh_zone_free(struct fh_zone *fz);
 /**
  * struct fh_room - how many granules may be taken
  * @cma: of CMA areas
- * @other: of other memory: not every allocation can use CMA, so what is free there
- *	is nothing that others could fall back on
+ * @other: of other memory: not every allocation can use CMA, so free memory there
+ *	does not help the others
  */
 struct fh_room {
 	long cma;

@@ -2,9 +2,9 @@
 /*
  * Free memory hints: the life of a granule.
  *
- * Each granule has a state, a byte, and the table below says what each event makes of it.
+ * Each granule has a state of one byte. The table below gives the state after each event.
  * States are advisory: they say where to look, and the free lists say what is true
- * (buddy.c). So an event may be missed, but never one that frees.
+ * (buddy.c). So an event may be missed, unless it frees memory.
  *
  * All of this runs under zone->lock, in whatever context the allocator holds it:
  * nothing may allocate, sleep, print or arm a timer.
@@ -25,7 +25,7 @@
 DEFINE_STATIC_KEY_FALSE(freehint_key);
 unsigned int freehint_order __read_mostly = NR_PAGE_ORDERS;
 
-/* From under a zone's lock to the driver. */
+/* Calls the driver, which cannot be done under a zone's lock. */
 static void (*fh_wake_user)(void *data);
 static void *fh_wake_data;
 
@@ -36,7 +36,7 @@ static void fh_do_wake(struct irq_work *work)
 
 static struct irq_work fh_wake = IRQ_WORK_INIT(fh_do_wake);
 
-/* This cannot happen in that state. */
+/* This event cannot happen in this state. */
 #define ERR	FH_NR_STATES
 
 #define LIFE(unknown, young, resting, early, due, suspect, out, lost, lazy, lazy_long, \
@@ -108,7 +108,7 @@ void fh_wake_whom(void (*wake)(void *data), void *data)
 }
 
 /**
- * fh_wake_nobody - wait until nobody is being woken
+ * fh_wake_nobody - wait until a wakeup under way has ended
  *
  * Context: process context. The key is off.
  */
@@ -128,7 +128,7 @@ static bool fh_is_pending(enum fh_state state)
 	return state >= FH_YOUNG && state <= FH_SUSPECT;
 }
 
-/* Time changes it: its section is to be looked at. */
+/* Time changes this state: the walk has to look at the granule's section. */
 static bool fh_is_moving(enum fh_state state)
 {
 	return fh_is_pending(state) || state == FH_LAZY || state == FH_LAZY_LONG;
@@ -139,7 +139,7 @@ static unsigned long fh_section_granules(const struct fh_zone *fz)
 	return PAGES_PER_SECTION >> fz->order;
 }
 
-/* The states from @pfn on, to the end of its section; NULL if nobody keeps them. */
+/* The states from @pfn to the end of its section; NULL if they are not tracked. */
 static u8 *fh_states(const struct fh_zone *fz, unsigned long pfn)
 {
 	unsigned long sec;
@@ -159,7 +159,7 @@ static enum fh_state fh_change(struct fh_zone *fz, u8 *state,
 {
 	enum fh_state old = *state, new = fh_next_state[event][old];
 
-	/* A page that is out and on a free list at once: the one thing that must not be. */
+	/* This must never be: a page that is both out and on a free list. */
 	VM_WARN_ONCE(new == ERR, "freehint: event %u in state %u\n", event, old);
 	if (new == ERR)
 		return old;
@@ -178,12 +178,12 @@ static unsigned int fh_nr_granules(const struct fh_zone *fz, unsigned int order)
  * fh_event - something happens to the granules of a block
  * @fz: their zone
  * @pfn: the block's first page
- * @order: its order; below the granule's it means that granule
+ * @order: its order; if below that of a granule, the whole granule is meant
  * @event: what happens
  *
  * Blocks are aligned to their size, so none is in two sections.
  *
- * Return: how many of them were pending before.
+ * Return: how many of the granules were pending before.
  */
 unsigned int fh_event(struct fh_zone *fz, unsigned long pfn, unsigned int order,
 		      enum fh_event event)
@@ -221,8 +221,8 @@ void fh_freed(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 	if (fz->busy)
 		return;
 	/*
-	 * Not the driver's thread itself: waking it takes locks, and queueing work may,
-	 * with debugging on, allocate, neither of which is to happen under zone->lock.
+	 * Do not wake the driver's thread here: that takes locks, and queueing work may
+	 * allocate with debugging on. Neither may happen under zone->lock.
 	 */
 	fz->busy = true;
 	irq_work_queue(&fh_wake);
@@ -241,13 +241,13 @@ void fh_allocated(struct fh_zone *fz, unsigned long pfn, unsigned int order)
 
 	spared = fh_event(fz, pfn, order, FH_ALLOCATED);
 	discarded -= fz->nr[FH_DISCARDED];
-	/* As a rule the host has left it alone: settled, it would have been gone. */
+	/* As a rule, the host has not taken what is lazy; settled, it would be gone. */
 	spared += lazy - fh_nr_lazy(fz);
 	fz->taken += spared + discarded;
 	fz->spared += spared;
 	/*
-	 * The free lists decide which of the memory that the host has is used first.
-	 * What went last could have been taken instead, had it been spared.
+	 * The free lists decide which of the memory that the host has is used first. So
+	 * this counts all of it: what went to the host last could have been used instead.
 	 */
 	if (discarded && time_before(jiffies, fz->soon_end))
 		fz->reused += discarded;
@@ -280,7 +280,7 @@ enum fh_state fh_state(struct fh_zone *fz, unsigned long pfn)
 }
 
 /**
- * fh_any_out - is any granule of a range with the driver, and expected back
+ * fh_any_out - does the driver have any granule of a range that is expected back
  * @fz: the zone
  * @pfn: first page
  * @end: one past the last page
@@ -304,9 +304,9 @@ bool fh_any_out(struct fh_zone *fz, unsigned long pfn, unsigned long end)
  * @fz: the zone
  * @pfn: looks below this; becomes the granule's first page, or where to go on, or 0
  *	if there is no more
- * @early: one that is early, and no other
+ * @early: find one that is early, or one that is not
  *
- * Looks at FH_HOLD_STATES granules at most, as many can be pending and none due.
+ * Looks at FH_HOLD_STATES granules at most, as many can be pending without any being due.
  *
  * Return: true if there is one at @pfn.
  */
@@ -323,7 +323,7 @@ bool fh_find_due(struct fh_zone *fz, unsigned long *pfn, bool early)
 		sec = pfn_to_section_nr(*pfn - 1) - map->first;
 		if (!test_bit(sec, map->pending)) {
 			sec = find_last_bit(map->pending, sec);
-			/* There is none below. */
+			/* No section below has one. */
 			if (!test_bit(sec, map->pending))
 				break;
 			*pfn = section_nr_to_pfn(map->first + sec + 1);
@@ -357,7 +357,7 @@ static bool fh_age_states(struct fh_zone *fz, u8 *states, unsigned long nr,
 }
 
 /**
- * fh_age_some - one lock hold of letting what is pending, or lazy, age
+ * fh_age_some - let some of what is pending or lazy age, for one lock hold
  * @fz: the zone
  * @sec: index in the map of the section to go on with; start with 0
  * @event: FH_PERIOD, FH_PERIOD_EARLY, FH_SETTLE or FH_HURRY

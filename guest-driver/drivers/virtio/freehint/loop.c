@@ -2,13 +2,12 @@
 /*
  * Virtio free memory hint driver: the loop.
  *
- * One thread does all that concerns the device and free memory, in vfh_pass(). What
- * others want, they write down and wake it. It never waits for memory or for the device,
- * so it can always put back what the device has let go of.
+ * One thread does everything with the device and with free memory, in vfh_pass(). Others
+ * write down what they want, and wake it. It never waits for memory or for the device, so
+ * it can always put back what the device has let go of.
  *
- * Pages that the device has come back when it has used their buffer, or when it has
- * confirmed a reset, and on no other occasion: not when time is up, and not because
- * somebody needs them.
+ * Pages come back from the device only when it has used their buffer, or has confirmed a
+ * reset: not when time is up, and not because somebody needs them.
  */
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
@@ -19,18 +18,18 @@
 #include "vfh.h"
 #include "trace.h"
 
-/* A source that could not be started is tried again after this. */
+/* A source that could not be started is tried again after this time. */
 #define VFH_RETRY_START		(5 * HZ)
 
-/* Most pages in a hint; and most in flight, for a device that is slow. */
+/* The most pages in a hint; and the most in flight, for a slow device. */
 #define VFH_MAX_HINT		(SZ_128M >> PAGE_SHIFT)
 #define VFH_MAX_FLIGHT		(2 * VFH_MAX_HINT)
 #define VFH_MAX_SLOW		8U
 
-/* Gauges that go along with no hint are looked at every so many seconds. */
+/* The interval in seconds at which gauges are checked without a hint. */
 #define VFH_GAUGES_LOOKS	5
 
-/* The period that ends idleness is so many times shorter than others. */
+/* The period that ends idle time is this many times shorter than others. */
 #define VFH_FIRST_PERIOD	4
 
 /*
@@ -52,8 +51,8 @@ void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg)
 }
 
 /*
- * A device has to answer in time, and throttles what it does not get round to. So that
- * there is progress, however slow it is, less is in flight until it keeps up.
+ * A device has to answer in time, and throttles what it cannot handle by then. So less is
+ * in flight until it keeps up: there is progress, however slow it is.
  */
 static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
 {
@@ -65,7 +64,7 @@ static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
 	fh->pause_end = fh->now + msecs_to_jiffies(retry_ms);
 }
 
-/* What is lazy is to be hinted once more when it has settled. */
+/* Hint what is lazy once more when it has settled. */
 static void vfh_await_settling(struct vfh *fh)
 {
 	if (fh->settle_runs)
@@ -110,8 +109,8 @@ static void vfh_reap(struct vfh *fh)
  */
 
 /*
- * Memory of a guest that wants some of it back soon is hinted lazily first. One that has
- * shown nothing of the kind is spared the second hint.
+ * If the guest tends to want memory back soon, memory is hinted lazily first. Other
+ * guests are spared the second hint.
  */
 static bool vfh_is_lazy(const struct vfh *fh)
 {
@@ -119,7 +118,7 @@ static bool vfh_is_lazy(const struct vfh *fh)
 	       fh->pace.age_ms > fh->pace.min_ms;
 }
 
-/* For how long memory rests before it is hinted, in whatever way. */
+/* How long memory rests before it is hinted, lazily or not. */
 static unsigned int vfh_rest_ms(const struct vfh *fh)
 {
 	return vfh_is_lazy(fh) ? fh->config.early_ms : fh->pace.age_ms;
@@ -143,7 +142,7 @@ static void vfh_read_config(struct vfh *fh)
 	}
 	vfh_bound_config(&fh->config);
 	vfh_pace_bounds(fh);
-	/* Nobody shall wait for the end of a long period that has been made short. */
+	/* If the periods have become shorter, so has the one that runs. */
 	if (time_after(fh->period_end, fh->now + vfh_period(fh)))
 		fh->period_end = fh->now + vfh_period(fh);
 	if (time_after(fh->settle_end, fh->now + msecs_to_jiffies(fh->pace.age_ms)))
@@ -152,7 +151,7 @@ static void vfh_read_config(struct vfh *fh)
 		vfh_flush_ask(fh);
 	if (fh->config.epoch == epoch || !fh->running)
 		return;
-	/* Answers that were given under another epoch do not count from here. */
+	/* From here on, answers that were given under another epoch do not count. */
 	fh->source->rehint();
 	fh->settling = true;
 	fh->period_runs = true;
@@ -205,8 +204,8 @@ static void vfh_tell_status(struct vfh *fh, u32 status)
 }
 
 /*
- * In an interrupt. The period begins here: where a process has the CPU, the thread may get
- * to run only when that has freed all of its memory.
+ * Runs in an interrupt. The period begins here: if a process has the CPU, the thread may
+ * not run before that process has freed all of its memory.
  */
 static void vfh_freed(void *data)
 {
@@ -247,7 +246,7 @@ static void vfh_stop(struct vfh *fh)
 	fh->source->stop();
 }
 
-/* A source may learn only when it is started that it must not be. */
+/* A source may find out only when it is started that it must not be. */
 static u32 vfh_why_not_started(const struct vfh *fh)
 {
 	u32 status = vfh_find_status(fh);
@@ -256,7 +255,7 @@ static u32 vfh_why_not_started(const struct vfh *fh)
 	       VIRTIO_FREEHINT_DRIVER_NOT_READY : status;
 }
 
-/* Whether memory is to be hinted; it stops when nothing is in flight any more. */
+/* Returns whether to hint memory. Stops the source when nothing is in flight any more. */
 static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
 {
 	u32 status = vfh_find_status(fh);
@@ -267,7 +266,7 @@ static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
 		if (!fh->running)
 			status = vfh_why_not_started(fh);
 	}
-	/* Nobody tells when the other one goes. */
+	/* Nobody says when the other reporter goes: look again. */
 	if (status == VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER)
 		vfh_wait_until(fh, fh->now + VFH_RETRY_START);
 	if (!wanted && fh->running && (list_empty(&fh->flight) || fh->is_lost))
@@ -293,7 +292,7 @@ bool vfh_may_send(const struct vfh *fh)
 	return time_after_eq(fh->now, fh->pause_end);
 }
 
-/* While the device is busy with what it was given before, that is one round. */
+/* While the device is busy with earlier hints, the same round goes on. */
 static void vfh_begin_round(struct vfh *fh)
 {
 	if (fh->round)
@@ -304,7 +303,7 @@ static void vfh_begin_round(struct vfh *fh)
 }
 
 /**
- * vfh_start_round - what is due is hinted from here
+ * vfh_start_round - start to hint what is due
  * @fh: the device
  * @flags: see freehint_age()
  */
@@ -317,7 +316,7 @@ void vfh_start_round(struct vfh *fh, unsigned int flags)
 	vfh_begin_round(fh);
 }
 
-/* Is something over now? The device may want to be left alone between two rounds. */
+/* Has @end come? The device may want to be left alone between two rounds. */
 static bool vfh_is_over(struct vfh *fh, unsigned long *end)
 {
 	unsigned long left = fh->round_end + msecs_to_jiffies(fh->config.delay_ms);
@@ -343,7 +342,7 @@ static void vfh_end_period(struct vfh *fh)
 		fh->period_runs = true;
 		fh->period_end = fh->now;
 	}
-	/* So that it can be left alone, a round has to end. */
+	/* The device can only be left alone if the round ends. */
 	if (!fh->period_runs || (fh->round && fh->config.delay_ms) ||
 	    !vfh_is_over(fh, &fh->period_end))
 		return;
@@ -352,8 +351,8 @@ static void vfh_end_period(struct vfh *fh)
 }
 
 /*
- * And once more, if that was lazily, when it has settled. Where the device wants to be left
- * alone in between, each round may begin with a period: so what has settled joins it.
+ * What was hinted lazily is hinted once more when it has settled. If the device wants to
+ * be left alone in between, a period may begin each round: what has settled joins it.
  */
 static void vfh_end_settle_time(struct vfh *fh)
 {
@@ -385,7 +384,7 @@ static bool vfh_send_one(struct vfh *fh, unsigned int flags)
 		return false;
 
 	if (vfh_send_hint(fh, msg)) {
-		/* Nobody has it, and it is due again. */
+		/* The device does not have it, and it is due again. */
 		fh->counters.unsent++;
 		fh->source->give_back(msg->batch);
 		return false;
@@ -437,7 +436,7 @@ static void vfh_send(struct vfh *fh)
  * @fh: the device
  * @now: jiffies
  *
- * &vfh.next is when there is something to do, if nothing happens before.
+ * &vfh.next is when the next pass is due, if nothing happens before.
  *
  * Context: the loop.
  */
@@ -477,7 +476,7 @@ void vfh_pass(struct vfh *fh, unsigned long now)
 }
 
 /**
- * vfh_wake - let the loop look
+ * vfh_wake - wake the loop for an event
  * @fh: the device
  * @event: VFH_EVENT_*
  *
@@ -490,13 +489,13 @@ void vfh_wake(struct vfh *fh, unsigned int event)
 }
 
 /**
- * vfh_wish - ask something of the loop, and wait until it has followed
+ * vfh_wish - change a wish, and wait until the loop has followed it
  * @fh: the device
  * @what: &vfh.allowed or &vfh.asleep
  * @value: what it is to be
  *
- * When this returns, and memory is not to be hinted any more, the device has none of it,
- * or it is lost. That takes the timeout and a reset at the most.
+ * If memory is not to be hinted any more, the device has none of it when this returns, or
+ * it is lost. That takes the timeout and a reset at most.
  *
  * Context: process context, not the loop.
  */
@@ -548,7 +547,7 @@ int vfh_thread(void *data)
 	return 0;
 }
 
-/* In a timer's interrupt, so that the loop is only woken for something. */
+/* Runs in a timer's interrupt, so that the loop is only woken if there is work. */
 static void vfh_look(struct timer_list *timer)
 {
 	struct vfh *fh = container_of(timer, struct vfh, look);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtio free memory hint driver: the life of a device. It carries hints of free memory
- * from mm/freehint/ to the device, and what the device says back. See
+ * Virtio free memory hint driver: the life of a device. The driver carries hints of free
+ * memory from mm/freehint/ to the device, and answers back. See
  * Documentation/mm/freehint.rst.
  */
 #include <linux/cleanup.h>
@@ -25,10 +25,10 @@
 /* Messages that are no hints: gauges, and the answer to a flush. */
 #define VFH_OTHER_MSGS		2
 
-/* A granule this small would cost more in state and calls than it gives. */
+/* A smaller granule would cost more in state and calls than it gains. */
 #define VFH_MIN_GRANULE		max(PAGE_SIZE, SZ_64K)
 
-/* There is one: the guest has one allocator. */
+/* There is only one device, as the guest has one allocator. */
 static struct vfh *vfh_device;
 static DEFINE_MUTEX(vfh_device_lock);
 
@@ -112,8 +112,8 @@ module_param_cb(min_age_ceiling_ms, &vfh_ms_ops, &min_age_ceiling_ms, 0644);
 MODULE_PARM_DESC(min_age_ceiling_ms, "The device may not ask that memory stay free for longer than this");
 
 /*
- * What is hinted lazily, and used again, costs next to nothing; but each hint has its
- * price, and a loop shall not pay it over and over.
+ * Memory that is hinted lazily and used again costs next to nothing. But each hint has
+ * its price, and a loop should not pay it over and over.
  */
 #define VFH_EARLY_SHARE		4
 
@@ -149,7 +149,7 @@ static int vfh_find_vqs(struct vfh *fh)
 	return PTR_ERR_OR_ZERO(fh->vq);
 }
 
-/* A flush that was asked for before this is not for this driver to answer. */
+/* This driver does not answer a flush that was asked for before this. */
 static void vfh_read_flush_id(struct vfh *fh)
 {
 	fh->config.flush_id = 0;
@@ -200,7 +200,7 @@ static int vfh_read_limits(struct vfh *fh)
 }
 
 /*
- * Reset and setting up again, which wait for the device: not in the loop.
+ * Reset and setting up again wait for the device, so they are not in the loop.
  */
 
 static int vfh_negotiate(struct virtio_device *vdev)
@@ -218,7 +218,7 @@ static int vfh_negotiate(struct virtio_device *vdev)
 	return 0;
 }
 
-/* Leave word for the operator; the reset has wiped what was there. */
+/* Leave a status for the operator; the reset has wiped the last one. */
 static void vfh_tell_failed(struct vfh *fh)
 {
 	if (!vfh_negotiate(fh->vdev))
@@ -230,7 +230,7 @@ static void vfh_reset_work(struct work_struct *work)
 {
 	struct vfh *fh = container_of(work, struct vfh, reset_work);
 
-	/* For as long as it takes the device to confirm. */
+	/* Waits until the device confirms. */
 	virtio_reset_device(fh->vdev);
 	if (!fh->port->is_gone(fh))
 		vfh_tell_failed(fh);
@@ -278,9 +278,9 @@ static void vfh_revive_work(struct work_struct *work)
 }
 
 /*
- * Nothing is in flight after this, and the device writes nothing any more. If it does not
- * even confirm a reset, this waits for it, as there is no way to take the rings from
- * under it.
+ * After this, nothing is in flight, and the device writes nothing any more. If it does
+ * not even confirm a reset, this waits for it, as there is no way to take the rings away
+ * from it.
  */
 static void vfh_quiesce(struct vfh *fh)
 {
@@ -296,8 +296,8 @@ static void vfh_quiesce(struct vfh *fh)
 
 /*
  * A kernel that is started by kexec must not find its memory discarded on behalf of this
- * one. The bus resets its devices, later: until then the loop must leave the device
- * alone, and not take that reset for a fault that it has to mend.
+ * one. The bus resets its devices later: the loop must leave the device alone until then,
+ * and not take that reset for a fault to recover from.
  */
 static int vfh_reboot(struct notifier_block *nb, unsigned long action,
 		      void *unused)
@@ -342,7 +342,7 @@ static int vfh_probe(struct virtio_device *vdev)
 	struct vfh *fh;
 	int ret;
 
-	/* What a dump is written from must stay as it is. */
+	/* The memory that a dump is written from must not change. */
 	if (is_kdump_kernel()) {
 		dev_info(&vdev->dev, "not hinting free memory in a kdump kernel\n");
 		return -ENODEV;
@@ -380,7 +380,7 @@ static int vfh_probe(struct virtio_device *vdev)
 	if (ret)
 		goto release;
 	vfh_debugfs_add(fh);
-	/* From here its status says something. */
+	/* From here on, its status is valid. */
 	vfh_wish(fh, &fh->allowed, true);
 	return 0;
 
@@ -410,8 +410,8 @@ static void vfh_remove(struct virtio_device *vdev)
 }
 
 /*
- * Section "Feature bits". Where the platform may keep memory from the device, the host is
- * not to be told which of it is free.
+ * Section "Feature bits". If the platform may keep memory from the device, the host must
+ * not be told which memory is free.
  */
 static int vfh_validate(struct virtio_device *vdev)
 {

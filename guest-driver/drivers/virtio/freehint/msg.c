@@ -40,7 +40,7 @@ void vfh_fill_hdr(struct vfh_msg *msg, u16 type, u16 flags, u32 nranges,
  * @fh: the device
  * @msg: a message whose batch was collected
  *
- * Does not tell the device. Return: 0, or a negative error: the device does not have it.
+ * Does not notify the device. Return: 0, or a negative error if the device lacks it.
  */
 int vfh_send_hint(struct vfh *fh, struct vfh_msg *msg)
 {
@@ -101,7 +101,7 @@ static size_t vfh_nr_statuses(struct vfh *fh, const struct vfh_answer *answer,
 		return min_t(size_t, le32_to_cpu(answer->ack.nstatus),
 			     len - sizeof(answer->ack));
 	case VIRTIO_FREEHINT_R_UNSUPPORTED:
-		/* It would say the same to every other hint. */
+		/* It would give the same answer to every other hint. */
 		vfh_fail(fh, true, "the device does not support these hints");
 		return 0;
 	default:
@@ -155,7 +155,7 @@ static enum freehint_outcome vfh_outcome(enum vfh_verdict verdict)
  * @msg: the hint, which the device has used; its batch is ready to be returned
  * @len: how much the device has written
  *
- * Answers of another epoch than ours claim nothing.
+ * Answers of an epoch other than ours claim nothing.
  *
  * Return: how long the device wants to be left alone, in ms.
  */
@@ -168,7 +168,7 @@ unsigned int vfh_read_answer(struct vfh *fh, struct vfh_msg *msg,
 	bool stale;
 
 	stale = nr && le32_to_cpu(answer->ack.rehint_epoch) != fh->config.epoch;
-	/* We, or the answer, may be behind: look. */
+	/* Either we or the answer may be behind: read the configuration. */
 	fh->config_changed |= stale;
 	trace_freehint_complete(msg, stale);
 
@@ -251,7 +251,7 @@ static bool vfh_virtio_read_config(struct vfh *fh, struct vfh_config *config)
 				struct virtio_freehint_config, lazy,
 				&config->lazy);
 
-	/* The id changes last, and what it comes with holds from then. */
+	/* The id changes last: from then on, the fields that belong to it are valid. */
 	virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_FLUSH,
 				struct virtio_freehint_config, flush_id,
 				&flush_id);
@@ -289,7 +289,7 @@ static int vfh_virtio_send(struct vfh *fh, struct vfh_msg *msg, size_t size,
 
 static void vfh_virtio_kick(struct vfh *fh)
 {
-	/* Not while it looks at the queue anyway. */
+	/* No need while the device looks at the queue anyway. */
 	if (!virtqueue_kick_prepare(fh->vq))
 		return;
 	fh->counters.notifications++;
@@ -313,9 +313,9 @@ static bool vfh_virtio_is_broken(struct vfh *fh)
 }
 
 /*
- * Surprise removal: whatever is read from a device that is gone is all ones. The same is
- * read from a PCI device that is there but does not decode its memory, and maybe from one
- * on another transport: these may still write to the guest's memory.
+ * Surprise removal: reads from a device that is gone give all ones. So do reads from a
+ * PCI device that is there but does not decode its memory, and maybe from one on another
+ * transport: these may still write to the guest's memory.
  */
 static bool vfh_virtio_is_gone(struct vfh *fh)
 {
@@ -382,10 +382,10 @@ static bool vfh_alloc_hint(struct vfh *fh, struct vfh_msg *msg)
 }
 
 /**
- * vfh_alloc_msgs - have buffers for all messages
+ * vfh_alloc_msgs - allocate the buffers of all messages
  * @fh: the device, with its limits
  *
- * Return: 0 or -ENOMEM; vfh_free_msgs() in either case.
+ * Return: 0 or -ENOMEM; call vfh_free_msgs() in either case.
  */
 int vfh_alloc_msgs(struct vfh *fh)
 {
@@ -399,7 +399,7 @@ int vfh_alloc_msgs(struct vfh *fh)
 }
 
 /**
- * vfh_free_msgs - the opposite
+ * vfh_free_msgs - free the buffers of all messages
  * @fh: the device, which has none of them
  */
 void vfh_free_msgs(struct vfh *fh)

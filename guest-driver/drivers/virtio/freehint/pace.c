@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtio free memory hint driver: for how long memory rests before it is hinted; where it
- * can be hinted lazily first, before it is hinted once more.
+ * Virtio free memory hint driver: how long memory rests before it is hinted or, if it can
+ * be hinted lazily first, before it is hinted once more.
  *
  * The rule, in three sentences. Memory is hinted for good when it has stayed free for the
- * age, which starts at what the device asks for. When at least half as much is reused soon
- * after it was hinted as is hinted, the age doubles, or, where memory is hinted lazily
- * first, quadruples, up to one window. When for two windows in a row next to nothing was
- * reused, neither after a hint nor while it waited for one, the age halves, and again with
- * each such window that follows, down to where it started.
+ * age, which starts at what the device asks for. If at least half as much is reused soon
+ * after a hint as is hinted, the age doubles (quadruples if memory is hinted lazily
+ * first), up to one window. If next to nothing was reused for two windows in a row,
+ * neither after a hint nor while it waited for one, the age halves, and again with each
+ * such window that follows, down to where it started.
  */
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
@@ -17,12 +17,12 @@
 #include "vfh.h"
 #include "trace.h"
 
-/* The age follows the reuse in this time. */
+/* The age depends on the reuse within this time. */
 #define VFH_WINDOW	FREEHINT_REUSE_WINDOW
 
 /*
- * How many times longer memory rests each time. Where it is lazy meanwhile, what is learned
- * keeps nothing from a host that is short, and is learned in fewer cycles of a loop.
+ * The factor by which the age grows. If memory is lazy meanwhile, a long age keeps
+ * nothing from a host that is short of memory, and is learned in fewer cycles of a loop.
  */
 #define VFH_STEP	2
 #define VFH_LAZY_STEP	4
@@ -71,13 +71,13 @@ static void vfh_pace_set(struct vfh_pace *pace, unsigned int age_ms)
 }
 
 /**
- * vfh_pace_limits - set where the age may move
+ * vfh_pace_limits - set the bounds of the age
  * @pace: the pace
  * @min_ms: floor: what the device asks for
  * @max_ms: ceiling; the floor if that is higher
  *
- * A device that asks for less than before is obeyed at once: its host is short. What was
- * learned has to be learned again.
+ * A device that asks for less than before is obeyed at once: its host is short of memory.
+ * What was learned has to be learned again.
  */
 void vfh_pace_limits(struct vfh_pace *pace, unsigned int min_ms,
 		     unsigned int max_ms)
@@ -101,8 +101,8 @@ void vfh_pace_bounds(struct vfh *fh)
 }
 
 /*
- * Too early: half of what was hinted was wanted back. A few granules that come and go are
- * no pattern.
+ * Hints were too early: half of what was hinted was wanted back. A few granules that come
+ * and go are no pattern.
  */
 static bool vfh_reuse_hot(const struct vfh_pace *pace, const struct vfh_reuse *reuse)
 {
@@ -110,8 +110,8 @@ static bool vfh_reuse_hot(const struct vfh_pace *pace, const struct vfh_reuse *r
 }
 
 /*
- * A window may end between a hint and the reuse of what it held, so both count: the one
- * that goes on, and that with the one before it.
+ * A window may end between a hint and the reuse of its memory. So two sums count: that of
+ * the current window, and that of the current and the previous one.
  */
 static bool vfh_pace_hot(const struct vfh_pace *pace)
 {
@@ -122,9 +122,9 @@ static bool vfh_pace_hot(const struct vfh_pace *pace)
 }
 
 /*
- * What was spared counts like what was reused: with a shorter age it would have been.
- * Otherwise an age that has grown long enough to spare a loop's memory would take that
- * success for a reason to shrink.
+ * What was spared counts like what was reused: with a shorter age it would have been
+ * reused. Otherwise an age that is long enough to spare a loop's memory would shrink
+ * because of that success.
  */
 static bool vfh_reuse_calm(const struct vfh_pace *pace, const struct vfh_reuse *reuse)
 {
@@ -136,7 +136,7 @@ static bool vfh_reuse_calm(const struct vfh_pace *pace, const struct vfh_reuse *
 /*
  * How many of the windows that have just ended shorten the age? Not the first calm one:
  * what was hinted in it may be wanted back in the next. If several have ended since the
- * last look, what was known before belongs to the first of them. If that one was not calm,
+ * last look, the earlier evidence belongs to the first of them. If that one was not calm,
  * the others may still have been.
  */
 static unsigned long vfh_calm_windows(struct vfh_pace *pace,
@@ -159,14 +159,14 @@ static void vfh_pace_end_windows(struct vfh_pace *pace, const struct vfh_reuse *
 {
 	windows = vfh_calm_windows(pace, now, windows);
 	vfh_pace_set(pace, pace->age_ms >> min(windows, 16UL));
-	/* Of what was hinted earlier than that, none was too early. */
+	/* No earlier hint was too early. */
 	pace->unclaimed = min(pace->unclaimed, pace->reuse.hinted);
 	pace->before = pace->reuse;
 }
 
 /*
- * Reuse counts as far as there were hints that can have been too early: a guest that grows
- * takes what was hinted long ago, and would have done so whatever was spared.
+ * Reuse counts only up to what was hinted lately: a guest that grows takes memory that
+ * was hinted long ago, and would have done so whatever was spared.
  */
 static void vfh_pace_claim(struct vfh_pace *pace, struct vfh_reuse *reuse)
 {
@@ -201,7 +201,7 @@ void vfh_pace_judge(struct vfh_pace *pace, const struct vfh_reuse *reuse,
 	pace->since = now;
 }
 
-/* How much a sum has grown. Memory that has gone takes its part of a sum along. */
+/* How much a sum has grown. When memory goes, so does its part of the sum. */
 static unsigned long vfh_rise(u64 now, unsigned long *seen)
 {
 	unsigned long rise = now > *seen ? now - *seen : 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtio free memory hint driver: what the guest's administrator sees and says. sysfs has
+ * Virtio free memory hint driver: what the guest's administrator sees and sets. sysfs has
  * what one needs to know, see
  * Documentation/ABI/testing/sysfs-bus-virtio-drivers-virtio_freehint; debugfs has the
  * counters.
@@ -97,7 +97,7 @@ static ssize_t allowed_store(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RW(allowed);
 
-/* A figure of the loop's, as it was a moment ago: nobody waits for anybody. */
+/* A figure of the loop, as it was a moment ago: neither side waits. */
 #define VFH_FIGURE(_name, _expr)					\
 static ssize_t _name##_show(struct device *dev,				\
 			    struct device_attribute *attr, char *buf)	\
@@ -224,7 +224,7 @@ void vfh_debugfs_add(struct vfh *fh)
 }
 
 /**
- * vfh_debugfs_remove - show them no more; when this returns, nobody reads them
+ * vfh_debugfs_remove - stop showing them; when this returns, nobody reads them
  * @fh: the device
  */
 void vfh_debugfs_remove(struct vfh *fh)

@@ -67,7 +67,7 @@ TRACE_EVENT(freehint_range,
 				   { VFH_NEVER, "never" }))
 );
 
-/* Between the end of one and the start of the next the device is left alone. */
+/* Between the end of a round and the start of the next, the device is left alone. */
 TRACE_EVENT(freehint_round,
 	TP_PROTO(bool start),
 	TP_ARGS(start),

@@ -19,20 +19,20 @@
 /* At 16 bytes per range, a hint takes a little more than a page. */
 #define VFH_MAX_RANGES	256
 
-/* Enough to keep the device busy while answers are being dealt with. */
+/* Enough to keep the device busy while the driver handles answers. */
 #define VFH_MAX_HINTS	8
 
 struct vfh;
 struct vfh_msg;
 
 /**
- * struct vfh_source - where free memory comes from; mm/freehint/ if it can be had
- * @engine: see freehint_engine(); and so on
+ * struct vfh_source - where free memory comes from: mm/freehint/, if possible
+ * @engine: see freehint_engine(); the same applies to the next ones
  * @refusal: see there
  * @start: see there
  * @stop: see there
  * @age: see there
- * @settle: see there; NULL if it tells nothing apart that may be wanted back soon
+ * @settle: see there; NULL if the source does not tell what may be wanted back soon
  * @collect: see there
  * @give_back: see freehint_return()
  * @lost: see there
@@ -64,7 +64,7 @@ struct vfh_source {
  * @epoch: rehint_epoch
  * @delay_ms: see struct virtio_freehint_config
  * @min_age_ms: see there
- * @early_ms: the same for what is hinted lazily, so that a host that is short can have it
+ * @early_ms: the same for lazy hints, so that a host that is short can have the memory
  * @lazy: see there; 0 without VIRTIO_FREEHINT_F_LAZY
  * @flush_id: see there; 0 without VIRTIO_FREEHINT_F_FLUSH
  * @flush_flags: see there
@@ -83,21 +83,21 @@ struct vfh_config {
 };
 
 /**
- * struct vfh_port - how the loop gets at the device
+ * struct vfh_port - how the loop accesses the device
  * @read_config: read the configuration; false if the device asks to be reset
  * @write_status: write enum virtio_freehint_driver_status
  * @send: make a message available; 0, or a negative error
  * @kick: notify the device of what was sent
  * @next: the next message that the device has used, and how much it wrote; or NULL,
- *	and a notification will tell of the next
- * @is_broken: the queue is of no use any more
- * @is_gone: the device is, for good, and writes to nothing
+ *	and a notification will announce the next
+ * @is_broken: the queue cannot be used any more
+ * @is_gone: the device is gone for good, and does not write to memory any more
  * @reset: begin to reset the device; sets &vfh.is_reset, and wakes the loop, when that
  *	is confirmed
  * @revive: begin to set up a device that was reset; sets &vfh.is_revived or
  *	&vfh.hopeless, and wakes the loop
  *
- * None of them waits for the device.
+ * None of these waits for the device.
  */
 struct vfh_port {
 	bool (*read_config)(struct vfh *fh, struct vfh_config *config);
@@ -114,13 +114,13 @@ struct vfh_port {
 
 /**
  * struct vfh_msg - the buffers of one message
- * @list: in &vfh.idle or &vfh.flight; of a hint
+ * @list: of a hint, in &vfh.idle or &vfh.flight
  * @queued: the device has them
  * @refused: the device does not support this type of message
- * @cookie: counts hints
- * @lazy: of a hint, it may be discarded lazily
- * @looks: how often the answer was looked for in vain
- * @batch: of a hint, what is in it
+ * @cookie: the number of the hint
+ * @lazy: the hint may be discarded lazily
+ * @looks: how often the loop looked for the answer in vain
+ * @batch: the memory in the hint
  * @request: header and what follows it, read by the device
  * @answer: ack and status bytes, written by the device
  *
@@ -149,12 +149,12 @@ struct vfh_msg {
 };
 
 /**
- * enum vfh_phase - what the device is good for
+ * enum vfh_phase - whether the device can be used
  * @VFH_UP: it takes messages
- * @VFH_RESETTING: it was told to reset itself, and has not confirmed it
- * @VFH_DOWN: it has, and is to be set up again at &vfh.revive_at
+ * @VFH_RESETTING: it was told to reset itself, but has not confirmed that
+ * @VFH_DOWN: it has confirmed that, and is to be set up again at &vfh.revive_at
  * @VFH_REVIVING: it is being set up again
- * @VFH_HOPELESS: it will not be
+ * @VFH_HOPELESS: it will not be set up again
  */
 enum vfh_phase {
 	VFH_UP,
@@ -176,8 +176,8 @@ enum vfh_verdict {
 };
 
 /**
- * struct vfh_figures - the guest's memory at a moment, in bytes, and for how long it
- *	rests; see struct virtio_freehint_gauges
+ * struct vfh_figures - the guest's memory at one time, in bytes, and how long it rests;
+ *	see struct virtio_freehint_gauges
  */
 struct vfh_figures {
 	u64 free;
@@ -190,19 +190,19 @@ struct vfh_figures {
 };
 
 /**
- * struct vfh_counters - since the driver was bound; in bytes where they say so
+ * struct vfh_counters - counters since the driver was bound; in bytes if the name says so
  * @hints: hints sent
  * @ranges: ranges in them
  * @notifications: how often the device was told to look at the queue
  * @hinted_bytes: bytes in hints; the sum of the next three and of what is in flight
- * @verdict_bytes: of these, by enum vfh_verdict
- * @aborted_bytes: of these, without an answer, as the device was reset
- * @leaked_bytes: of these, not back: the device was told to reset itself, and has not
- *	confirmed it
+ * @verdict_bytes: these by enum vfh_verdict
+ * @aborted_bytes: those of them without an answer, as the device was reset
+ * @leaked_bytes: those of them that are not back, as the device was told to reset itself,
+ *	but has not confirmed that
  * @timeouts: times that the device did not answer a hint in time
  * @resets: times that it was reset, for that or another fault
  * @unsent: hints that could not be sent
- * @flushes: flushes that have ended, in whatever way
+ * @flushes: flushes that have ended, with any result
  */
 struct vfh_counters {
 	u64 hints;
@@ -231,18 +231,18 @@ struct vfh_reuse {
 };
 
 /**
- * struct vfh_pace - for how long memory rests before it is hinted, or before it is hinted
+ * struct vfh_pace - how long memory rests before it is hinted, or before it is hinted
  *	once more, if it was hinted lazily first; see pace.c
  * @min_ms: floor of @age_ms: what the device asks for, within the guest's bounds
  * @max_ms: ceiling of @age_ms
- * @age_ms: now
- * @lazy: memory is hinted lazily meanwhile, so that a host that is short has it
- * @burst: so many pages are a pattern, and fewer are none
- * @reuse: evidence since the age last doubled, or since the last window ended
- * @before: and in the window before that, if the age has not doubled since
- * @unclaimed: pages hinted in these two windows that no reuse was held against
- * @calm: there was a calm window before the one that goes on
- * @since: jiffies, when @reuse was last emptied
+ * @age_ms: the current age
+ * @lazy: memory is lazy meanwhile, so that a host that is short of memory has it
+ * @burst: this many pages or more are a pattern
+ * @reuse: evidence since the age last grew, or since the last window ended
+ * @before: evidence in the window before that, if the age has not grown since
+ * @unclaimed: pages hinted in these two windows for which no reuse was counted
+ * @calm: the window before the current one was calm
+ * @since: when @reuse was last emptied, in jiffies
  */
 struct vfh_pace {
 	unsigned int min_ms;
@@ -269,15 +269,15 @@ enum vfh_flush_stage {
  * @stage: how far it is
  * @id: the device's number for it
  * @compact: memory in use is to be moved together first
- * @deadline: jiffies by which it has to be answered
- * @compact_until: jiffies
+ * @deadline: when it has to be answered, in jiffies
+ * @compact_until: when that has to end, in jiffies
  * @gather: brings memory to the free lists; not in the loop, as it may take long
- * @gathered: it has
+ * @gathered: @gather has ended
  * @held_up: mm gives nothing for a while
- * @rounds: how many rounds of hints it has had
+ * @rounds: how many rounds of hints there have been
  * @first: cookie of its first hint
  * @hinted: pages in its answered hints
- * @done: message
+ * @done: the message with the answer
  * @owed: the answer in @done has not been sent
  */
 struct vfh_flush {
@@ -298,18 +298,18 @@ struct vfh_flush {
 
 /**
  * struct vfh - a device
- * @vdev: it
- * @vq: hintq; the loop's
+ * @vdev: its virtio device
+ * @vq: hintq; belongs to the loop
  * @source: where free memory comes from
- * @port: how the loop gets at the device
+ * @port: how the loop accesses the device
  * @granule: bytes; every range is a multiple of it
- * @order: the same, in pages, or a page
+ * @order: the granule that the driver uses, as an order of pages
  * @max_ranges: most ranges in a hint
  * @nr_hints: most hints that the device can be given at a time
  *
  * @thread: runs the loop
- * @wait: it sleeps here
- * @events: VFH_EVENT_* bits, what it has not seen
+ * @wait: the loop sleeps here
+ * @events: VFH_EVENT_* bits that the loop has not seen
  * @settled: woken when the loop has followed a wish
  * @wishes: counts the wishes below; under @lock
  * @followed: the last one that the loop has followed
@@ -317,52 +317,52 @@ struct vfh_flush {
  * @allowed: the guest's administrator allows hints
  * @asleep: the device is going away or to sleep, or the machine is going down
  *
- * The rest is the loop's; others read what they show.
+ * The rest belongs to the loop; others read what they show.
  *
- * @now: jiffies, of this pass
- * @next: jiffies, of the next pass
- * @phase: what the device is good for
+ * @now: time of this pass, in jiffies
+ * @next: time of the next pass, in jiffies
+ * @phase: whether the device can be used
  * @reset_work: resets it
  * @is_reset: it has confirmed that; written by @reset_work
  * @revive_work: sets it up again
- * @is_revived: it is; written by @revive_work
+ * @is_revived: it is set up again; written by @revive_work
  * @hopeless: it never will be; written by @revive_work, too
- * @reset_deadline: jiffies; what is out is lost then
- * @is_lost: what is out is
- * @revive_at: jiffies
+ * @reset_deadline: when what is out is lost, in jiffies
+ * @is_lost: what is out is lost
+ * @revive_at: when to set the device up again, in jiffies
  * @backoff: how long the device stays down next time, in jiffies
- * @up_since: jiffies
+ * @up_since: when it came up, in jiffies
  * @config: as last read
- * @config_changed: it may have, since
+ * @config_changed: the configuration may have changed since
  * @status: enum virtio_freehint_driver_status, as last told
  * @running: the source has been started
  * @idle: hints that can be filled
  * @flight: hints that the device has, oldest first
  * @in_flight: pages in these
- * @next_look: jiffies; answers are looked for then
- * @freed_at: jiffies, when VFH_EVENT_FREED last happened
+ * @next_look: when to look for answers, in jiffies
+ * @freed_at: when VFH_EVENT_FREED last happened, in jiffies
  * @period_runs: a period is under way
- * @period_end: jiffies
+ * @period_end: when it is over, in jiffies
  * @settle_runs: something was hinted lazily, and is to be hinted once more
- * @settle_end: jiffies, when the settle time that runs is over
+ * @settle_end: when the current settle time is over, in jiffies
  * @round: a round is under way: what is due is being hinted
- * @round_end: jiffies, of the last one
- * @progress: something was hinted in it
- * @pause_end: jiffies; nothing is sent before
- * @slow: how many times the memory in flight is halved, as the device did not get round to
+ * @round_end: when the last round ended, in jiffies
+ * @progress: something was hinted in this round
+ * @pause_end: nothing is sent before this time, in jiffies
+ * @slow: how many times the memory in flight is halved, as the device could not handle
  *	all that it was given
- * @settling: what is hinted was found by a start or a rehint, and has been free for who
- *	knows how long; that it is used one day says nothing about the pace
- * @pace: for how long memory rests
+ * @settling: what is hinted was found by a start or a rehint, and nobody knows how long
+ *	it has been free; that it is used one day says nothing about the pace
+ * @pace: how long memory rests
  * @seen: sums of the source when the pace was last judged
  * @flush: the flush that is under way
- * @gauges: message
+ * @gauges: the message with the gauges
  * @told: the gauges that the device was told last
- * @look: once per second, on a CPU that is awake
- * @looks: counts these
+ * @look: timer: once per second, on a CPU that is awake
+ * @looks: counts the timer's interrupts
  * @counters: shown in sysfs and debugfs
  * @baffled: the device gives answers of an unknown kind, and the log says so
- * @hints: messages
+ * @hints: the messages with hints
  */
 struct vfh {
 	struct virtio_device *vdev;
@@ -442,14 +442,14 @@ static inline u64 vfh_bytes(unsigned long pages)
 	return (u64)pages << PAGE_SHIFT;
 }
 
-/* Whoever has sent the loop to sleep may take the queue away, once nothing is in flight. */
+/* Whoever sent the loop to sleep may take the queue away once nothing is in flight. */
 static inline bool vfh_may_use_queue(const struct vfh *fh)
 {
 	return fh->phase == VFH_UP &&
 	       !(READ_ONCE(fh->asleep) && list_empty(&fh->flight));
 }
 
-/* The earliest of what is waited for. */
+/* Make the next pass no later than @when. */
 static inline void vfh_wait_until(struct vfh *fh, unsigned long when)
 {
 	if (time_before(when, fh->next))

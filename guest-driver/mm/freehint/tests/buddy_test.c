@@ -18,7 +18,7 @@ static void test_freed_taken_and_back(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_free(pfn));
 	freehint_get_stats(&stats);
 	KUNIT_EXPECT_EQ(test, stats.out, user->batch->nr_pages);
-	/* Give or take what others use. */
+	/* Roughly, as others use memory, too. */
 	KUNIT_EXPECT_LT(test, stats.free, before.free - stats.out / 2);
 
 	return_as(user->batch, FREEHINT_DISCARDED);
@@ -46,7 +46,7 @@ static void test_small_granules(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, state_of(i), FH_DISCARDED);
 }
 
-/* Where a block of the highest order is on its list: first, last, or between others. */
+/* Is a block of the highest order first on its list, last, or in between? */
 static void find_on_list(unsigned long pfn, bool *first, bool *last)
 {
 	struct page *page = pfn_to_page(pfn);
@@ -60,7 +60,7 @@ static void find_on_list(unsigned long pfn, bool *first, bool *last)
 	spin_unlock_irq(&zone->lock);
 }
 
-/* What the host has is the last thing to be used again, and what it may take the first. */
+/* Discarded memory is the last to be used again; lazy memory is the first. */
 static void test_discarded_is_used_last(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -82,7 +82,7 @@ static void test_discarded_is_used_last(struct kunit *test)
 	settle(test);
 }
 
-/* Ranges go down, do not touch, are wholly in a section, and are what was asked for. */
+/* Ranges go down, do not touch, stay within a section, and are what was asked for. */
 static void test_batches_are_in_order(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -142,7 +142,7 @@ static bool collect_early(struct kunit *test, unsigned long pfn)
 	return false;
 }
 
-/* What is early and what is not are in batches of their own, and the early ones first. */
+/* Early memory is in batches of its own, and these come first. */
 static void test_early_is_apart(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -168,13 +168,13 @@ static void test_early_is_apart(struct kunit *test)
 	return_as(user->other, FREEHINT_DISCARDED);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_EARLY);
 
-	/* If the next period is not early, neither is what was. */
+	/* After a period that is not early, what was early is due like the rest. */
 	freehint_age(0);
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DUE);
 	settle(test);
 }
 
-/* Lazy, and after a whole settle time due once more. */
+/* What is lazy is due again after a whole settle time. */
 static void test_lazy_settles(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -204,7 +204,7 @@ static void test_lazy_settles(struct kunit *test)
 	KUNIT_EXPECT_GE(test, stats.returned, before.returned + MAX_ORDER_NR_PAGES);
 }
 
-/* Somebody waits for all free memory: what is lazy as well. */
+/* If somebody waits for all free memory, lazy memory is due as well. */
 static void test_lazy_when_hurried(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -218,7 +218,7 @@ static void test_lazy_when_hurried(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_DISCARDED);
 }
 
-/* Refused memory stays so over use, until a rehint. */
+/* Refused memory stays so when it is used and freed, until a rehint. */
 static void test_refused(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -239,7 +239,7 @@ static void test_refused(struct kunit *test)
 	settle(test);
 }
 
-/* A range that is refused as a whole is offered again by the granule, and once. */
+/* A range that is refused as a whole is offered again once, granule by granule. */
 static void test_suspects_are_alone(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -308,7 +308,7 @@ static void test_a_suspect_beside_another(struct kunit *test)
 	settle(test);
 }
 
-/* A rehint does not touch what is out, and what was out comes back as it is said. */
+/* A rehint leaves alone what is out; that comes back with the outcome it is given. */
 static void test_rehint_while_out(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -322,7 +322,7 @@ static void test_rehint_while_out(struct kunit *test)
 	settle(test);
 }
 
-/* Nobody waits for what is lost; it can come back, also after a stop. */
+/* Nobody waits for what is lost; it can still come back, even after a stop. */
 static void test_lost_and_found(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -350,7 +350,7 @@ static void test_lost_and_found(struct kunit *test)
 	settle(test);
 }
 
-/* Those who wait for a range wait, and not for ever. */
+/* Waiting for a range that is out takes a while, but not for ever. */
 static void test_waiting_is_bounded(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -392,7 +392,7 @@ static void test_half_a_block(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, is_free(half));
 }
 
-/* What is believed to be free and is not is forgotten, and not taken. */
+/* A granule that is due but not free any more is forgotten, not taken. */
 static void test_vanished(struct kunit *test)
 {
 	struct page *page = alloc_pages(GFP_KERNEL, MAX_PAGE_ORDER);
@@ -413,7 +413,7 @@ static void test_vanished(struct kunit *test)
 	__free_pages(page, MAX_PAGE_ORDER);
 }
 
-/* The first piece that is taken is noticed, and so is the last that is freed. */
+/* The first piece that is taken changes the state, as does the last that is freed. */
 static void test_in_pieces(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -430,7 +430,7 @@ static void test_in_pieces(struct kunit *test)
 	for (i = 0; i < MAX_ORDER_NR_PAGES - 1; i++)
 		__free_page(page + i);
 	drain_all_pages(NULL);
-	/* The last page is missing from the second granule, and the first is whole. */
+	/* The second granule still lacks its last page, but the first is whole. */
 	KUNIT_EXPECT_TRUE(test, state_of(pfn) == FH_YOUNG || state_of(pfn) == FH_RESTING);
 	KUNIT_EXPECT_EQ(test, state_of(pfn + G), FH_UNKNOWN);
 	__free_page(page + MAX_ORDER_NR_PAGES - 1);
@@ -440,7 +440,7 @@ static void test_in_pieces(struct kunit *test)
 	settle(test);
 }
 
-/* There is one user. */
+/* There is only one user at a time. */
 static void test_second_user(struct kunit *test)
 {
 	KUNIT_EXPECT_EQ(test, freehint_start(ORDER, wake, test->priv), -EBUSY);
@@ -453,7 +453,7 @@ static void test_refusals(struct kunit *test)
 			FREEHINT_NO_GRANULE);
 }
 
-/* The guard: not more than its share of a zone is out, and it gives when some is back. */
+/* The guard: no more than a share of a zone is out; it gives again when some is back. */
 static void test_share(struct kunit *test)
 {
 	struct client *user = test->priv;
@@ -463,7 +463,7 @@ static void test_share(struct kunit *test)
 	freehint_rehint();
 	KUNIT_ASSERT_GT(test, freehint_collect(user->batch, ALL, FREEHINT_NOW), 0);
 	zone = user->batch->zone;
-	/* The zone's turn comes last, so this one may be of another. */
+	/* The zone has the last turn, so the next batch may be of another zone. */
 	while (freehint_collect(user->other, ALL, FREEHINT_NOW) &&
 	       user->other->zone != zone)
 		return_as(user->other, FREEHINT_RETRY);
@@ -476,7 +476,7 @@ static void test_share(struct kunit *test)
 	settle(test);
 }
 
-/* A layer that is off keeps nobody awake: after a burst there is an end of periods. */
+/* With draining off, a burst keeps nobody awake: the periods end. */
 static void test_rests_without_drains(struct kunit *test)
 {
 	struct client *user = test->priv;

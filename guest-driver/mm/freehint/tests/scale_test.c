@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Free memory hints: how lock holds grow with the machine, in zones of up to 12 TiB that
- * have states and no memory. Each case prints of each size how often the lock is taken,
- * for how long at most, and for how long in all:
+ * have states but no memory. For each size, each case prints how often the lock is taken,
+ * for how long at most, and for how long in total:
  *
  *	scale: SIZE GiB, WHAT: HOLDS holds, MAX ns at most, TOTAL ns
  *
@@ -24,15 +24,15 @@ static const unsigned long scale_gib[] = { 64, 1024, 12288 };
 
 /**
  * struct scale - a zone without memory, and what was seen of its lock
- * @zone: it
+ * @zone: the zone
  * @fz: tracks it
  * @gib: its size
  * @start: its first pfn
  * @end: one past its last pfn
  * @begin: when the lock was taken
- * @holds: how often
+ * @holds: how often it was taken
  * @max: longest hold, in ns
- * @total: all of them
+ * @total: all holds together, in ns
  */
 struct scale {
 	struct zone zone;
@@ -103,7 +103,7 @@ static void scale_exit(struct kunit *test)
 	if (!s || !s->fz)
 		return;
 	fh_zone_free(s->fz);
-	/* It is freed after a grace period, and points to what is about to go. */
+	/* It is freed after a grace period, but points to what is about to go. */
 	rcu_barrier();
 }
 
@@ -119,7 +119,7 @@ static void end_period(struct scale *s, enum fh_event event)
 	}
 }
 
-/* What a lock hold of collecting does to states. Returns how many granules were taken. */
+/* Do to states what one lock hold of a collection does. Returns the granules taken. */
 static unsigned long take_some(struct scale *s)
 {
 	unsigned long *pfn = &s->fz->cursor, taken = 0;
@@ -133,7 +133,7 @@ static unsigned long take_some(struct scale *s)
 	return taken;
 }
 
-/* All of the machine is freed at once, and hinted. */
+/* All memory of the machine is freed at once, and hinted. */
 static void test_all_free(struct kunit *test)
 {
 	struct scale *s = zone_without_memory(test);
@@ -160,7 +160,7 @@ static void test_all_free(struct kunit *test)
 	report(test, "taking all of it, states only");
 }
 
-/* A lock hold that looks for what is due looks past what is not, but not for long. */
+/* A lock hold that looks for due granules skips others, but not for long. */
 static void test_none_due(struct kunit *test)
 {
 	struct scale *s = zone_without_memory(test);
@@ -178,7 +178,7 @@ static void test_none_due(struct kunit *test)
 	report(test, "looking for what is due, all of it young");
 }
 
-/* The walk over a bit for each section, when there is nothing to do. */
+/* The walk over one bit per section, when there is nothing to do. */
 static void test_idle(struct kunit *test)
 {
 	struct scale *s = zone_without_memory(test);

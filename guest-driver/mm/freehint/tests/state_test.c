@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free memory hints: unit tests of granules' states and of where they are kept. The zone
- * has no memory: nothing here looks at a page.
+ * Free memory hints: unit tests of the states of granules and of where they are kept.
+ * The zone has no memory: nothing here looks at a page.
  */
 #include <kunit/test.h>
 #include <linux/cleanup.h>
@@ -52,7 +52,7 @@ static int fake_init(struct kunit *test)
 	return 0;
 }
 
-/* Cases hold it: what they call is for whoever does. */
+/* Test cases hold it, as what they call requires. */
 static spinlock_t *zone_lock(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -65,11 +65,11 @@ static void fake_exit(struct kunit *test)
 	struct fake *fake = test->priv;
 
 	fh_zone_free(fake->fz);
-	/* It is freed after a grace period, and points to what is about to go. */
+	/* It is freed after a grace period, but points to what is about to go. */
 	rcu_barrier();
 }
 
-/* The life of a granule, as Documentation/mm/freehint.rst has it; "!" cannot be. */
+/* The life of a granule, as in Documentation/mm/freehint.rst; "!" cannot happen. */
 static const char * const life[FH_NR_EVENTS] = {
 	/*			 UYREDSOLZWHN */
 	[FH_FREED]	   = "YYYYYY!!YYYN",
@@ -94,7 +94,7 @@ static const char * const life[FH_NR_EVENTS] = {
 
 static const char letter[FH_NR_STATES + 1] = "UYREDSOLZWHN";
 
-/* What brings a granule from unknown to each state. */
+/* Bring a granule from unknown to a state. */
 static void bring(struct fh_zone *fz, unsigned long pfn, enum fh_state state)
 {
 	switch (state) {
@@ -167,7 +167,7 @@ static void test_every_cell(struct kunit *test)
 					    "to %c", letter[state]);
 			KUNIT_EXPECT_EQ(test, fz->nr[state],
 					state ? 1 : GRANULES);
-			/* That it would warn is not what is tested here. */
+			/* The warning for "!" is not tested here. */
 			if (after != '!') {
 				was = fh_event(fz, at(7), ORDER, event);
 				KUNIT_EXPECT_EQ(test, was, is_pending(letter[state]));
@@ -213,7 +213,7 @@ static void test_freed_marks_what_was_freed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fz->burst, 5);
 }
 
-/* Of a block of which some is refused, the rest is pending all the same. */
+/* If some of a freed block is refused, the rest is still pending. */
 static void test_freed_beside_refused(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -281,14 +281,14 @@ static void test_due_after_a_whole_period(struct kunit *test)
 	age(fz, FH_HURRY);
 	KUNIT_EXPECT_EQ(test, fz->nr[FH_DUE], 2);
 
-	/* What is not pending any more does not keep its section in the walk. */
+	/* A section with nothing pending any more drops out of the walk. */
 	fh_event(fz, at(3), ORDER, FH_TAKE);
 	fh_event(fz, at(5), ORDER, FH_TAKE);
 	age(fz, FH_PERIOD);
 	KUNIT_EXPECT_TRUE(test, bitmap_empty(fz->map->pending, fz->map->nr));
 }
 
-/* Early after a whole period, lazy, and due after a whole settle time. */
+/* What is early after a whole period can be lazy, and is due after a settle time. */
 static void test_settles(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -308,7 +308,7 @@ static void test_settles(struct kunit *test)
 
 	fh_event(fz, at(3), ORDER, FH_TAKE);
 	fh_event(fz, at(3), ORDER, FH_LEND);
-	/* However many periods there are. */
+	/* Periods do not change that. */
 	age(fz, FH_PERIOD_EARLY);
 	age(fz, FH_PERIOD);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_LAZY);
@@ -318,13 +318,13 @@ static void test_settles(struct kunit *test)
 	age(fz, FH_SETTLE);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(3)), FH_DUE);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(5)), FH_LAZY_LONG);
-	/* That of others makes nothing older. */
+	/* A settle time does not make other memory older. */
 	fh_freed(fz, at(7), ORDER);
 	age(fz, FH_SETTLE);
 	KUNIT_EXPECT_EQ(test, fh_state(fz, at(7)), FH_YOUNG);
 }
 
-/* What is lazy is spared: the host has left it alone. */
+/* Lazy memory that is allocated counts as spared: the host has not taken it. */
 static void test_lazy_is_spared(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -403,11 +403,11 @@ static void test_any_out(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fh_any_out(fz, at(9) + 5, at(9) + 6));
 	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(0), at(9)));
 	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(10), at(GRANULES)));
-	/* Not even in a section of which nothing is known. */
+	/* Nothing is out in a section that is not tracked either. */
 	KUNIT_EXPECT_FALSE(test, fh_any_out(fz, at(GRANULES), at(3 * GRANULES)));
 }
 
-/* The map grows in both directions, by more than it has to, and keeps what it has. */
+/* The map grows in both directions, by more than it has to, and keeps its states. */
 static void test_map_grows(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -447,7 +447,7 @@ static void test_map_grows(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fz->nr[FH_YOUNG], 0);
 }
 
-/* A byte a granule, and what a section needs. */
+/* One byte per granule, and what each section needs. */
 static void test_size_at_12_tib(struct kunit *test)
 {
 	unsigned long sections = SZ_1T / PAGE_SIZE * 12 / PAGES_PER_SECTION;
@@ -460,7 +460,7 @@ static void test_size_at_12_tib(struct kunit *test)
 		   bytes >> 10, granules, sections);
 }
 
-/* Many steps at random, beside a model that has no tricks. */
+/* Many random steps, compared with a plain model. */
 static void test_random(struct kunit *test)
 {
 	struct fake *fake = test->priv;
@@ -504,12 +504,12 @@ static void test_random(struct kunit *test)
 	}
 }
 
-/* A section that there is no memory to keep track of changes nothing. */
+/* If there is no memory to track a new section, nothing changes. */
 static void test_no_memory_for_a_map(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 	struct fh_zone *fz = fake->fz;
-	/* A map with a pointer for each section up to there is larger than can be asked for. */
+	/* A map with a pointer per section up to there is larger than any allocation. */
 	unsigned long too_far = ULONG_MAX / sizeof(void *) + SEC;
 	struct fh_map *map = fz->map;
 

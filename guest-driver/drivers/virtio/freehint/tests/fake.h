@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Virtio free memory hint driver: a device and a source of memory that are fakes, for unit
+ * Virtio free memory hint driver: a fake device and a fake source of memory, for unit
  * tests that go pass by pass, with a clock that the test moves.
  */
 #ifndef _VIRTIO_FREEHINT_TESTS_FAKE_H
@@ -23,41 +23,41 @@
 /**
  * struct fake - a device, and a source of memory
  * @fh: what is tested
- * @vdev: so that there is a name for messages
+ * @vdev: has a name for log messages
  * @now: the clock
- * @refusal: the source's
+ * @refusal: the source's refusal
  * @young: granules that were freed
  * @early: granules that are due, and may be wanted back soon
  * @due: granules that are due
  * @lazy: granules that came back as lazy, in this settle time
- * @lazy_long: and in the previous one
- * @started: the source is
+ * @lazy_long: the same, but in the previous settle time
+ * @started: the source was started
  * @freed: tells that memory was freed
- * @rehints: how often it was told
- * @ages: the same
- * @settles: the same
- * @age_flags: of the last period
- * @flags: of the last collection
+ * @rehints: calls of fake_rehint()
+ * @ages: calls of fake_age()
+ * @settles: calls of fake_settle()
+ * @age_flags: flags of the last period
+ * @flags: flags of the last collection
  * @outcomes: granules that came back, by outcome
  * @lost: granules that were given up
- * @stats: what it says
- * @look: it is worth a look
- * @gathers: how often it was told
- * @start_error: it cannot be started
- * @start_refusal: and this is its refusal from then on
- * @config: the device's
- * @needs_reset: it says so
- * @status: what it was told
+ * @stats: the source's figures
+ * @look: the source is worth a look
+ * @gathers: calls of fake_gather()
+ * @start_error: error of a start of the source
+ * @start_refusal: the source's refusal after that error
+ * @config: the device's configuration
+ * @needs_reset: the device asks to be reset
+ * @status: the driver status that it was told
  * @sent: messages that it has, oldest first
  * @nr_sent: how many
  * @lens: how much it has written; 0 for a message that it has not used
- * @send_error: what sending ends with
- * @kicks: how often it was told
- * @queue_uses: how often the queue was used, in whatever way
- * @broken: the queue is
- * @gone: the device is
- * @resets: how often it was told
- * @revivals: the same
+ * @send_error: error of sending
+ * @kicks: notifications of the device
+ * @queue_uses: how often the queue was used in any way
+ * @broken: the queue is broken
+ * @gone: the device is gone
+ * @resets: calls of fake_reset()
+ * @revivals: calls of fake_revive()
  */
 struct fake {
 	struct vfh fh;
@@ -98,7 +98,7 @@ struct fake {
 	unsigned int revivals;
 };
 
-/* The source's operations have no argument that says which. */
+/* The source's operations have no argument that points to it. */
 static struct fake *fake;
 
 static inline const char *fake_engine(void)
@@ -305,7 +305,7 @@ static const struct vfh_port fake_port = {
 	.revive = fake_revive,
 };
 
-/* A pass, so many jiffies later. */
+/* A pass, this many jiffies later. */
 static inline void pass(unsigned long later)
 {
 	fake->now += later;
@@ -341,7 +341,7 @@ static inline unsigned int hints_sent(void)
 	return nr;
 }
 
-/* The nth message that the device has is used. */
+/* The device uses the nth message that it has. */
 static inline void answer_nth(unsigned int n, u8 status, u32 epoch, u32 retry_ms)
 {
 	struct vfh_msg *msg = fake->sent[n];

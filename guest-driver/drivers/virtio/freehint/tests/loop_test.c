@@ -29,7 +29,7 @@ static void test_a_hint(struct kunit *test)
 #define EARLY	msecs_to_jiffies(AGE_MS / 4)
 #define LONG	msecs_to_jiffies(8 * AGE_MS)
 
-/* A device that is lazy, and a guest that has learned to leave memory at rest for long. */
+/* The device is lazy or not, and the guest has learned to let memory rest for long. */
 static void learn(u32 lazy)
 {
 	fake->config.lazy = lazy;
@@ -42,7 +42,7 @@ static u16 hint_flags(void)
 	return le16_to_cpu(fake->sent[first_hint()]->request->hdr.flags);
 }
 
-/* Hinted lazily soon, and once more when it has settled. */
+/* Memory is hinted lazily soon, and once more when it has settled. */
 static void test_lazy(struct kunit *test)
 {
 	unsigned long settle_end;
@@ -62,7 +62,7 @@ static void test_lazy(struct kunit *test)
 
 	pass(EARLY);
 	answer_all(0);
-	/* What becomes lazy later does not put that off. */
+	/* What becomes lazy later does not delay that. */
 	free_granules(3);
 	pass(EARLY);
 	answer_all(VIRTIO_FREEHINT_S_LAZY);
@@ -83,11 +83,11 @@ static void test_lazy(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 10);
 	answer_all(0);
 
-	/* There is no more to settle. */
+	/* There is nothing left to settle. */
 	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
 }
 
-/* Without history, or without a device that is lazy, there is one hint, and no flag. */
+/* Without history, or without a lazy device, there is one hint without the flag. */
 static void test_not_lazy(struct kunit *test)
 {
 	fake->config.lazy = 1;
@@ -118,7 +118,7 @@ static void test_not_lazy(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 12);
 }
 
-/* The guest's own floor holds for what is hinted lazily, too. */
+/* The guest's own floor holds for lazy hints, too. */
 static void test_early_age(struct kunit *test)
 {
 	KUNIT_EXPECT_EQ(test, fake->fh.config.early_ms, AGE_MS / 4);
@@ -131,7 +131,7 @@ static void test_early_age(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->fh.config.min_age_ms, 20);
 }
 
-/* What the device has dropped all the same needs no second hint. */
+/* If the device has dropped what was hinted lazily, there is no second hint. */
 static void test_lazy_and_dropped(struct kunit *test)
 {
 	learn(1);
@@ -148,7 +148,7 @@ static void test_lazy_and_dropped(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
 }
 
-/* A host that is short does not wait for what was learned to be over. */
+/* A host that is short of memory does not wait for the age that was learned. */
 static void test_lazy_made_short(struct kunit *test)
 {
 	const unsigned long half = msecs_to_jiffies(AGE_MS / 2);
@@ -168,7 +168,7 @@ static void test_lazy_made_short(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
 }
 
-/* What waits to settle keeps the distance between rounds, too, but is not left behind. */
+/* What settles keeps the delay between rounds, too, but is not left behind. */
 static void test_lazy_leaves_the_device_alone(struct kunit *test)
 {
 	const unsigned long delay = 3 * LONG;
@@ -189,7 +189,7 @@ static void test_lazy_leaves_the_device_alone(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->settles, 1);
 }
 
-/* The thread gets to run late: the period has begun before. */
+/* The thread runs late: the period has begun before. */
 static void test_late_for_what_was_freed(struct kunit *test)
 {
 	fake->young = 7;
@@ -219,7 +219,7 @@ static void test_idle_is_not_woken(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->ages, ages);
 }
 
-/* Each status leads to an outcome; what is not known follows its class. */
+/* Each status leads to an outcome; an unknown one follows its class. */
 static void test_statuses(struct kunit *test)
 {
 	static const struct {
@@ -295,7 +295,7 @@ static void test_stale_answers(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_RETRY], 3);
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 0);
 
-	/* The configuration is looked at because of it. */
+	/* So the driver reads the configuration. */
 	fake->config.epoch = 6;
 	pass(0);
 	KUNIT_EXPECT_EQ(test, fake->rehints, 1);
@@ -313,7 +313,7 @@ static void test_epoch_moves(struct kunit *test)
 {
 	free_granules(3);
 	pass(AGE);
-	/* The first one that was read is none that moved. */
+	/* The first epoch that was read has not moved. */
 	KUNIT_EXPECT_EQ(test, fake->rehints, 0);
 	fake->config.epoch = 9;
 	config_changes();
@@ -341,7 +341,7 @@ static void test_out_of_order(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3 * most / G);
 }
 
-/* A message that is used twice is a device that is not to be trusted. */
+/* A device that uses a message twice cannot be trusted. */
 static void test_answered_twice(struct kunit *test)
 {
 	struct vfh_msg *msg;
@@ -357,7 +357,7 @@ static void test_answered_twice(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->resets, 1);
 }
 
-/* No answer: after the timeout, and not before, the device is reset. */
+/* Without an answer, the device is reset after the timeout, and not before. */
 static void let_time_out(struct kunit *test)
 {
 	unsigned int i;
@@ -438,7 +438,7 @@ static void test_backoff(struct kunit *test)
 	}
 	KUNIT_EXPECT_EQ(test, last, 60 * HZ);
 
-	/* A device that was good for a while has its credit back. */
+	/* After a while without a fault, the backoff starts over. */
 	pass(61 * HZ);
 	free_granules(1);
 	pass(AGE);
@@ -446,7 +446,7 @@ static void test_backoff(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->fh.backoff, HZ);
 }
 
-/* The clock jumps: the device could not answer, and that makes for one look. */
+/* The clock jumps: the device could not answer meanwhile, so that counts as one look. */
 static void test_clock_jumps(struct kunit *test)
 {
 	free_granules(1);
@@ -457,7 +457,7 @@ static void test_clock_jumps(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 1);
 }
 
-/* Time runs for each hint: a device that answers others does not get more of it. */
+/* Each hint has a timeout: a device that answers others does not get more time. */
 static void test_slow_motion(struct kunit *test)
 {
 	unsigned long most = SZ_128M >> PAGE_SHIFT;
@@ -475,7 +475,7 @@ static void test_slow_motion(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->fh.phase, VFH_RESETTING);
 }
 
-/* An answer whose notification was lost is an answer all the same. */
+/* An answer without a notification counts, too. */
 static void test_late_answer(struct kunit *test)
 {
 	unsigned int i;
@@ -490,7 +490,7 @@ static void test_late_answer(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 1);
 }
 
-/* What cannot be had back is lost, until the reset is confirmed after all. */
+/* What does not come back is lost, until the reset is confirmed after all. */
 static void test_late_reset(struct kunit *test)
 {
 	free_granules(5);
@@ -530,7 +530,7 @@ static u8 all_ones(struct virtio_device *vdev)
 	return 0xff;
 }
 
-/* A real device on PCI that is there, though all that it says is ones, is not gone. */
+/* A real PCI device that is there, though all reads give ones, is not gone. */
 static void test_gone_is_looked_at(struct kunit *test)
 {
 	static const struct virtio_config_ops config = { .get_status = all_ones };
@@ -538,7 +538,7 @@ static void test_gone_is_looked_at(struct kunit *test)
 	pci_channel_state_t state;
 
 	fake->vdev.config = &config;
-	/* Nor is one on another bus, of which nobody can tell. */
+	/* Nor is one on another bus: there is no way to tell. */
 	fake->vdev.dev.parent = &fake->vdev.dev;
 	KUNIT_EXPECT_FALSE(test, vfh_virtio_port.is_gone(&fake->fh));
 	if (!pdev)
@@ -574,7 +574,7 @@ static void test_needs_reset(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake->started);
 }
 
-/* A device that supports no hints will support none when it is reset. */
+/* A device that supports no hints will not support them after a reset either. */
 static void test_unsupported(struct kunit *test)
 {
 	unsigned int n;
@@ -592,7 +592,7 @@ static void test_unsupported(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->revivals, 0);
 }
 
-/* The queue is full, or was: nobody has the memory, and it is offered again. */
+/* If a hint cannot be sent, the device does not have the memory: it is due again. */
 static void test_unsent(struct kunit *test)
 {
 	fake->send_error = -ENOSPC;
@@ -605,7 +605,7 @@ static void test_unsent(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->resets, 0);
 }
 
-/* A device that does not get round to all is left alone, and given less. */
+/* A device that cannot handle all hints is left alone for a while, and given less. */
 static void test_throttled(struct kunit *test)
 {
 	unsigned long most = SZ_128M >> PAGE_SHIFT;
@@ -625,7 +625,7 @@ static void test_throttled(struct kunit *test)
 	KUNIT_EXPECT_LE(test, fake->fh.in_flight, most / 2);
 }
 
-/* What it wants to be asked for again some time later is not offered before. */
+/* If the device asks for a retry some time later, nothing is offered before that. */
 static void test_retry_is_obeyed(struct kunit *test)
 {
 	free_granules(1);
@@ -649,7 +649,7 @@ static void test_retry_is_bounded(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.pause_end, fake->now + 60 * HZ));
 }
 
-/* Between the end of a round and the next the device is left alone. */
+/* Between the end of a round and the next, the device is left alone. */
 static void test_delay(struct kunit *test)
 {
 	fake->config.delay_ms = 2000;
@@ -681,7 +681,7 @@ static void test_lower_age(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hints_sent(), 1);
 }
 
-/* Told to stop, it sends nothing, and is done when nothing is out. */
+/* When told to stop, the loop sends nothing, and stops when nothing is out. */
 static void test_waiting(struct kunit *test)
 {
 	free_granules(3);
@@ -703,7 +703,7 @@ static void test_waiting(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
 }
 
-/* A device that keeps its hints is reset when it is time to stop, too. */
+/* A device that does not answer is reset, even if hints are to stop anyway. */
 static void test_waiting_and_hung(struct kunit *test)
 {
 	free_granules(3);
@@ -737,7 +737,7 @@ static void test_statuses_of_the_driver(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fake->started);
 }
 
-/* Asleep, it does not touch the device, not even for a look at its configuration. */
+/* Asleep, the loop does not touch the device, not even to read its configuration. */
 static void test_asleep(struct kunit *test)
 {
 	fake->fh.asleep = true;
@@ -751,7 +751,7 @@ static void test_asleep(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->resets, 0);
 }
 
-/* Asleep, it has no queue; what wakes the loop then must not lead there. */
+/* Asleep, there is no queue: whatever wakes the loop then, it must not use it. */
 static void test_asleep_without_a_queue(struct kunit *test)
 {
 	unsigned int uses;
@@ -760,14 +760,14 @@ static void test_asleep_without_a_queue(struct kunit *test)
 	pass(0);
 	KUNIT_EXPECT_FALSE(test, fake->started);
 	uses = fake->queue_uses;
-	/* The other one is looked at now and then. */
+	/* The loop looks for the other reporter now and then. */
 	fake->refusal = FREEHINT_NO_OTHER;
 	pass(0);
 	pass(5 * HZ);
 	KUNIT_EXPECT_EQ(test, fake->queue_uses, uses);
 }
 
-/* What is out comes back before that. */
+/* What is out comes back before the loop sleeps. */
 static void test_asleep_with_hints_in_flight(struct kunit *test)
 {
 	free_granules(3);
@@ -781,7 +781,7 @@ static void test_asleep_with_hints_in_flight(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 3);
 }
 
-/* There is no memory to keep track with now; there may be later. */
+/* If there is no memory for the start of the source, it is tried again later. */
 static void test_start_fails(struct kunit *test)
 {
 	fake->fh.allowed = false;
@@ -798,7 +798,7 @@ static void test_start_fails(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
 }
 
-/* That something else reports free memory turns out when it is too late to ask. */
+/* The source finds out only at its start that something else reports free memory. */
 static void test_start_is_refused(struct kunit *test)
 {
 	fake->fh.allowed = false;
@@ -810,7 +810,7 @@ static void test_start_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER);
 	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 5 * HZ));
 
-	/* The source does not know for how long that holds, and is asked again. */
+	/* The source does not know how long that holds, and is asked again. */
 	fake->refusal = FREEHINT_CAN;
 	pass(5 * HZ);
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_OTHER_REPORTER);
@@ -821,7 +821,7 @@ static void test_start_is_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
 }
 
-/* What the hooks do not tell of is found by a look now and then. */
+/* A look now and then finds what the hooks do not announce. */
 static void test_look(struct kunit *test)
 {
 	fake->due = 2;

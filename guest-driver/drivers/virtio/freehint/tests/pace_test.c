@@ -31,7 +31,7 @@ static void test_pace_bounds_backed_off(struct kunit *test)
 	vfh_pace_limits(&pace, 100, 5000);
 	vfh_pace_judge(&pace, &hot, 0);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
-	/* The same wish again is no news. */
+	/* The same wish again changes nothing. */
 	vfh_pace_limits(&pace, 100, 5000);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
 	vfh_pace_limits(&pace, 100, 150);
@@ -57,7 +57,7 @@ static void test_pace_backs_off(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
 }
 
-/* The host can have what is lazy, and learning is quick. */
+/* The host can have what is lazy, so learning is quick. */
 static void test_pace_of_what_is_lazy(struct kunit *test)
 {
 	const struct vfh_reuse hot = { .hinted = 256, .reused = 200 };
@@ -94,7 +94,7 @@ static void test_pace_speeds_up(struct kunit *test)
 	vfh_pace_limits(&pace, 100, 5000);
 	vfh_pace_judge(&pace, &none, now + WINDOW - 1);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
-	/* The first window is none yet. */
+	/* The first calm window does not count yet. */
 	now += WINDOW;
 	vfh_pace_judge(&pace, &none, now);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 3200);
@@ -121,7 +121,7 @@ static void test_pace_speeds_up_asleep(struct kunit *test)
 	/* The loop was in the first of these, and the second is the first calm one. */
 	vfh_pace_judge(&pace, &none, 4 * WINDOW);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 800);
-	/* It goes on as before. */
+	/* The loop goes on as before. */
 	vfh_pace_judge(&pace, &spared, 8 * WINDOW);
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 800);
 	vfh_pace_judge(&pace, &none, 9 * WINDOW);
@@ -130,7 +130,7 @@ static void test_pace_speeds_up_asleep(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 400);
 }
 
-/* Whatever windows end between the hints of a loop and the reuse. */
+/* The age grows even if a window ends between the hints of a loop and the reuse. */
 static void test_pace_learns_across_windows(struct kunit *test)
 {
 	const struct vfh_reuse hinted = { .hinted = 256 }, reused = { .reused = 256 };
@@ -140,7 +140,7 @@ static void test_pace_learns_across_windows(struct kunit *test)
 
 	vfh_pace_limits(&pace, 100, 5000);
 	while (age < 3200) {
-		/* At the end of a window, and at that of the next. */
+		/* Hints at the end of a window, reuse at the end of the next. */
 		now += WINDOW;
 		vfh_pace_judge(&pace, &hinted, now);
 		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
@@ -164,7 +164,7 @@ static void test_pace_learns_after_much(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 200);
 }
 
-/* A guest that grows takes more than what was hinted lately, and it is not in vain. */
+/* A guest that grows takes more than what was hinted lately: hints are not in vain. */
 static void test_pace_growth(struct kunit *test)
 {
 	const struct vfh_reuse some = { .hinted = BURST / 2 };
