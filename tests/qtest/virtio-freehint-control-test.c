@@ -211,7 +211,7 @@ static void test_rate(void *obj, void *data, QGuestAllocator *alloc)
                     VIRTIO_FREEHINT_S_DISCARDED);
 }
 
-/* A hint that may be discarded lazily, of nothing. */
+/* Send a lazy hint without ranges. */
 static void send_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc)
 {
     const struct virtio_freehint_hdr hdr = {
@@ -224,7 +224,7 @@ static void send_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc)
     qfreehint_wait(fh, &hint);
 }
 
-/* Lazily freed memory keeps what is written to it, at any time. */
+/* Lazily freed memory keeps what is written to it at any time. */
 static void test_lazy(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -273,7 +273,7 @@ static void assert_mode(QVirtioFreehint *fh, const char *mode, bool lazy)
     qobject_unref(device);
 }
 
-/* The driver is told when that changes what is done to what it hints lazily. */
+/* The driver is told if this changes what is done for its lazy hints. */
 static void set_mode(QVirtioFreehint *fh, const char *mode, bool lazy)
 {
     const bool told = QFREEHINT_CONFIG(fh, lazy) != lazy;
@@ -288,11 +288,11 @@ static void set_mode(QVirtioFreehint *fh, const char *mode, bool lazy)
     assert_mode(fh, mode, lazy);
 }
 
-/* Hint memory; is it left to the host? */
+/* Hint memory, which is left to the host if @lazy. */
 static void hint_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc,
                         uint16_t flags, uint8_t status, bool lazy)
 {
-    /* More than one job. */
+    /* This takes more than one job. */
     const uint64_t len = 24 * GRANULE;
     const uint64_t bytes = qfreehint_stat("lazy-bytes");
     const uint8_t pattern = flags & VIRTIO_FREEHINT_HINT_F_ZERO ? 0 : 0xa5;
@@ -308,8 +308,8 @@ static void hint_lazily(QVirtioFreehint *fh, QGuestAllocator *alloc,
 
 /*
  * What the guest may want back soon is left to the host, and dropped when it is
- * hinted again. Where the operator wants one or the other, that is done at
- * once, and there is nothing to be hinted again.
+ * hinted again. If the operator chose one of the two, that is done at once, and
+ * nothing needs to be hinted again.
  */
 static void test_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
 {
@@ -327,7 +327,7 @@ static void test_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
     g_assert_cmpuint(qfreehint_count("discarded", "ranges") - discarded, ==,
                      4);
     qfreehint_assert_identity();
-    /* One that is lazy says nothing of the next. */
+    /* A lazy hint does not affect the next hint. */
     hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_LAZY, true);
     g_assert_cmphex(qfreehint_hint_one(fh, alloc, lazy, 1 * TiB, GRANULE), ==,
                     VIRTIO_FREEHINT_S_UNMAPPED);
@@ -352,7 +352,7 @@ static void test_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
     hint_lazily(fh, alloc, lazy, VIRTIO_FREEHINT_S_LAZY, true);
 }
 
-/* Without the feature there is no such field. */
+/* Without the feature, there is no such field. */
 static void test_no_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
 {
     QVirtioFreehint *fh = obj;
@@ -362,7 +362,7 @@ static void test_no_lazy_hints(void *obj, void *data, QGuestAllocator *alloc)
     hint_lazily(fh, alloc, 0, VIRTIO_FREEHINT_S_DISCARDED, false);
 }
 
-/* Without the other one that fields come with, they are there, and 0. */
+/* Without the feature of other fields, these are there, and 0. */
 static void test_lazy_hints_alone(void *obj, void *data,
                                   QGuestAllocator *alloc)
 {

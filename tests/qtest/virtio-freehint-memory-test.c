@@ -300,8 +300,8 @@ static uint64_t lazily_freed(void)
 }
 
 /*
- * Left to the host where that works: only the first of the backings. The others
- * are dropped, and both can be told apart.
+ * With discard=lazy, memory is left to the host if that works: only the first
+ * of the backings. The others are dropped, and both can be told apart.
  */
 static void test_lazy(const void *opaque)
 {
@@ -320,7 +320,7 @@ static void test_lazy(const void *opaque)
     if (works) {
         g_assert_cmpuint(qfreehint_stat("lazy-bytes"), ==, len);
         g_assert_cmpuint(lazily_freed(), >=, len / 2);
-        /* What is used again is the guest's alone. */
+        /* The host does not take what is used again. */
         qfreehint_fill(FREE_START, len, 0x5a);
         g_assert_cmpuint(lazily_freed(), <, GRANULE);
         g_assert_true(qfreehint_is_filled(FREE_START, len, 0x5a));
@@ -332,7 +332,7 @@ static void test_lazy(const void *opaque)
     vm_stop(vm);
 }
 
-/* What the default comes to, as it is shown and as the driver is told. */
+/* Check what the default means, as shown, and as the driver is told. */
 static void assert_auto(VM *vm, bool lazy)
 {
     const char *mode = lazy ? "auto" : "drop";
@@ -355,7 +355,7 @@ static void set_auto(void)
                              " 'discard': 'auto' } }");
 }
 
-/* By default what may be wanted back is lazy, or dropped where it cannot be. */
+/* By default, what may be wanted back is lazy, or dropped if it cannot be. */
 static void test_auto(const void *opaque)
 {
     const uint64_t len = RAM_SIZE - FREE_START;
@@ -387,8 +387,8 @@ static void test_auto(const void *opaque)
 }
 
 /*
- * One kind of memory that cannot be lazy is enough: the guest does not know
- * which of it that is. What is not discarded at all does not count.
+ * If some memory cannot be lazy, "drop" is in effect: the guest does not know
+ * which memory that is. What is not discarded at all does not count.
  */
 static void test_auto_mixed(void)
 {
@@ -412,7 +412,7 @@ static void test_auto_mixed(void)
     g_assert_cmpuint(QFREEHINT_CONFIG(&vm->fh, lazy), ==, 0);
     g_assert_cmpstr(qdict_get_str(device, "discard-in-effect"), ==, "drop");
     qobject_unref(device);
-    /* A guest that hints lazily all the same is told what was done to which. */
+    /* If the guest still hints lazily, each status says what was done. */
     qfreehint_hint(&vm->fh, &vm->qs->alloc, VIRTIO_FREEHINT_HINT_F_LAZY, ranges,
                    ARRAY_SIZE(ranges), status);
     g_assert_cmphex(status[0], ==, VIRTIO_FREEHINT_S_LAZY);
@@ -437,7 +437,7 @@ static void assert_lazy(VM *vm, bool lazy, const char *obstacles)
                  " -object memory-backend-ram,id=mem0,size=128M"
 #define LAZY_VM LAZY_RAM "%s -device " DEVICE ",discard=lazy%s"
 
-/* A host whose kernel has one of the faults that were mended in 2026. */
+/* The host's kernel has one of the bugs that were fixed in 2026. */
 static void test_lazy_unreliable(void)
 {
     VM *vm = vm_start(LAZY_RAM " -device " TESTDEV
@@ -469,8 +469,8 @@ static void assert_too_late(QDict *rsp)
 }
 
 /*
- * While there is somebody who writes to pages and leaves them clean. Nobody of
- * that kind may come where there are lazily freed pages already.
+ * Nothing is lazy while a device writes to pages and leaves them clean. No such
+ * device may come if there are lazily freed pages already.
  */
 static void test_lazy_vhost_scsi(void)
 {
@@ -496,8 +496,8 @@ static void test_lazy_vhost_scsi(void)
 }
 
 /*
- * Such a device can be plugged as long as nothing was freed lazily, which is
- * not as soon as it may be.
+ * Such a device can be plugged until something was freed lazily, even if that
+ * could have happened before.
  */
 static void test_auto_vhost_scsi(void)
 {
@@ -600,8 +600,8 @@ static uint64_t ksm_merged_pages(pid_t pid)
 }
 
 /*
- * Other processes have pages in common with the guest, and must keep them. So
- * memory that may be merged is dropped while KSM is on, or has merged any.
+ * Other processes share pages with the guest, and must keep them. So memory
+ * that may be merged is dropped while KSM is on, or has merged any pages.
  */
 static void test_lazy_ksm(void)
 {
@@ -632,7 +632,7 @@ static void test_lazy_ksm(void)
         g_usleep(10 * 1000);
     }
     assert_lazy(vm, false, "driver-not-ready lazy-merging ");
-    /* Nothing new is merged, but what is stays. */
+    /* No more pages are merged, but merged ones stay so. */
     g_assert_true(host_write(KSM "run", "0"));
     assert_lazy(vm, false, "driver-not-ready lazy-merging ");
     set_auto();
@@ -1019,8 +1019,8 @@ static void set_host_errno(int host_errno, uint32_t calls)
 }
 
 /*
- * One hint of two ranges, which get this status. A host that fails may have
- * freed a part, and may keep lazily freed memory for a while.
+ * Send one hint of two ranges, which get this status. A host that fails may
+ * have freed a part, and may keep lazily freed memory for a while.
  */
 static void hint_two(VM *vm, uint8_t status, bool is_gone)
 {
@@ -1352,9 +1352,9 @@ static void test_collapse(void)
 }
 
 /*
- * What was freed lazily is there still. Of pieces, khugepaged may make huge
- * pages that the host does not take, whatever the setting; whole huge pages are
- * left alone. Nothing is lost, and pieces can be hinted again.
+ * What was freed lazily is still there. Whatever the setting, khugepaged may
+ * make pieces into huge pages, which the host does not take; it leaves whole
+ * huge pages alone. Nothing is lost, and pieces can be hinted again.
  */
 static void test_collapse_lazy(void)
 {

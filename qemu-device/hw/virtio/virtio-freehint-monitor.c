@@ -1,15 +1,15 @@
 /*
  * Virtio free memory hint device: what the operator sees of it, and asks of it
  *
- * The gauges, in which the guest reports on its own memory, explain what the
- * host sees of the guest, and are shown to the operator. Nothing else may
- * depend on them.
+ * The guest reports on its own memory in the gauges. They explain what the host
+ * sees of the guest, and are shown to the operator. Nothing else may depend on
+ * them.
  *
  * The operator can ask for all free memory now, for instance before the guest
  * is saved. The device asks the driver for it by a new flush ID in config
- * space, and somebody waits for the end: each ID that was given out gets one
- * event FREEHINT_FLUSH_COMPLETED, whatever the driver does or does not do. A
- * flush is pending from when it is accepted until that event. At most one is.
+ * space, and somebody waits for the end: each ID gets one event
+ * FREEHINT_FLUSH_COMPLETED, whatever the driver does or does not do. A flush is
+ * pending from when it is accepted until that event. At most one is pending.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -32,13 +32,13 @@
 #define FREEHINT_DEFAULT_FLUSH_MS 10000
 
 /*
- * How much later than it should an answer may come: the driver waits for its
- * last hints, each of which the device may keep for a second, and a busy host
- * does not let the guest run at all times.
+ * How late an answer may come: the driver waits for its last hints, each of
+ * which the device may keep for a second, and a busy host does not let the
+ * guest run at all times.
  */
 #define FREEHINT_FLUSH_GRACE_MS 2000
 
-/* The least limit, in bytes per second: one granule takes two seconds. */
+/* The lowest limit, in bytes per second: one granule takes two seconds. */
 #define FREEHINT_MIN_RATE_LIMIT (1024 * 1024)
 
 QEMU_BUILD_BUG_ON((int)FREEHINT_DRIVER_STATUS_UNKNOWN !=
@@ -108,13 +108,13 @@ static bool freehint_negotiated_flush(VirtIOFreehint *fh)
     return virtio_vdev_has_feature(VIRTIO_DEVICE(fh), VIRTIO_FREEHINT_F_FLUSH);
 }
 
-/* What the driver reports about itself, as far as QAPI has a name for it. */
+/* What the driver reports about itself, if QAPI has a name for it. */
 static FreehintDriverStatus freehint_driver_status(const VirtIOFreehint *fh)
 {
     return MIN(fh->driver_status, FREEHINT_DRIVER_STATUS_UNKNOWN);
 }
 
-/* Somebody waits for a flush, so that it is not begun in vain. */
+/* Somebody waits for a flush, so do not start it in vain. */
 static bool freehint_can_flush(VirtIOFreehint *fh, Error **errp)
 {
     if (!freehint_has_flush(fh)) {
@@ -210,7 +210,7 @@ void freehint_flush_answered(VirtIOFreehint *fh,
     const uint64_t hinted = le64_to_cpu(done->hinted);
 
     trace_virtio_freehint_flush_answer(id, le32_to_cpu(done->result), hinted);
-    /* An answer may come late, or never have been asked for. */
+    /* An answer may come late, or without a request. */
     if (!fh->flush.pending || id != fh->flush.id) {
         return;
     }
@@ -324,7 +324,7 @@ static void freehint_apply_settings(VirtIOFreehint *fh,
     }
     if (new->has_discard && new->discard != fh->discard_mode) {
         fh->discard_mode = new->discard;
-        /* What takes a while in one mode may take no time in the other. */
+        /* What takes no time in one mode may take a while in another. */
         freehint_job_shorten(fh);
         freehint_refresh_blocks(fh);
     }
@@ -454,7 +454,7 @@ FreehintInfoList *qmp_query_freehint(Error **errp)
 
 /* For people */
 
-/* What never happened is left out. */
+/* Counts of 0 are left out. */
 static void freehint_print_count(Monitor *mon, const char *name,
                                  const FreehintCount *count)
 {

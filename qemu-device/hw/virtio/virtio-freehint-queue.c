@@ -1,12 +1,12 @@
 /*
  * Virtio free memory hint device: the queue
  *
- * Takes messages off the queue, has what they name discarded, keeps the books
- * about it, and puts the answers together. From top to bottom this is the way
- * of a message. At the end are the turns in which all of it is done: runs of
- * one bottom half, each of them bounded, and none waits for the worker. There
- * is at most one job in progress, and freehint_drain() ends it together with
- * all messages that were taken.
+ * Takes messages off the queue, has what they name discarded, keeps counters of
+ * that, and puts the answers together. The file follows the way of a message
+ * from top to bottom. At the end are the turns that do all of this: runs of one
+ * bottom half. Each of them is bounded, and none waits for the worker. There is
+ * at most one job in progress, and freehint_drain() ends it together with all
+ * messages that were taken.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,27 +21,27 @@
 #include "trace.h"
 
 /*
- * Most messages taken, and most of them worked on, in one turn, and how long
- * either goes on. A message can have a thousand descriptors, and a range as
- * many regions as the guest has mapped: counts alone are no bound.
+ * How many messages one turn takes and works on at most, and how long it does
+ * either. A message can have a thousand descriptors, and a range as many
+ * regions as the guest has mapped: counts alone are no bound.
  */
 #define FREEHINT_TURN 64
 #define FREEHINT_TURN_NS (500 * SCALE_US)
 
 /*
- * After this time the rest of a message is throttled. The protocol allows for
+ * After this time, the rest of a message is throttled. The protocol allows for
  * a second until it is answered.
  */
 #define FREEHINT_ANSWER_MS 500
 
-/* When to hint ranges again that were throttled because of that. */
+/* When to hint ranges again that were throttled after that time. */
 #define FREEHINT_RETRY_MS 100
 
 QEMU_BUILD_BUG_ON(FREEHINT_NUM_DECLINED != VIRTIO_FREEHINT_REASON_EXTERNAL + 1);
 QEMU_BUILD_BUG_ON(FREEHINT_NUM_REJECTED !=
                   VIRTIO_FREEHINT_S_BACKING - VIRTIO_FREEHINT_S_NEVER + 1);
 
-/* What the two parts of a turn share: how often, and for how long. */
+/* Both parts of a turn have one: how much they have done, and their end. */
 typedef struct FreehintBudget {
     unsigned int used;
     int64_t end_ns;
@@ -60,8 +60,8 @@ static bool freehint_is_spent(const FreehintBudget *budget)
 /* The books */
 
 /*
- * A wrong range may claim any length. No range counts for more than there is,
- * so that the counters stay meaningful.
+ * A wrong range may claim any length. No range counts for more memory than
+ * there is, so that the counters stay meaningful.
  */
 static uint64_t freehint_countable(const FreehintRange *range)
 {
@@ -123,7 +123,7 @@ static void freehint_decline(VirtIOFreehint *fh, FreehintHint *hint)
                     freehint_guest_reason(fh));
 }
 
-/* Several ranges of a hint share one answer to when they are worth a retry. */
+/* All ranges of a hint share one answer, which says when to retry them. */
 static void freehint_throttle(VirtIOFreehint *fh, FreehintHint *hint,
                               uint32_t retry_ms)
 {
@@ -241,7 +241,7 @@ void freehint_drain(VirtIOFreehint *fh, bool answer)
 /* Take and parse */
 
 /*
- * The message is too short for what it says: there is no way to answer it, and
+ * The message is too short for its content: there is no way to answer it, and
  * the driver has to reset the device, which ends the other messages as well.
  */
 static void freehint_malformed(VirtIOFreehint *fh, FreehintHint *hint,
@@ -348,7 +348,7 @@ static void freehint_parse_flush_done(VirtIOFreehint *fh, FreehintHint *hint)
 
 /*
  * No driver waits for this answer. Gauges come along with hints, and the
- * interrupt for a hint that is not used yet is due soon, and will do for both.
+ * interrupt for a hint that is not used yet comes soon, and will do for both.
  */
 static void freehint_parse_gauges(VirtIOFreehint *fh, FreehintHint *hint)
 {
@@ -388,8 +388,8 @@ static bool freehint_is_supported(VirtIOFreehint *fh, uint16_t type,
 }
 
 /*
- * An unknown type may have any layout, so that only what all messages share is
- * looked at before the type.
+ * An unknown type may have any layout, so the type is checked before anything
+ * that not all messages share.
  */
 static void freehint_parse(VirtIOFreehint *fh, FreehintHint *hint)
 {
@@ -432,7 +432,7 @@ static bool freehint_receive(VirtIOFreehint *fh)
     FreehintHint *hint = virtqueue_pop(fh->hintq, sizeof(FreehintHint));
 
     if (!hint) {
-        /* A ring that makes no sense breaks the device as a message does. */
+        /* A ring that makes no sense breaks the device, like such a message. */
         if (VIRTIO_DEVICE(fh)->broken) {
             freehint_drain(fh, false);
         }
@@ -479,7 +479,7 @@ static bool freehint_is_late(const FreehintHint *hint)
     return freehint_age_ms(hint->arrival_ms) > FREEHINT_ANSWER_MS;
 }
 
-/* Wrong by itself, whatever memory there is. */
+/* Is the range wrong by itself, whatever memory there is? */
 static uint8_t freehint_check_form(const VirtIOFreehint *fh,
                                    const FreehintRange *range)
 {
@@ -514,10 +514,10 @@ static uint8_t freehint_collect_range(VirtIOFreehint *fh, FreehintHint *hint,
 }
 
 /*
- * The ranges that come next go into the same job, as far as there is room, and
- * this turn has time. One that may not be discarded ends it, because they get
- * their status in order; and with a limit each waits for what the last one has
- * used.
+ * The next ranges go into the same job, as far as there is room and this turn
+ * has time. A range that may not be discarded ends the job, because ranges get
+ * their status in order. With a rate limit, each range waits for what the last
+ * one has used.
  */
 static void freehint_collect_more(VirtIOFreehint *fh, FreehintHint *hint,
                                   const FreehintBudget *steps)
@@ -533,8 +533,8 @@ static void freehint_collect_more(VirtIOFreehint *fh, FreehintHint *hint,
 }
 
 /*
- * A range is checked as a whole first: a wrong one loses nothing. By the time
- * that another part of it is looked up, part of it may be gone, and it is too
+ * A range is checked as a whole first: a wrong one loses nothing. When another
+ * part of it is looked up later, part of it may be gone, and then it is too
  * late to refuse it for good.
  */
 static void freehint_advance_range(VirtIOFreehint *fh, FreehintHint *hint,
@@ -595,7 +595,7 @@ static void freehint_part_discarded(VirtIOFreehint *fh, FreehintHint *hint,
     }
 }
 
-/* What comes after a part that has failed was not tried. */
+/* The parts after one that has failed were not tried. */
 void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job)
 {
     const FreehintPart *parts = (const FreehintPart *)job->parts->data;
@@ -614,8 +614,8 @@ void freehint_job_ended(VirtIOFreehint *fh, const FreehintJob *job)
 }
 
 /*
- * While there is a job in progress, others wait for it, but only until they are
- * late, and so does the hint that it is for, unless it has begun.
+ * While a job is in progress, other hints wait for it, but only until they are
+ * late. So does the hint that the job is for, unless the job has begun.
  */
 static FreehintHint *freehint_next_hint(VirtIOFreehint *fh)
 {
@@ -657,7 +657,7 @@ static bool freehint_advance_some(VirtIOFreehint *fh, FreehintBudget *steps)
     return false;
 }
 
-/* Nobody else calls when the job in progress does not end. */
+/* If the job in progress does not end, nothing else starts a turn. */
 static void freehint_await_lateness(VirtIOFreehint *fh)
 {
     const FreehintHint *hint;
@@ -674,8 +674,8 @@ static void freehint_await_lateness(VirtIOFreehint *fh)
 /* Turns */
 
 /*
- * Messages are taken off the queue as soon as possible, because the time in
- * which they have to be answered runs from then.
+ * Messages are taken off the queue as soon as possible, because the time to
+ * answer them runs from then.
  */
 static void freehint_turn(VirtIOFreehint *fh, FreehintBudget *takes,
                           FreehintBudget *steps)
@@ -701,7 +701,7 @@ static void freehint_turn(VirtIOFreehint *fh, FreehintBudget *takes,
     }
 }
 
-/* Of this thread; how long others kept it from running says nothing. */
+/* CPU time of this thread, without the time that others had the CPU. */
 static int64_t freehint_cpu_time_ns(void)
 {
     struct timespec ts;

@@ -1,16 +1,16 @@
 /*
  * Virtio free memory hint device: guest RAM
  *
- * A range comes from the guest and may name anything. What may be discarded is
- * a positive list: the machine's own RAM, NUMA memory backends, DIMMs and the
+ * A range comes from the guest and may name anything. A positive list says what
+ * may be discarded: the machine's own RAM, NUMA memory backends, DIMMs and the
  * plugged parts of virtio-mem, as the device's DMA address space maps them.
- * Whether it is RAM says too little: so are ROM images, video memory, shared
- * memory of other machines, persistent memory.
+ * That memory is RAM is not enough: so are ROM images, video memory, shared
+ * memory of other machines and persistent memory.
  *
- * It is discarded job by job, in a worker thread, so that neither the main loop
- * nor a vCPU waits for the host's memory management. A job is short enough to
- * be waited for where the drain rule demands it. The worker gets memory that
- * was validated before, and of the device touches nothing but the job and the
+ * Memory is discarded job by job in a worker thread, so that neither the main
+ * loop nor a vCPU waits for the host's memory management. A job is short enough
+ * to wait for where the drain rule demands it. The worker gets memory that was
+ * validated before, and touches nothing of the device but the job and the
  * class. It never takes the BQL, because whoever waits for it may hold it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -45,34 +45,34 @@
 #define MADV_PAGEOUT 21
 #endif
 
-/* Of Linux 6.4: whether all memory of the process may be merged. */
+/* Since Linux 6.4: whether all memory of the process may be merged. */
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE 68
 #endif
 
 /*
- * A huge page of most hosts. Smaller granules would cost more calls, and leave
- * the host with fragments that it cannot use as huge pages.
+ * The size of a huge page on most hosts. Smaller granules would cost more calls
+ * and leave the host with fragments that it cannot use as huge pages.
  */
 #define FREEHINT_USUAL_GRANULE (2 * MiB)
 
 /*
  * The largest block that any Linux guest keeps on its free lists (arm64 with
  * 64 KiB pages). Memory with larger pages does not raise the granule, which
- * would make the device useless for the rest of memory; of that, only ranges of
- * whole pages are discarded.
+ * would make the device useless for all other memory; of that with larger
+ * pages, only ranges of whole pages are discarded.
  */
 #define FREEHINT_MAX_GRANULE (512 * MiB)
 
-/* When to try again what the host failed to discard: doubles each time. */
+/* When to retry what the host failed to discard: doubles each time. */
 #define FREEHINT_MIN_BACKOFF_MS 1000
 #define FREEHINT_MAX_BACKOFF_MS 60000
 
 /*
- * mmap_lock is held for all of a job, which makes the guest's page faults wait
- * as well, and so does whoever drains: a job should take 2 ms at most. The
- * smallest one takes about that for 4 KiB pages. Huge pages are a hundred times
- * faster; the largest one takes 25 ms, once, if they give way to small ones.
+ * mmap_lock is held for a whole job, which makes the guest's page faults wait;
+ * so does anybody who drains. So a job should take 2 ms at most. The smallest
+ * one takes about that for 4 KiB pages. Huge pages are a hundred times faster;
+ * the largest job takes 25 ms, once, if small pages replace them.
  */
 #define FREEHINT_MIN_JOB (16 * MiB)
 #define FREEHINT_MAX_JOB (256 * MiB)
@@ -85,22 +85,22 @@
 typedef enum FreehintFile {
     /* There is no file, or QEMU alone has it. */
     FREEHINT_FILE_NONE,
-    /* Others may, but discarding leaves it alone. */
+    /* Others may want it, but discarding leaves it alone. */
     FREEHINT_FILE_PRIVATE,
-    /* Others may, and discarding punches holes into it. */
+    /* Others may want it, and discarding punches holes into it. */
     FREEHINT_FILE_SHARED,
 } FreehintFile;
 
 /* What the positive list knows of a memory region. */
 typedef struct FreehintBlock {
-    /* Where QEMU has it mapped: tells when it is gone. */
+    /* Where QEMU has mapped it, to notice when it is removed. */
     const void *host;
     /* The memory device's own setting, which does not change. */
     bool dev_prealloc;
     FreehintFile file;
     /* Why it is not discarded, or FREEHINT_NO_REASON. */
     FreehintReason refusal;
-    /* The log says so. */
+    /* The refusal is in the log. */
     bool refusal_told;
     /* How often in a row the host has failed, and with which errno. */
     unsigned int failures;
@@ -143,7 +143,7 @@ static void freehint_foreach_boot_block(FreehintBlockFn fn, void *opaque)
     MachineState *ms = current_machine;
     int i;
 
-    /* Where NUMA nodes have all memory, it only contains them. */
+    /* If NUMA nodes have all memory, it is only their container. */
     if (ms->ram && memory_region_is_ram(ms->ram)) {
         fn(ms->ram, NULL, opaque);
     }
@@ -173,9 +173,9 @@ static bool freehint_has_set(Object *obj, const char *prop)
 }
 
 /*
- * A file without a name was created by QEMU and is not to be found by anybody
- * else. But one that is mapped privately may have been handed to several VMs,
- * each of which has its own copies of what it has written to.
+ * A file without a name was created by QEMU, and nobody else can find it. But
+ * one that is mapped privately may have been handed to several VMs, each of
+ * which has its own copies of what it has written to.
  */
 static FreehintFile freehint_file(RAMBlock *rb)
 {
@@ -193,7 +193,7 @@ static FreehintFile freehint_file(RAMBlock *rb)
 
 /*
  * Together with freehint_is_aligned(), covers all that
- * ram_block_discard_range() would complain about, one message for each call: a
+ * ram_block_discard_range() would complain about with one message per call: a
  * guest must not fill the log.
  */
 static FreehintReason freehint_refusal(const VirtIOFreehint *fh,
@@ -210,7 +210,7 @@ static FreehintReason freehint_refusal(const VirtIOFreehint *fh,
         !freehint_has_set(mr->owner, "discard-data")) {
         return FREEHINT_REASON_FILE_MEMORY;
     }
-    /* The reservation goes with the pages, a later access may be fatal. */
+    /* The reservation goes with the pages: a later access may be fatal. */
     if (!fh->discard_reserved &&
         (rb->page_size != qemu_real_host_page_size() || dev_prealloc ||
          freehint_has_set(mr->owner, "prealloc"))) {
@@ -219,7 +219,7 @@ static FreehintReason freehint_refusal(const VirtIOFreehint *fh,
     return FREEHINT_NO_REASON;
 }
 
-/* All that may be different from one turn to the next. */
+/* Update all that may change from one turn to the next. */
 static void freehint_update_refusal(VirtIOFreehint *fh, const MemoryRegion *mr,
                                     FreehintBlock *block)
 {
@@ -251,7 +251,7 @@ static uint64_t freehint_read_setting(const char *path)
            !parse_uint(g_strchomp(text), NULL, 10, &value) ? value : 0;
 }
 
-/* A pool of huge pages, or a file system, and what of it is the VM's. */
+/* A pool of huge pages or a file system, and the VM's share of it. */
 typedef struct FreehintStore {
     uint64_t page_size;
     dev_t dev;
@@ -272,7 +272,7 @@ static void freehint_add_to_store(MemoryRegion *mr, Object *dev, void *opaque)
     }
 }
 
-/* So much more can be had, in bytes. */
+/* Returns how much more the pool can provide, in bytes. */
 static uint64_t freehint_pool_left(uint64_t page_size)
 {
     g_autofree char *pool = g_strdup_printf(
@@ -287,7 +287,7 @@ static uint64_t freehint_pool_left(uint64_t page_size)
                         MIN(max, freehint_read_setting(had)));
 }
 
-/* Where memory that was discarded cannot be had again, touching it is fatal. */
+/* If discarded memory cannot be allocated again, touching it is fatal. */
 static void freehint_warn_of_store(const MemoryRegion *mr)
 {
     const RAMBlock *rb = mr->ram_block;
@@ -307,7 +307,7 @@ static void freehint_warn_of_store(const MemoryRegion *mr)
     } else if (fs.f_blocks) {
         capacity = store.used + (uint64_t)fs.f_bavail * fs.f_bsize;
     } else {
-        /* A file system without a size, as that of memfds is. */
+        /* A file system without a size, like that of memfds. */
         return;
     }
     if (capacity < store.wanted) {
@@ -339,8 +339,8 @@ static void freehint_update_block(MemoryRegion *mr, Object *dev, void *opaque)
 }
 
 /*
- * The list is put together when it is needed and memory has come or gone since
- * it was: the guest can remap memory at will, e.g. through PCI BARs.
+ * The list is only rebuilt when it is needed and memory has come or gone since
+ * the last time: the guest can remap memory at will, e.g. through PCI BARs.
  */
 static void freehint_update_blocks(VirtIOFreehint *fh)
 {
@@ -360,7 +360,7 @@ static void freehint_update_blocks(VirtIOFreehint *fh)
     g_hash_table_destroy(update.old);
 }
 
-/* Whoever removes memory may do with it what it likes after that. */
+/* After this, whoever removes memory may do anything with it. */
 static void freehint_region_del(MemoryListener *listener,
                                 MemoryRegionSection *section)
 {
@@ -396,7 +396,7 @@ static gboolean freehint_is_at(gpointer mr, gpointer block, gpointer host)
 
 /*
  * Memory that comes later may get a region at the same address: what is known
- * of this one must not be held against it.
+ * of the old region must not apply to it.
  */
 static void freehint_ram_removed(RAMBlockNotifier *notifier, void *host,
                                  size_t size, size_t max_size)
@@ -419,7 +419,7 @@ static void freehint_raise_granule(MemoryRegion *mr, Object *dev, void *opaque)
 }
 
 /*
- * To discard part of a huge page would split it. A guest of the same machine
+ * Discarding part of a huge page would split it. A guest of the same machine
  * keeps free memory together in pieces of that size, be it smaller than ours.
  */
 uint64_t freehint_default_granule(VirtIOFreehint *fh)
@@ -439,7 +439,7 @@ typedef struct FreehintPopulation {
     bool known;
 } FreehintPopulation;
 
-/* Only shared memory is populated by reading it. */
+/* Reading populates memory only if it is shared. */
 static void freehint_count_populated(MemoryRegion *mr, Object *dev,
                                      void *opaque)
 {
@@ -474,7 +474,7 @@ static bool freehint_in_backoff(const FreehintBlock *block)
            qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < block->retry_ms;
 }
 
-/* The guest is told by the epoch when to try again. */
+/* The epoch tells the guest when to try again. */
 static void freehint_block_failed(VirtIOFreehint *fh, MemoryRegion *mr,
                                   FreehintBlock *block, int error)
 {
@@ -515,7 +515,7 @@ void freehint_forgive_blocks(VirtIOFreehint *fh)
     }
 }
 
-/* One of several blocks at a time: the others go on waiting for their turn. */
+/* The time has come for one of several blocks: the others go on waiting. */
 static void freehint_retry(void *opaque)
 {
     VirtIOFreehint *fh = opaque;
@@ -534,16 +534,16 @@ static void freehint_retry(void *opaque)
 /*
  * Lazy discards
  *
- * MADV_FREE leaves memory where it is, clean, until the host runs short. A page
- * that is written to after that is dirty, and stays. Data is lost where a page
- * is written to and not marked dirty, and that is not the guest's data alone: a
- * page that KSM has merged belongs to others, too.
+ * MADV_FREE leaves memory in place, clean, until the host runs short. A page
+ * that is written to after that is dirty, and stays. Data is lost if a page is
+ * written to but not marked dirty, and not only the guest's data: a page that
+ * KSM has merged belongs to others, too.
  */
 
-/* The probe: as much as the largest page that MADV_FREE leaves whole. */
+/* The probe has the size of the largest page that MADV_FREE leaves whole. */
 #define FREEHINT_PROBE_SIZE (2 * MiB)
 
-/* A host that is busy may not do at once what it is asked to. */
+/* A busy host may not do at once what it is asked to. */
 #define FREEHINT_PROBE_TRIES 5
 
 static bool freehint_is_filled(const uint8_t *mem, uint8_t byte)
@@ -552,8 +552,8 @@ static bool freehint_is_filled(const uint8_t *mem, uint8_t byte)
 }
 
 /*
- * Free memory lazily, and have the host take what is clean. In between write to
- * it, if told to, and have its page tables changed, which has many reasons.
+ * Free memory lazily, and have the host take what is clean. In between, write
+ * to it if told to, and have its page tables changed, as can always happen.
  */
 static bool freehint_probe_once(uint8_t *mem, bool rewrite)
 {
@@ -569,7 +569,7 @@ static bool freehint_probe_once(uint8_t *mem, bool rewrite)
            !madvise(mem, FREEHINT_PROBE_SIZE, MADV_PAGEOUT);
 }
 
-/* A page that another processor has just got is on no list yet, and stays. */
+/* A page that another CPU has just allocated is on no list yet, and stays. */
 static bool freehint_most_is_taken(const uint8_t *mem)
 {
     const size_t page = qemu_real_host_page_size();
@@ -581,12 +581,12 @@ static bool freehint_most_is_taken(const uint8_t *mem)
     return taken > FREEHINT_PROBE_SIZE / 2;
 }
 
-/* Only a host that takes what was not written to has been put to the test. */
+/* The test is only valid if the host takes what was not written to. */
 static FreehintLazyProbe freehint_probe_pages(uint8_t *mem, int advice)
 {
     int tries = 0;
 
-    /* Without huge pages in the kernel there is nothing to be advised. */
+    /* This fails if the kernel has no huge pages, which does not matter. */
     madvise(mem, FREEHINT_PROBE_SIZE, advice);
     while (!freehint_probe_once(mem, false) || !freehint_most_is_taken(mem)) {
         if (++tries == FREEHINT_PROBE_TRIES) {
@@ -608,7 +608,7 @@ static FreehintLazyProbe freehint_probe(uint8_t *mem)
 
     for (i = 0; i < ARRAY_SIZE(advices); i++) {
         worst = MAX(worst, freehint_probe_pages(mem, advices[i]));
-        /* Pages of another size come with new memory. */
+        /* Only new memory gets pages of another size. */
         madvise(mem, FREEHINT_PROBE_SIZE, MADV_DONTNEED);
     }
     return worst;
@@ -625,7 +625,7 @@ static ssize_t freehint_process_madvise(int pidfd, const struct iovec *pieces,
 #endif
 }
 
-/* Linux takes such advice from a process about itself since 6.13. */
+/* Since 6.13, Linux takes such advice from a process about itself. */
 static int freehint_open_self(uint8_t *mem)
 {
     struct iovec piece = { .iov_base = mem, .iov_len = FREEHINT_PROBE_SIZE };
@@ -643,7 +643,7 @@ static int freehint_open_self(uint8_t *mem)
     return pidfd;
 }
 
-/* In a mapping of its own: the advice must not stick to the heap. */
+/* Uses a mapping of its own, so that the advice does not stick to the heap. */
 static void freehint_probe_host(VirtIOFreehint *fh)
 {
     const size_t size = 2 * FREEHINT_PROBE_SIZE;
@@ -656,7 +656,7 @@ static void freehint_probe_host(VirtIOFreehint *fh)
     fh->pidfd = -1;
     if (mapping != MAP_FAILED) {
         fh->lazy_probe = freehint_probe(mem);
-        /* A kernel without KSM does not know the advice. */
+        /* A kernel without KSM does not know this advice. */
         fh->ksm_absent = madvise(mem, FREEHINT_PROBE_SIZE, MADV_MERGEABLE) &&
                          errno == EINVAL;
         fh->pidfd = freehint_open_self(mem);
@@ -678,7 +678,7 @@ static bool freehint_read_number(int fd, uint64_t *value)
            !parse_uint(g_strchomp(text), NULL, 10, value);
 }
 
-/* What cannot be read is a reason to be careful. */
+/* To be safe, settings that cannot be read count as active. */
 static bool freehint_ksm_active(const VirtIOFreehint *fh)
 {
     uint64_t run, shared;
@@ -688,7 +688,7 @@ static bool freehint_ksm_active(const VirtIOFreehint *fh)
             !freehint_read_number(fh->ksm_shared_fd, &shared) || shared);
 }
 
-/* By the memory backend's setting, or by the service manager's. */
+/* By the setting of the memory backend, or of the service manager. */
 static bool freehint_is_mergeable(const MemoryRegion *mr)
 {
     return !object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND) ||
@@ -705,7 +705,7 @@ static bool freehint_can_be_lazy(const MemoryRegion *mr)
            rb->page_size == qemu_real_host_page_size();
 }
 
-/* Why memory that can be freed lazily has to be dropped, if it has to. */
+/* Why memory that could be lazy has to be dropped, or FREEHINT_NO_REASON. */
 static FreehintReason freehint_lazy_refusal(const VirtIOFreehint *fh,
                                             const MemoryRegion *mr)
 {
@@ -722,8 +722,8 @@ static FreehintReason freehint_lazy_refusal(const VirtIOFreehint *fh,
 }
 
 /*
- * All memory that is discarded, as the guest does not know which part of it is
- * not: what it hints early would be gone at once.
+ * This has to hold for all memory that is discarded, as the guest does not know
+ * which part cannot be lazy: what it hints early there would be gone at once.
  */
 static bool freehint_all_can_be_lazy(VirtIOFreehint *fh)
 {
@@ -812,7 +812,7 @@ FreehintMemoryList *freehint_memory_with(VirtIOFreehint *fh,
 
 /* Ranges */
 
-/* An operator wonders why the VM does not shrink, but needs no reminders. */
+/* The operator needs to know why the VM does not shrink, but only once. */
 static void freehint_tell_refusal(FreehintBlock *block, MemoryRegion *mr)
 {
     if (!block->refusal_told) {
@@ -830,7 +830,7 @@ static uint8_t freehint_check_block(FreehintBlock *block, MemoryRegion *mr,
         freehint_tell_refusal(block, mr);
         return VIRTIO_FREEHINT_S_BACKING;
     }
-    /* What others write to a file shows where the guest relies on zeros. */
+    /* If the guest relies on zeros, it must not see what others write. */
     if (block->file != FREEHINT_FILE_NONE &&
         flags & VIRTIO_FREEHINT_HINT_F_ZERO) {
         return VIRTIO_FREEHINT_S_BACKING;
@@ -885,8 +885,8 @@ static uint8_t freehint_check_section(VirtIOFreehint *fh,
 }
 
 /*
- * Of a private mapping of a named file only QEMU's own copies go: others may
- * have the same file, into which ram_block_discard_range() would punch a hole.
+ * In a private mapping of a named file, only QEMU's own copies are discarded:
+ * ram_block_discard_range() would punch a hole into a file that others may use.
  */
 static int freehint_advice(const VirtIOFreehint *fh, const MemoryRegion *mr,
                            uint16_t flags)
@@ -924,7 +924,7 @@ static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
         part.len = page_size;
     }
     if (part.len) {
-        /* To ask the host about each part would take longer than the rest. */
+        /* Asking the host about each part would take longer than the rest. */
         part.advice = last && last->mr == part.mr ?
                       last->advice : freehint_advice(fh, part.mr, flags);
         part.lent = part.advice == MADV_FREE &&
@@ -941,9 +941,9 @@ static bool freehint_add_part(VirtIOFreehint *fh, FreehintJob *job,
 }
 
 /*
- * Look at the piece at the start of a range that has one answer, and go past
- * it. Returns the answer. Only if the piece may be discarded does @section
- * have a region, with a reference to it.
+ * Find the piece at the start of a range that has the same status, and remove
+ * it from the range. Returns the status. Only if the piece may be discarded
+ * does @section have a region, with a reference to it.
  */
 static uint8_t freehint_find_piece(VirtIOFreehint *fh, FreehintRange *range,
                                    uint16_t flags, MemoryRegionSection *section)
@@ -1024,11 +1024,11 @@ static void freehint_count_call(FreehintJob *job, int advice,
 }
 
 /*
- * With MADV_FREE the host takes the pages when it runs short; one that the
- * guest has written to by then stays, and has cost it nothing. Until it is
- * written to, such a page has its old content or zeros: right for a hint
- * without expectation, and the same for one that expects zeros, which the
- * memory holds already. What cannot be freed lazily is dropped.
+ * With MADV_FREE, the host takes the pages when it runs short; one that the
+ * guest has written to by then stays, and has cost the guest nothing. Until it
+ * is written to, such a page has its old content or zeros. That is right for a
+ * hint without expectation, and for one that expects zeros, as the memory holds
+ * zeros already. What cannot be freed lazily is dropped.
  */
 static int freehint_discard_part(FreehintJob *job, const FreehintPart *part)
 {
@@ -1052,8 +1052,8 @@ static int freehint_discard_part(FreehintJob *job, const FreehintPart *part)
 }
 
 /*
- * One call for all parts that come next and get the same advice. Returns how
- * many they are; 0 if it takes a call for each, or to find out what is wrong.
+ * Make one call for all next parts with the same advice. Returns how many there
+ * are; 0 if each needs its own call, for instance to find out what is wrong.
  */
 static unsigned int freehint_discard_many(FreehintJob *job)
 {
@@ -1117,7 +1117,7 @@ static uint64_t freehint_parts_bytes(const GArray *parts)
 
 /*
  * A vhost-user back end that gets memory waits for the sections that were
- * entered before, and is asked for in those that come after.
+ * entered before; those that come after ask whether there is one.
  */
 static uint32_t freehint_begin(const FreehintJob *job)
 {
@@ -1189,7 +1189,7 @@ GArray *freehint_parts_new(void)
 
 bool freehint_job_busy(const VirtIOFreehint *fh)
 {
-    /* Pairs with freehint_work(): the worker is done with a job that is idle */
+    /* Pairs with freehint_work(): when idle, the worker is done with the job */
     return qatomic_load_acquire(&fh->job_phase) != FREEHINT_IDLE;
 }
 
@@ -1225,7 +1225,7 @@ void freehint_job_start_skip(VirtIOFreehint *fh, FreehintHint *hint)
     freehint_job_start(fh, hint);
 }
 
-/* One that was shorter anyway, or failed, says nothing about longer ones. */
+/* A job that was short anyway, or failed, says nothing about longer ones. */
 static void freehint_adapt_job_size(VirtIOFreehint *fh, const FreehintJob *job)
 {
     if (job->ret || job->veto) {
@@ -1253,7 +1253,7 @@ static void freehint_job_count(VirtIOFreehint *fh, const FreehintJob *job)
     counters->skipped_bytes += job->skipped_bytes;
 }
 
-/* From here on another one can be started. */
+/* After this, another job can be started. */
 void freehint_job_reap(VirtIOFreehint *fh)
 {
     FreehintJob *job = &fh->job;
@@ -1296,7 +1296,7 @@ void freehint_job_drain(VirtIOFreehint *fh)
     }
 }
 
-/* By now all memory that the VM starts with is there. */
+/* By now, all memory that the VM starts with is there. */
 static void freehint_machine_done(Notifier *notifier, void *data)
 {
     freehint_refresh_blocks(container_of(notifier, VirtIOFreehint,
@@ -1318,7 +1318,7 @@ void freehint_ram_init(VirtIOFreehint *fh)
         .region_add = freehint_region_add,
         .region_del = freehint_region_del,
     };
-    /* Which is the DMA address space as well; that one is not known yet. */
+    /* The DMA address space is the same one, but is not known yet. */
     memory_listener_register(&fh->memory_listener, &address_space_memory);
     fh->ram_notifier.ram_block_removed = freehint_ram_removed;
     ram_block_notifier_add(&fh->ram_notifier);
@@ -1326,12 +1326,12 @@ void freehint_ram_init(VirtIOFreehint *fh)
     qemu_add_machine_init_done_notifier(&fh->machine_done);
 }
 
-/* The worker may be about to find out that its job was called off. */
+/* The worker may be about to find out that its job was cancelled. */
 void freehint_ram_cleanup(VirtIOFreehint *fh)
 {
     qemu_remove_machine_init_done_notifier(&fh->machine_done);
     ram_block_notifier_remove(&fh->ram_notifier);
-    /* Until then, memory that is removed asks for the job in progress. */
+    /* Until then, a removal of memory looks at the job in progress. */
     memory_listener_unregister(&fh->memory_listener);
     thread_pool_free(fh->pool);
     g_array_unref(fh->job.parts);
