@@ -21,8 +21,8 @@ sys.path.insert(0, str(PROJECT / "tests" / "functional"))
 from freehint_vm import BUILD, KERNEL, MIB, FreehintVM, GuestError  # noqa: E402
 from meters import CpuMeter, ResidentWatch, TraceLog  # noqa: E402
 
-# The kernel whose page reporting has a delay that can be set; the ordinary one
-# will do where that does not matter.
+# The kernel whose page reporting has a delay that can be set; if that does not
+# matter, the ordinary one will do.
 BENCH_KERNEL = BUILD / "linux-bench" / "arch" / "x86" / "boot" / "bzImage"
 DELAY_PARAMETER = "page_reporting.delay_ms"
 DEVICE = "virtio-freehint-device"
@@ -31,7 +31,7 @@ STARVED = re.compile(r"rcu: INFO: rcu_sched (self-)?detected stall")
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to deal with free memory."""
+    """One way to handle free memory."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Arm:
     kernel: Path | None = None
 
     def before(self, kernel: Path) -> "Arm":
-        """The same with another guest kernel: what a change has changed."""
+        """The same arm with another guest kernel, from before a change."""
         name, title = f"{self.name}-before", f"{self.title}, before"
         return dataclasses.replace(self, name=name, title=title, kernel=kernel)
 
@@ -89,8 +89,8 @@ def why_missing(arm: Arm) -> str:
 def backing_options(arm: Arm, backing: str, memory_mib: int) -> list[str]:
     """QEMU's options for the guest's RAM: "anon", or "hugetlb" from a pool.
 
-    What the host frees of anonymous memory may be taken by a host below it, and
-    is slow to come back then. A pool of huge pages stays where it is.
+    A host below the host may take anonymous memory that the host has freed, which
+    is then slow to come back. A pool of huge pages stays where it is.
     """
     if backing == "anon":
         return []
@@ -171,18 +171,18 @@ class BenchGuest(FreehintVM):
         self._folder.cleanup()
 
     def check_parameter(self, name: str, wanted: str) -> None:
-        """A kernel takes no offence at a parameter that it does not know."""
+        """Check a parameter, as a kernel silently ignores one that it does not know."""
         found = self.check(f"cat /sys/module/{name.replace('.', '/parameters/')}").strip()
         if found != wanted:
             raise GuestError(f"{name} is '{found}' in the guest, not '{wanted}'")
 
     def splats(self) -> list[str]:
-        """A guest that a busy host starved complains, too, and is none the worse."""
+        """The kernel's complaints, except that a busy host starved the guest."""
         lines = super().splats()
         return [] if lines and STARVED.search(lines[0]) else lines
 
     def kind(self) -> str:
-        """What of QEMU's memory the host could not have for something else."""
+        """Which of QEMU's memory the host could not use for something else."""
         if self.backing == "hugetlb":
             return "hugetlb"
         if self._ram_only:
@@ -191,7 +191,7 @@ class BenchGuest(FreehintVM):
         return "lazy" if lazy else "rss"
 
     def command(self) -> str:
-        """QEMU's command line, without what differs between machines."""
+        """QEMU's command line without the parts that differ between machines."""
         words = Path(f"/proc/{self.machine.get_pid()}/cmdline").read_text()
         text = " ".join(words.rstrip("\0").split("\0"))
         return text.replace(str(BUILD), "BUILD").replace(self._folder.name, "TMP")

@@ -26,7 +26,7 @@ PR_SET_THP_DISABLE = 41
 
 
 class Cgroup:
-    """A version 1 memory cgroup; who is in it when it ends goes to the root."""
+    """A version 1 memory cgroup; its processes go to the root when it ends."""
 
     def __init__(self) -> None:
         self.path = V1 / f"freehint-test-{os.getpid()}"
@@ -42,7 +42,7 @@ class Cgroup:
 
     @contextlib.contextmanager
     def for_children(self) -> Iterator[None]:
-        """What is started in this context is in the cgroup, and stays there."""
+        """Processes that start in this context are in the cgroup, and stay there."""
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
         try:
             yield
@@ -53,7 +53,7 @@ class Cgroup:
         return int((self.path / "memory.usage_in_bytes").read_text())
 
     def limit(self, size: int) -> None:
-        """The kernel reclaims what is over it before this returns."""
+        """Set the limit; the kernel reclaims what exceeds it before this returns."""
         (self.path / "memory.limit_in_bytes").write_text(str(size))
 
     def swapped(self) -> int:
@@ -77,7 +77,7 @@ def swap_file(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_huge_pages() -> Iterator[None]:
-    """What is started in this context gets no transparent huge pages."""
+    """Processes that start in this context get no transparent huge pages."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     try:
@@ -100,7 +100,7 @@ def lazily_freed(pid: int) -> int:
 
 
 def use_memory(vm: FreehintVM, size: int = USED) -> None:
-    """Have the guest use memory and free it, and the device deal with it."""
+    """Have the guest use memory and free it, and wait until it is hinted."""
     before = vm.query()["stats"]["hinted"]["bytes"]
     vm.check(f"memhog {size // MIB}m")
     deadline = time.monotonic() + 60
@@ -165,7 +165,7 @@ class LazyTest(unittest.TestCase):
         return faults(pid_of(vm)) - before
 
     def test_using_it_again_takes_no_fault(self) -> None:
-        """As many as pages where it was dropped, next to none where it was not."""
+        """There are as many faults as pages after a drop, and next to none if lazy."""
         with no_huge_pages():
             vm = FreehintVM(memory_mib=GUEST_MIB)
             with vm:
@@ -189,11 +189,11 @@ class LazyTest(unittest.TestCase):
             self.assertIn(" 0 bytes lost", result.output)
 
 
-# A guest has history when it has wanted back what was dropped; it takes one pause between
-# the age and a reuse window. What it frees settles in twice to four times the age then.
+# A guest has history when it has wanted back what was dropped. That takes one pause between
+# the age and a reuse window. Then what it frees settles in twice to four times the age.
 AGE_MS = 1000
 PAUSE_MS = 3000
-# So much is left to the guest, or has not come yet.
+# This much may be left to the guest, or not have come yet.
 REST = 32 * MIB
 
 
@@ -209,7 +209,7 @@ class AutoTest(unittest.TestCase):
         wait_for("it has settled", lambda: vm.figure("free_lazy_bytes") == 0)
 
     def lend(self, vm: FreehintVM) -> None:
-        """Have it use and free memory, until that is lazily freed."""
+        """Have the guest use and free memory, and wait until that is lazily freed."""
         vm.check(f"toucher -t -m {USED // MIB}")
         wait_for(
             "what was freed is lazily freed",
@@ -222,7 +222,7 @@ class AutoTest(unittest.TestCase):
             self.teach(vm)
             discarded = vm.figure("discarded_bytes")
             self.lend(vm)
-            # Nothing of it has gone, and it was hinted long before the age.
+            # None of it has gone, and it was hinted long before the age.
             lazy = vm.figure("free_lazy_bytes")
             self.assertGreater(lazy, USED - REST)
             self.assertGreaterEqual(vm.figure("free_discarded_bytes"), lazy)
@@ -238,23 +238,23 @@ class AutoTest(unittest.TestCase):
             self.assertEqual(driver.violations(), 0)
 
     def test_what_was_lazy_is_used_again_at_no_cost(self) -> None:
-        """A loop that has learned keeps its memory, and a host could have had it.
+        """A guest that has learned a loop keeps its memory, but the host could take it.
 
-        Time is what the guest executes: on a busy host its memory would settle meanwhile.
+        Time is what the guest executes: else, on a busy host, memory would settle.
         """
         with no_huge_pages():
             clock = ("-icount", "shift=0")
             vm = FreehintVM(memory_mib=GUEST_MIB, extra_args=clock, append="tsc=reliable")
             with vm:
                 self.teach(vm)
-                # Most of what it has.
+                # Most of the guest's memory.
                 size = 400 * MIB
                 before = faults(pid_of(vm))
                 lazy = vm.query()["stats"]["lazy-bytes"]
                 vm.check(f"toucher -m {size // MIB} -n 4 -p 800")
                 lazy = vm.query()["stats"]["lazy-bytes"] - lazy
                 self.assertGreater(lazy, 2 * size)
-                # Only the first two cycles are in memory that has settled before.
+                # Only the first two cycles use memory that has settled before.
                 self.assertLess(faults(pid_of(vm)) - before, 2 * size // PAGE)
 
     def test_a_flush_drops_what_is_lazy(self) -> None:
@@ -280,7 +280,7 @@ class AutoTest(unittest.TestCase):
             self.assertLess(vm.settle(), before + 2 * REST)
 
     def test_where_it_would_be_dropped_it_rests(self) -> None:
-        """What was learned counts for memory that cannot be lazy as it does for drop."""
+        """If memory cannot be lazy, it rests for the age that was learned, as for drop."""
         backing = f"memory-backend-memfd,id=ram0,size={GUEST_MIB}M"
         args = ("-object", backing, "-machine", "memory-backend=ram0")
         with FreehintVM(memory_mib=GUEST_MIB, extra_args=args) as vm:
@@ -295,7 +295,7 @@ class AutoTest(unittest.TestCase):
     @LIMITS_NEED_ROOT
     @LIMITS_NEED_V1
     def test_a_host_that_is_short_has_what_the_guest_may_want_back(self) -> None:
-        """Before it swaps anything, whatever the guest has learned."""
+        """The host takes it before it swaps anything, whatever the guest has learned."""
         with Cgroup() as cgroup, swap_file(2 * USED), contextlib.ExitStack() as stack:
             with cgroup.for_children():
                 vm = stack.enter_context(FreehintVM(memory_mib=GUEST_MIB))
