@@ -153,9 +153,10 @@ static int vfh_find_vqs(struct vfh *fh)
 static void vfh_read_flush_id(struct vfh *fh)
 {
 	fh->config.flush_id = 0;
-	virtio_cread_le_feature(fh->vdev, VIRTIO_FREEHINT_F_FLUSH,
-				struct virtio_freehint_config, flush_id,
-				&fh->config.flush_id);
+	if (IS_ENABLED(CONFIG_VIRTIO_FREEHINT_FLUSH))
+		virtio_cread_le_feature(fh->vdev, VIRTIO_FREEHINT_F_FLUSH,
+					struct virtio_freehint_config, flush_id,
+					&fh->config.flush_id);
 }
 
 /* The state of a hibernated guest can come back in another VM. */

@@ -247,14 +247,17 @@ static bool vfh_virtio_read_config(struct vfh *fh, struct vfh_config *config)
 	virtio_cread_le(vdev, struct virtio_freehint_config, min_age_ms,
 			&config->min_age_ms);
 	config->lazy = 0;
-	virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_LAZY,
-				struct virtio_freehint_config, lazy,
-				&config->lazy);
+	/* Virtio must not be asked for a feature that is not in the driver's table. */
+	if (IS_ENABLED(CONFIG_VIRTIO_FREEHINT_PACE))
+		virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_LAZY,
+					struct virtio_freehint_config, lazy,
+					&config->lazy);
 
 	/* The id changes last: from then on, the fields that belong to it are valid. */
-	virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_FLUSH,
-				struct virtio_freehint_config, flush_id,
-				&flush_id);
+	if (IS_ENABLED(CONFIG_VIRTIO_FREEHINT_FLUSH))
+		virtio_cread_le_feature(vdev, VIRTIO_FREEHINT_F_FLUSH,
+					struct virtio_freehint_config, flush_id,
+					&flush_id);
 	if (flush_id == config->flush_id)
 		return true;
 	config->flush_id = flush_id;
