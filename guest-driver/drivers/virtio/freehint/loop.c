@@ -64,13 +64,19 @@ static void vfh_learn_speed(struct vfh *fh, unsigned int retry_ms)
 	fh->pause_end = fh->now + msecs_to_jiffies(retry_ms);
 }
 
+/* When a settle time is over that begins now. */
+static unsigned long vfh_next_settle_end(const struct vfh *fh)
+{
+	return fh->now + msecs_to_jiffies(fh->pace.age_ms);
+}
+
 /* Hint what is lazy once more when it has settled. */
 static void vfh_await_settling(struct vfh *fh)
 {
 	if (fh->settle_runs)
 		return;
 	fh->settle_runs = true;
-	fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+	fh->settle_end = vfh_next_settle_end(fh);
 }
 
 static void vfh_reap(struct vfh *fh)
@@ -145,8 +151,8 @@ static void vfh_read_config(struct vfh *fh)
 	/* If the periods have become shorter, so has the one that runs. */
 	if (time_after(fh->period_end, fh->now + vfh_period(fh)))
 		fh->period_end = fh->now + vfh_period(fh);
-	if (time_after(fh->settle_end, fh->now + msecs_to_jiffies(fh->pace.age_ms)))
-		fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+	if (time_after(fh->settle_end, vfh_next_settle_end(fh)))
+		fh->settle_end = vfh_next_settle_end(fh);
 	if (fh->config.flush_id != flush_id)
 		vfh_flush_ask(fh);
 	if (fh->config.epoch == epoch || !fh->running)
@@ -359,7 +365,7 @@ static void vfh_end_settle_time(struct vfh *fh)
 	if (!fh->settle_runs || !vfh_is_over(fh, &fh->settle_end))
 		return;
 	fh->settle_runs = fh->source->settle();
-	fh->settle_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
+	fh->settle_end = vfh_next_settle_end(fh);
 	if (fh->settle_runs)
 		vfh_wait_until(fh, fh->settle_end);
 	vfh_begin_round(fh);

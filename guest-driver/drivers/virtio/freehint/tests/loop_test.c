@@ -87,33 +87,30 @@ static void test_lazy(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, time_after(fake->fh.next, fake->now + HZ * 3600));
 }
 
+/* Free granules, and expect one hint without the flag when they have rested that long. */
+static void hint_once(struct kunit *test, unsigned int granules, unsigned long age)
+{
+	free_granules(granules);
+	pass(age / 4 - 1);
+	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
+	pass(1);
+	KUNIT_EXPECT_EQ(test, fake->age_flags, 0);
+	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
+	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
+	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
+	pass(age);
+	answer_all(0);
+}
+
 /* Without history, or without a lazy device, there is one hint without the flag. */
 static void test_not_lazy(struct kunit *test)
 {
 	fake->config.lazy = 1;
 	config_changes();
-	free_granules(7);
-	pass(AGE / 4 - 1);
-	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
-	pass(1);
-	KUNIT_EXPECT_EQ(test, fake->age_flags, 0);
-	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
-	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
-	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
-	pass(AGE);
-	answer_all(0);
+	hint_once(test, 7, AGE);
 
 	learn(0);
-	free_granules(5);
-	pass(LONG / 4 - 1);
-	KUNIT_EXPECT_EQ(test, hints_sent(), 0);
-	pass(1);
-	KUNIT_EXPECT_EQ(test, fake->age_flags, 0);
-	KUNIT_ASSERT_EQ(test, hints_sent(), 1);
-	KUNIT_EXPECT_EQ(test, hint_flags(), 0);
-	answer_all(VIRTIO_FREEHINT_S_DISCARDED);
-	pass(LONG);
-	answer_all(0);
+	hint_once(test, 5, LONG);
 	KUNIT_EXPECT_EQ(test, fake->settles, 0);
 	KUNIT_EXPECT_EQ(test, fake->outcomes[FREEHINT_DISCARDED], 12);
 }

@@ -40,36 +40,36 @@ static void test_pace_bounds_backed_off(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pace.age_ms, 20);
 }
 
-/* A guest that wants everything back is left alone longer, up to a limit. */
-static void test_pace_backs_off(struct kunit *test)
+/* A guest wants everything back: expect the age to grow in these steps, up to a limit. */
+static void back_off(struct kunit *test, struct vfh_pace *pace, unsigned int step)
 {
 	const struct vfh_reuse hot = { .hinted = 256, .reused = 200 };
-	struct vfh_pace pace = { .burst = BURST };
 	unsigned int age = 100;
 
-	vfh_pace_limits(&pace, 100, 5000);
+	vfh_pace_limits(pace, 100, 5000);
 	while (age < 5000) {
-		age = min(2 * age, 5000U);
-		vfh_pace_judge(&pace, &hot, 0);
-		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
+		age = min(step * age, 5000U);
+		vfh_pace_judge(pace, &hot, 0);
+		KUNIT_EXPECT_EQ(test, pace->age_ms, age);
 	}
-	vfh_pace_judge(&pace, &hot, 0);
-	KUNIT_EXPECT_EQ(test, pace.age_ms, 5000);
+	vfh_pace_judge(pace, &hot, 0);
+	KUNIT_EXPECT_EQ(test, pace->age_ms, 5000);
+}
+
+/* A guest that wants everything back is left alone longer. */
+static void test_pace_backs_off(struct kunit *test)
+{
+	struct vfh_pace pace = { .burst = BURST };
+
+	back_off(test, &pace, 2);
 }
 
 /* The host can have what is lazy, so learning is quick. */
 static void test_pace_of_what_is_lazy(struct kunit *test)
 {
-	const struct vfh_reuse hot = { .hinted = 256, .reused = 200 };
 	struct vfh_pace pace = { .burst = BURST, .lazy = true };
-	unsigned int age = 100;
 
-	vfh_pace_limits(&pace, 100, 5000);
-	while (age < 5000) {
-		age = min(4 * age, 5000U);
-		vfh_pace_judge(&pace, &hot, 0);
-		KUNIT_EXPECT_EQ(test, pace.age_ms, age);
-	}
+	back_off(test, &pace, 4);
 }
 
 /* Evidence adds up over calls until there is enough of it. */
