@@ -114,7 +114,7 @@ static bool vfh_held_up(const struct vfh *fh)
 static void vfh_flush_round(struct vfh *fh)
 {
 	/* What happens in a flush says nothing about the pace. */
-	fh->settling = true;
+	fh->catching_up = true;
 	vfh_start_round(fh, FREEHINT_NOW);
 }
 

@@ -159,7 +159,7 @@ static void vfh_read_config(struct vfh *fh)
 		return;
 	/* From here on, answers that were given under another epoch do not count. */
 	fh->source->rehint();
-	fh->settling = true;
+	fh->catching_up = true;
 	fh->period_runs = true;
 	fh->period_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
 }
@@ -235,7 +235,7 @@ static void vfh_start(struct vfh *fh)
 		return;
 	}
 	fh->running = true;
-	fh->settling = true;
+	fh->catching_up = true;
 	fh->period_runs = true;
 	fh->period_end = fh->now + msecs_to_jiffies(fh->pace.age_ms);
 	fh->pause_end = fh->now;
@@ -280,7 +280,7 @@ static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
 	if (wanted || !fh->running) {
 		vfh_tell_status(fh, status);
 		WRITE_ONCE(fh->followed, wishes);
-		wake_up_all(&fh->settled);
+		wake_up_all(&fh->followed_wait);
 	}
 	return wanted && fh->running;
 }
@@ -429,7 +429,7 @@ static void vfh_send(struct vfh *fh)
 	fh->round_end = fh->now;
 	trace_freehint_round(false);
 	if (!fh->progress)
-		fh->settling = false;
+		fh->catching_up = false;
 	vfh_flush_round_over(fh);
 	if (fh->period_runs)
 		vfh_wait_until(fh, fh->period_end);
@@ -515,7 +515,7 @@ void vfh_wish(struct vfh *fh, bool *what, bool value)
 	WRITE_ONCE(fh->wishes, wish);
 	spin_unlock(&fh->lock);
 	vfh_wake(fh, VFH_EVENT_OTHER);
-	wait_event(fh->settled, (long)(READ_ONCE(fh->followed) - wish) >= 0);
+	wait_event(fh->followed_wait, (long)(READ_ONCE(fh->followed) - wish) >= 0);
 }
 
 /**
@@ -573,7 +573,7 @@ static void vfh_look(struct timer_list *timer)
 void vfh_init(struct vfh *fh)
 {
 	init_waitqueue_head(&fh->wait);
-	init_waitqueue_head(&fh->settled);
+	init_waitqueue_head(&fh->followed_wait);
 	spin_lock_init(&fh->lock);
 	INIT_LIST_HEAD(&fh->idle);
 	INIT_LIST_HEAD(&fh->flight);

@@ -223,7 +223,7 @@ void vfh_pace_tick(struct vfh *fh)
 	reuse.hinted = vfh_rise(stats.returned, &fh->seen.hinted);
 	reuse.reused = vfh_rise(stats.reused, &fh->seen.reused);
 	reuse.spared = vfh_rise(stats.spared, &fh->seen.spared);
-	if (fh->settling)
+	if (fh->catching_up)
 		reuse = (struct vfh_reuse) { };
 	fh->pace.lazy = fh->config.lazy && fh->source->settle;
 	vfh_pace_judge(&fh->pace, &reuse, fh->now);

@@ -310,7 +310,7 @@ struct vfh_flush {
  * @thread: runs the loop
  * @wait: the loop sleeps here
  * @events: VFH_EVENT_* bits that the loop has not seen
- * @settled: woken when the loop has followed a wish
+ * @followed_wait: woken when the loop has followed a wish
  * @wishes: counts the wishes below; under @lock
  * @followed: the last one that the loop has followed
  * @lock: for @wishes
@@ -351,7 +351,7 @@ struct vfh_flush {
  * @pause_end: nothing is sent before this time, in jiffies
  * @slow: how many times the memory in flight is halved, as the device could not handle
  *	all that it was given
- * @settling: what is hinted was found by a start or a rehint, and nobody knows how long
+ * @catching_up: what is hinted was found by a start or a rehint, and nobody knows how long
  *	it has been free; that it is used one day says nothing about the pace
  * @pace: how long memory rests
  * @seen: sums of the source when the pace was last judged
@@ -377,7 +377,7 @@ struct vfh {
 	struct task_struct *thread;
 	wait_queue_head_t wait;
 	unsigned long events;
-	wait_queue_head_t settled;
+	wait_queue_head_t followed_wait;
 	unsigned long wishes;
 	unsigned long followed;
 	spinlock_t lock; /* for wishes */
@@ -415,7 +415,7 @@ struct vfh {
 	bool progress;
 	unsigned long pause_end;
 	unsigned int slow;
-	bool settling;
+	bool catching_up;
 	struct vfh_pace pace;
 	struct vfh_reuse seen;
 	struct vfh_flush flush;
