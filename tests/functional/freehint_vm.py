@@ -54,8 +54,16 @@ SYSFS = "/sys/bus/virtio/drivers/virtio_freehint/virtio*/freehint"
 COUNTERS = "/sys/kernel/debug/virtio_freehint/virtio*"
 TRACING = "/sys/kernel/tracing"
 
-# On a busy host, the timer may not tick while the kernel checks that it does.
-COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
+# On a busy host, the timer may not tick while the kernel checks that it does, and a guest
+# that boots may get no processor for as long as RCU waits before it complains.
+COMMAND_LINE = (
+    "console=ttyS0 quiet panic=-1 no_timer_check"
+    " rcupdate.rcu_cpu_stall_suppress_at_boot=1"
+)
+
+# An instruction takes a nanosecond, and the kernel does not doubt the clock that says so.
+ICOUNT = ("-icount", "shift=0")
+STEADY_CLOCK = "tsc=reliable"
 
 # A silent port is sent something this often, in seconds.
 NUDGE = 5
@@ -273,7 +281,8 @@ class FreehintVM:
     """A running guest; use it as a context manager.
 
     With `origin` there is no guest yet: it migrates from there, see migration.py. With
-    `wakes`, it was hibernated there, and boots here.
+    `wakes`, it was hibernated there, and boots here. With `icount`, time in the guest is what
+    it executes, so that a busy host does not stretch it.
     """
 
     _numbers = itertools.count(1)
@@ -294,11 +303,15 @@ class FreehintVM:
         qemu: Path = QEMU,
         wrapper: tuple[str, ...] = (),
         machine: str = "q35",
+        icount: bool = False,
     ) -> None:
         self.reporter = reporter
         self._origin = origin
         self._incoming = origin and not wakes
         self.agent: GuestAgent
+        if icount:
+            accel, append = "tcg,thread=single", f"{append} {STEADY_CLOCK}"
+            extra_args = (*ICOUNT, *extra_args)
         accel = accel or accelerator.chosen(BUILD)
         # The kernel's messages stay in a file, to look into failures.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{next(self._numbers)}.log"

@@ -57,10 +57,8 @@ def boot(kernel: str, reporter: str, enabled: bool) -> dict[str, Loop]:
     with FreehintVM(
         reporter,
         kernel=KERNELS[kernel],
-        accel="tcg,thread=single",
         memory_mib=MEMORY_MIB,
-        extra_args=("-icount", "shift=0"),
-        append="tsc=reliable",
+        icount=True,
     ) as vm:
         if not enabled:
             vm.set_enabled(False)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from freehint_vm import DEVICE_ID, MIB, SYSFS, TRACING, FreehintVM
 from guest_driver import GuestDriver, wait_for
+from guest_trace import TICK, count_time_in_ticks, traced
 from hint_trace import HintTrace, Range
 
 PAGE = 4096
@@ -30,30 +31,6 @@ RANGES_A_RUN = 1.5
 SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=5")
 MOST_A_HINT = 128 * MIB // PAGE
 
-# The trace clock "uptime", in seconds: it has no fractions, and one second may be missing.
-TICK = 0.01
-
-
-# A guest whose clock counts instructions, so a busy host does not stretch work over more
-# rounds.
-ICOUNT = ("-icount", "shift=0")
-STEADY_CLOCK = "tsc=reliable"
-
-
-def count_time_in_ticks(vm: FreehintVM) -> None:
-    """The clock that the guest goes by; others run ahead on a busy host."""
-    vm.check(f"echo uptime > {TRACING}/trace_clock")
-
-
-def traced(vm: FreehintVM, *names: str) -> list[tuple[float, list[str]]]:
-    """Our events in the guest's trace: time in seconds, and the words of the line."""
-    events = [f"freehint_{name}:" for name in names]
-    found = []
-    for line in vm.traced(*events):
-        head, colon, rest = line.partition(": freehint_")
-        found.append((float(head.split()[-1]) * TICK, rest.split()))
-    return found
-
 
 def runs(ranges: list[Range]) -> int:
     """The fewest ranges that could have named the same memory."""
@@ -68,9 +45,7 @@ class CountsTest(unittest.TestCase):
     def test_a_gigabyte_takes_few_calls(self) -> None:
         trace = HintTrace()
         self.addCleanup(trace.close)
-        with FreehintVM(
-            extra_args=(*trace.args, *ICOUNT), append=STEADY_CLOCK
-        ) as vm:
+        with FreehintVM(extra_args=trace.args, icount=True) as vm:
             vm.settle()
             mark = trace.mark()
             names = ("hints", "notifications")
@@ -105,9 +80,11 @@ class CountsTest(unittest.TestCase):
             vm.check("memhog 2g", timeout=240)
             vm.settle()
             in_flight, most = Counter[str](), 0
-            for _, (event, cookie, *rest) in traced(vm, "submit", "complete"):
+            for _, (event, cookie, *rest) in traced(
+                vm, "freehint_submit", "freehint_complete"
+            ):
                 sizes = dict(word.split("=") for word in rest)
-                in_flight[cookie] = int(sizes["pages"]) if event == "submit:" else 0
+                in_flight[cookie] = int(sizes["pages"]) if event == "freehint_submit" else 0
                 most = max(most, in_flight.total())
             self.assertGreater(most, MOST_A_HINT)
 
@@ -141,12 +118,7 @@ class CountsTest(unittest.TestCase):
         executes.
         """
         delay_ms = 700
-        with FreehintVM(
-            cpus=2,
-            accel="tcg,thread=single",
-            extra_args=ICOUNT,
-            append=STEADY_CLOCK,
-        ) as vm:
+        with FreehintVM(cpus=2, icount=True) as vm:
             vm.settle()
             vm.machine.cmd(
                 "freehint-set", id=DEVICE_ID, delay_ms=delay_ms, min_age_ms=20
@@ -154,7 +126,7 @@ class CountsTest(unittest.TestCase):
             count_time_in_ticks(vm)
             vm.trace("virtio_freehint/freehint_round")
             vm.check("churn -m 128 -n 8 -p 150")
-            rounds = [(when, event[-1]) for when, event in traced(vm, "round")]
+            rounds = [(when, event[-1]) for when, event in traced(vm, "freehint_round")]
             gaps = [
                 start - end
                 for (end, was), (start, now) in zip(rounds, rounds[1:])
@@ -201,9 +173,9 @@ class CountsTest(unittest.TestCase):
         vm.check(f"echo 4096 >{pool}; echo >{TRACING}/trace; echo {kept} >{pool}")
         wait_for("hints", lambda: vm.figure("hints") > hints)
         self.assertGreater(int(vm.check(f"{stalls} /proc/vmstat")), before)
-        events = traced(vm, "pending", "submit")
-        freed = next(when for when, event in events if event[0] == "pending:")
-        hinted = next(when for when, event in events if event[0] == "submit:")
+        events = traced(vm, "freehint_pending", "freehint_submit")
+        freed = next(when for when, event in events if event[0] == "freehint_pending")
+        hinted = next(when for when, event in events if event[0] == "freehint_submit")
         return hinted - freed
 
     def test_a_loop_keeps_its_memory_when_that_was_learned(self) -> None:
@@ -217,7 +189,7 @@ class CountsTest(unittest.TestCase):
         cycle = f"toucher -t -m {loop // MIB} -p 500"
         # What is hinted lazily is the loop's all the same.
         look = f"cat {SYSFS}/age_ms {SYSFS}/discarded_bytes"
-        with FreehintVM(memory_mib=3072, extra_args=ICOUNT, append=STEADY_CLOCK) as vm:
+        with FreehintVM(memory_mib=3072, icount=True) as vm:
             vm.settle()
             # The age has to double three times.
             quiet = f"{cycle} >/dev/null"
@@ -237,9 +209,9 @@ class CountsTest(unittest.TestCase):
             vm.trace("freehint/freehint_pending", "virtio_freehint/freehint_submit")
             vm.check("toucher -t -m 256")
             vm.settle(quiet=3 * age_ms / 1000)
-            events = traced(vm, "pending", "submit")
-            freed = [when for when, event in events if event[0] == "pending:"]
-            hinted = [when for when, event in events if event[0] == "submit:"]
+            events = traced(vm, "freehint_pending", "freehint_submit")
+            freed = [when for when, event in events if event[0] == "freehint_pending"]
+            hinted = [when for when, event in events if event[0] == "freehint_submit"]
             self.assertTrue(freed and hinted)
             rested = hinted[0] - freed[0], hinted[-1] - freed[0]
             self.assertGreater(rested[0], age_ms / 1000 - 1.5 * TICK)

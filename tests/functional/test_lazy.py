@@ -243,9 +243,7 @@ class AutoTest(unittest.TestCase):
         Time is what the guest executes: else, on a busy host, memory would settle.
         """
         with no_huge_pages():
-            clock = ("-icount", "shift=0")
-            vm = FreehintVM(memory_mib=GUEST_MIB, extra_args=clock, append="tsc=reliable")
-            with vm:
+            with FreehintVM(memory_mib=GUEST_MIB, icount=True) as vm:
                 self.teach(vm)
                 # Most of the guest's memory.
                 size = 400 * MIB

@@ -8,20 +8,18 @@ from guest_driver import GuestDriver
 
 # Otherwise QEMU offers legacy devices there, which the driver refuses.
 MODERN = ("-global", "virtio-mmio.force-legacy=false")
-# The machine has only one timer to begin with. A kernel that fails to calibrate it on a
-# busy host hangs, so time is what the guest executes.
-ICOUNT = ("-icount", "shift=0")
 USED = 256
 
 
 class MicrovmTest(unittest.TestCase):
     def test_freed_memory_comes_back(self) -> None:
-        """Also from a driver that is bound again, with its queue."""
+        """Also from a driver that is bound again, with its queue.
+
+        The machine has only one timer to begin with. A kernel that fails to calibrate it on
+        a busy host hangs, so time is what the guest executes.
+        """
         with FreehintVM(
-            machine="microvm",
-            accel="tcg,thread=single",
-            memory_mib=512,
-            extra_args=MODERN + ICOUNT,
+            machine="microvm", memory_mib=512, extra_args=MODERN, icount=True
         ) as vm:
             driver = GuestDriver(vm)
             driver.settle()
