@@ -31,6 +31,8 @@ RANGES_A_RUN = 1.5
 SLOW = ("-global", "virtio-freehint-testdev.x-job-delay-ms=5")
 MOST_A_HINT = 128 * MIB // PAGE
 
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+
 
 def runs(ranges: list[Range]) -> int:
     """The fewest ranges that could have named the same memory."""
@@ -135,49 +137,6 @@ class CountsTest(unittest.TestCase):
             self.assertGreater(len(gaps), 4)
             self.assertGreater(min(gaps), delay_ms / 1000 - 1.5 * TICK)
 
-    def test_a_guest_that_waits_for_memory_keeps_what_little_is_freed(self) -> None:
-        """For one second, if that happens now and then."""
-        with FreehintVM(append="virtio_freehint.adapt=0") as vm:
-            vm.settle()
-            count_time_in_ticks(vm)
-            vm.trace("freehint/freehint_pending", "virtio_freehint/freehint_submit")
-            for _ in range(2):
-                # Where it goes on as soon as hints do, it would be two.
-                time.sleep(2)
-                rested = self.want_too_much(vm, 64 * MIB)
-                self.assertGreater(rested, 1 - 1.5 * TICK)
-                self.assertLess(rested, 2)
-
-    def test_who_waited_for_memory_and_frees_it_waits_for_none(self) -> None:
-        """What is freed is hinted as soon as anything is, however often."""
-        with FreehintVM(append="virtio_freehint.adapt=0") as vm:
-            vm.settle()
-            count_time_in_ticks(vm)
-            vm.trace("freehint/freehint_pending", "virtio_freehint/freehint_submit")
-            for _ in range(3):
-                self.assertLess(self.want_too_much(vm, 1024 * MIB), 0.5)
-
-    def want_too_much(self, vm: FreehintVM, back: int) -> float:
-        """Ask for more huge pages than there can be, and free some of them.
-
-        Returns after how many seconds these are hinted.
-        """
-        pool = "/proc/sys/vm/nr_hugepages"
-        stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
-        vm.settle()
-        before = int(vm.check(f"{stalls} /proc/vmstat"))
-        hints = vm.figure("hints")
-        # The guest does not answer while the pool has all its memory.
-        had = int(vm.check(f"cat {pool}"))
-        kept = had + (vm.figure("free_discarded_bytes") - back) // (2 * MIB)
-        vm.check(f"echo 4096 >{pool}; echo >{TRACING}/trace; echo {kept} >{pool}")
-        wait_for("hints", lambda: vm.figure("hints") > hints)
-        self.assertGreater(int(vm.check(f"{stalls} /proc/vmstat")), before)
-        events = traced(vm, "freehint_pending", "freehint_submit")
-        freed = next(when for when, event in events if event[0] == "freehint_pending")
-        hinted = next(when for when, event in events if event[0] == "freehint_submit")
-        return hinted - freed
-
     def test_a_loop_keeps_its_memory_when_that_was_learned(self) -> None:
         """However much other memory is free, which it gets instead.
 
@@ -197,25 +156,80 @@ class CountsTest(unittest.TestCase):
             age_ms, before, _, after = [int(word) for word in said.split()]
             self.assertLess(after - before, loop // 2, f"learned: {age_ms} ms")
 
+
+class RestTest(unittest.TestCase):
+    """How long memory rests, by the time that the guest executes.
+
+    One guest for all cases; each restores what it found.
+    """
+
+    vm: FreehintVM
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        vm = FreehintVM(icount=True, append="virtio_freehint.adapt=0")
+        cls.vm = cls.enterClassContext(vm)
+
+    def setUp(self) -> None:
+        self.vm.settle()
+        count_time_in_ticks(self.vm)
+        self.vm.trace("freehint/freehint_pending", "virtio_freehint/freehint_submit")
+        self.addCleanup(self.vm.check, f"echo 0 >{HUGE_PAGES}")
+
+    def set_min_age(self, age_ms: int) -> None:
+        self.vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=age_ms)
+
+    def test_a_guest_that_waits_for_memory_keeps_what_little_is_freed(self) -> None:
+        """For one second, if that happens now and then."""
+        for _ in range(2):
+            # Where it goes on as soon as hints do, it would be two.
+            time.sleep(2)
+            rested = self.want_too_much(64 * MIB)
+            self.assertGreater(rested, 1 - 1.5 * TICK)
+            self.assertLess(rested, 2)
+
+    def test_who_waited_for_memory_and_frees_it_waits_for_none(self) -> None:
+        """What is freed is hinted as soon as anything is, however often."""
+        for _ in range(3):
+            self.assertLess(self.want_too_much(1024 * MIB), 0.5)
+
+    def want_too_much(self, back: int) -> float:
+        """Ask for more huge pages than there can be, and free some of them.
+
+        Returns after how many seconds these are hinted.
+        """
+        vm, pool = self.vm, HUGE_PAGES
+        stalls = "awk '/^(allocstall|compact_stall)/ { n += $2 } END { print n }'"
+        vm.settle()
+        before = int(vm.check(f"{stalls} /proc/vmstat"))
+        hints = vm.figure("hints")
+        # The guest does not answer while the pool has all its memory.
+        had = int(vm.check(f"cat {pool}"))
+        kept = had + (vm.figure("free_discarded_bytes") - back) // (2 * MIB)
+        vm.check(f"echo 4096 >{pool}; echo >{TRACING}/trace; echo {kept} >{pool}")
+        wait_for("hints", lambda: vm.figure("hints") > hints)
+        self.assertGreater(int(vm.check(f"{stalls} /proc/vmstat")), before)
+        events = traced(vm, "freehint_pending", "freehint_submit")
+        freed = next(when for when, event in events if event[0] == "freehint_pending")
+        hinted = next(when for when, event in events if event[0] == "freehint_submit")
+        return hinted - freed
+
     def test_memory_rests_for_as_long_as_is_asked(self) -> None:
         """And not for twice as long, if it was freed at once and nothing else was."""
         age_ms = 1000
-        with FreehintVM(append="virtio_freehint.adapt=0") as vm:
-            vm.settle()
-            vm.machine.cmd("freehint-set", id=DEVICE_ID, min_age_ms=age_ms)
-            vm.check("toucher -t -m 256")
-            vm.settle(quiet=3 * age_ms / 1000)
-            count_time_in_ticks(vm)
-            vm.trace("freehint/freehint_pending", "virtio_freehint/freehint_submit")
-            vm.check("toucher -t -m 256")
-            vm.settle(quiet=3 * age_ms / 1000)
-            events = traced(vm, "freehint_pending", "freehint_submit")
-            freed = [when for when, event in events if event[0] == "freehint_pending"]
-            hinted = [when for when, event in events if event[0] == "freehint_submit"]
-            self.assertTrue(freed and hinted)
-            rested = hinted[0] - freed[0], hinted[-1] - freed[0]
-            self.assertGreater(rested[0], age_ms / 1000 - 1.5 * TICK)
-            self.assertLess(rested[1], 1.5 * age_ms / 1000)
+        self.addCleanup(self.set_min_age, self.vm.query()["min-age-ms"])
+        self.set_min_age(age_ms)
+        self.vm.check("toucher -t -m 256")
+        self.vm.settle(quiet=3 * age_ms / 1000)
+        self.vm.check(f"echo >{TRACING}/trace; toucher -t -m 256")
+        self.vm.settle(quiet=3 * age_ms / 1000)
+        events = traced(self.vm, "freehint_pending", "freehint_submit")
+        freed = [when for when, event in events if event[0] == "freehint_pending"]
+        hinted = [when for when, event in events if event[0] == "freehint_submit"]
+        self.assertTrue(freed and hinted)
+        rested = hinted[0] - freed[0], hinted[-1] - freed[0]
+        self.assertGreater(rested[0], age_ms / 1000 - 1.5 * TICK)
+        self.assertLess(rested[1], 1.5 * age_ms / 1000)
 
 
 if __name__ == "__main__":

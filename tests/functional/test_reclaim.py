@@ -3,84 +3,91 @@
 
 import unittest
 
-from freehint_vm import MIB, Finished, FreehintVM
+from freehint_vm import MIB, TRACING, FreehintVM
 from guest_trace import count_time_in_ticks, traced
 
-MEMHOG_BYTES = 1024 * MIB
 PAGE = 4096
-# How much may still be missing, and how long that may take, in seconds.
-MISSING_WITHIN = {MEMHOG_BYTES // 10: 0.5, 64 * MIB: 1.0}
+MUCH = 1024 * MIB
+# So little that all of it stays on per-CPU lists.
+LITTLE = 48 * MIB
+
+
+def run_memhog(vm: FreehintVM, size: int) -> float:
+    """Returns when it has ended, by the host's clock."""
+    result = vm.run(f"memhog {size}")
+    if result.status:
+        raise AssertionError(result.output)
+    used = max(sample.rss for sample in vm.memory.since(result.started))
+    if used < size:
+        raise AssertionError("memhog did not use its memory")
+    return result.ended
 
 
 class ReclaimTest(unittest.TestCase):
-    def run_memhog(self, vm: FreehintVM) -> Finished:
-        result = vm.run("memhog 1g")
-        self.assertEqual(result.status, 0, result.output)
-        used = max(sample.rss for sample in vm.memory.since(result.started))
-        self.assertGreater(used, MEMHOG_BYTES, "memhog did not use its memory")
-        return result
+    """Time is what the guest executes: a busy host would stretch it."""
 
-    def lags(self, vm: FreehintVM) -> dict[int, float]:
-        """Time from memhog's end until no more than this is missing, for the guest."""
-        ended, missing = None, MEMHOG_BYTES
+    vm: FreehintVM
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.vm = cls.enterClassContext(FreehintVM(icount=True))
+        count_time_in_ticks(cls.vm)
+        cls.vm.trace("sched/sched_process_exit", "virtio_freehint/freehint_range")
+
+    def lags(self, size: int, *missing: int) -> list[float]:
+        """Have a process use and free memory; when is no more missing than this?
+
+        In seconds from its end, until the guest has the answer that memory is discarded.
+        """
+        before = self.vm.settle()
+        self.vm.check(f"echo >{TRACING}/trace")
+        run_memhog(self.vm, size)
+        back = self.vm.wait_rss_below(before + min(missing), 30)
+        self.assertIsNotNone(back, "the memory has not come back in 30 s")
+        gone = size
         lags: dict[int, float] = {}
-        for when, (name, *words) in traced(vm, "sched_process_exit", "freehint_range"):
-            if "comm=memhog" in words:
+        ended = None
+        for when, event in traced(self.vm, "sched_process_exit", "freehint_range"):
+            if "comm=memhog" in event:
                 ended = when
-            elif "verdict=discarded" in words:
-                missing -= PAGE * int(dict(w.split("=") for w in words)["pages"])
-            for left in MISSING_WITHIN:
-                if ended is not None and missing <= left:
-                    lags.setdefault(left, when - ended)
-        return lags
+            elif "verdict=discarded" in event:
+                gone -= PAGE * int(dict(word.split("=") for word in event[1:])["pages"])
+            for most in missing:
+                if ended is not None and gone <= most:
+                    lags.setdefault(most, when - ended)
+        return [lags[most] for most in missing]
 
     def test_freed_memory_is_back_within_a_second(self) -> None:
-        """90 % in half a second, and all but 64 MiB in a second.
-
-        Time is what the guest executes, until it has the answer that the memory is
-        discarded: a busy host would stretch it.
-        """
-        with FreehintVM(icount=True) as vm:
-            before = vm.settle()
-            count_time_in_ticks(vm)
-            vm.trace("sched/sched_process_exit", "virtio_freehint/freehint_range")
-            self.run_memhog(vm)
-            back = vm.wait_rss_below(before + min(MISSING_WITHIN), 30)
-            self.assertIsNotNone(back, "the memory has not come back in 30 s")
-            lags = self.lags(vm)
-            self.assertEqual(lags.keys(), MISSING_WITHIN.keys())
-            for missing, within in MISSING_WITHIN.items():
-                self.assertLess(lags[missing], within, lags)
+        """90 % in half a second, and all but 64 MiB in a second."""
+        most, all_but_little = self.lags(MUCH, MUCH // 10, 64 * MIB)
+        self.assertLess(most, 0.5)
+        self.assertLess(all_but_little, 1.0)
 
     def test_little_is_back_soon(self) -> None:
-        """So little memory that all of it stays on per-CPU lists.
+        """The driver looks at per-CPU lists once per second.
 
-        The driver looks at these once per second; by itself the kernel drains them after
-        eight seconds or more.
+        By itself the kernel drains them after eight seconds or more.
         """
-        little = 48 * MIB
-        with FreehintVM() as vm:
-            before = vm.settle()
-            result = vm.run(f"memhog {little}")
-            self.assertEqual(result.status, 0, result.output)
-            back = vm.wait_rss_below(before + little // 4, 4, since=result.ended)
-            self.assertIsNotNone(back, "the memory has not come back in 4 s")
+        [lag] = self.lags(LITTLE, LITTLE // 4)
+        self.assertLess(lag, 4)
 
+
+class ControlTest(unittest.TestCase):
     def test_without_a_device_memory_stays(self) -> None:
-        """The control: neither QEMU nor the guest gives memory back by itself."""
+        """Neither QEMU nor the guest gives memory back by itself."""
         with FreehintVM("none") as vm:
             before = vm.settle()
-            result = self.run_memhog(vm)
-            back = vm.wait_rss_below(before + MEMHOG_BYTES // 2, timeout=5)
+            ended = run_memhog(vm, MUCH)
+            back = vm.wait_rss_below(before + MUCH // 2, timeout=5)
             self.assertIsNone(back, "memory came back with no device")
-            self.assertGreater(vm.memory.at(result.ended).rss, MEMHOG_BYTES)
+            self.assertGreater(vm.memory.at(ended).rss, MUCH)
 
     def test_balloon_reporting_works_too(self) -> None:
         """Balloon reporting in the same guest, so comparisons with it are fair."""
         with FreehintVM("balloon") as vm:
             before = vm.settle(quiet=5)
-            self.run_memhog(vm)
-            back = vm.wait_rss_below(before + MEMHOG_BYTES // 2, timeout=60)
+            run_memhog(vm, MUCH)
+            back = vm.wait_rss_below(before + MUCH // 2, timeout=60)
             self.assertIsNotNone(back, "balloon reporting gives nothing back")
 
 
