@@ -66,7 +66,7 @@ class SmokeTest(unittest.TestCase):
             self.assertGreater(lags.of(arm=arm).median("returned") or 0, least, arm)
         self.assertLess(abs(lags.of(arm="off").median("returned") or 0), 16 * MIB)
         self.assertEqual(lags.of(arm="off").median("discard_calls"), 0)
-        churned = Samples(results.samples).of("churn", arm="freehint")
+        churned = Samples(results.samples).of("churn", arm="freehint-drop")
         self.assertGreater(churned.median("refaulted") or 0, 128 * MIB)
         self.assertIn("## Churn", report.text_of(results))
 
