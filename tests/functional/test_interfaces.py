@@ -52,6 +52,22 @@ class InterfacesTest(unittest.TestCase):
         writable = self.vm.check(f"find {SYSFS}/ -type f -perm -200").split()
         self.assertEqual([path.split("/")[-1] for path in writable], ["allowed"])
 
+    def test_values(self) -> None:
+        """Figures are figures; the device's words are those that its operator knows."""
+        read = f"cd {SYSFS} && for name in *; do echo $name $(cat $name); done"
+        values = dict(line.split() for line in self.vm.check(read).splitlines())
+        words = {
+            **{"allowed": "1", "status": "active", "engine": "mm"},
+            **{"device_state": "active", "device_reason": "none"},
+        }
+        self.assertEqual({name: values.pop(name) for name in words}, words)
+        self.assertEqual({n: v for n, v in values.items() if not v.isdigit()}, {})
+
+    def test_what_is_not_allowed_or_forbidden(self) -> None:
+        """What the driver does not understand changes nothing."""
+        self.assertNotEqual(self.vm.run(f"echo perhaps >{SYSFS}/allowed").status, 0)
+        self.assertEqual(self.vm.check(f"cat {SYSFS}/allowed {SYSFS}/status"), "1\nactive")
+
     def test_parameters(self) -> None:
         found = set(self.vm.check(f"ls {PARAMETERS}").split())
         self.assertEqual(
@@ -68,6 +84,22 @@ class InterfacesTest(unittest.TestCase):
         self.assertEqual(self.vm.flush()["result"], "done")
         seen = self.vm.check(f"grep -o ': freehint_[a-z]*:' {TRACING}/trace | sort -u")
         self.assertEqual({f"freehint_{name}" for name in names}, set(re.findall(r"\w+", seen)))
+
+    def test_lists_are_left_alone_on_request(self) -> None:
+        """Those for single CPUs, which a burst of small pages fills."""
+        drain = f"{PARAMETERS}/drain"
+
+        def drains() -> int:
+            before = self.vm.figure("pcp_drains")
+            self.vm.check("memhog 192m")
+            GuestDriver(self.vm).settle()
+            return self.vm.figure("pcp_drains") - before
+
+        self.assertNotEqual(self.vm.run(f"echo perhaps >{drain}").status, 0)
+        self.assertGreater(drains(), 0)
+        self.vm.check(f"echo N >{drain}")
+        self.assertEqual(drains(), 0)
+        self.vm.check(f"echo Y >{drain}")
 
     # -- for how long memory rests --
 

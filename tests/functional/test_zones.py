@@ -257,6 +257,35 @@ class ZonesTest(unittest.TestCase):
                 self.assertGreater(free[zone], 64, zone)
                 self.assertGreater(took[zone], free[zone] * 3 // 4, (zone, took, free))
 
+    def test_a_zone_whose_only_memory_does_not_go_offline(self) -> None:
+        """Its memory is hinted again when the kernel has given up."""
+        zone = "0 Movable"
+        with FreehintVM(
+            memory_mib=512 + SECTION_PAGES * PAGE // MIB,
+            cpus=2,
+            extra_args=("-machine", "max-ram-below-4g=512M"),
+            append=f"movablecore={SECTION_PAGES * PAGE // MIB}M",
+        ) as vm:
+            self.assertEqual(zone_fields(vm)[zone]["present"], SECTION_PAGES)
+            GuestDriver(vm).settle()
+            pin = vm.start("pin")
+            vm.wait_output(pin, "pinned")
+            # The kernel goes on until a signal comes.
+            block = f"memory{zones(vm)[zone].start // SECTION_PAGES}"
+            state = f"/sys/devices/system/memory/{block}/state"
+            went = vm.run(f"timeout 3 sh -c 'echo offline >{state}'")
+            self.assertNotEqual(went.status, 0)
+            self.assertEqual(vm.check(f"cat {state}"), "online")
+            with HintedBlocks(vm) as hinted:
+                self.use_most(vm)
+                GuestDriver(vm).settle()
+            took, free = totals(hinted.zones(zones(vm))), free_granules(vm)
+            self.assertGreater(took[zone], LEAST_BACK * free[zone], (took, free))
+            self.assertGreater(free[zone], 16)
+            self.assertEqual(GuestDriver(vm).violations(), 0)
+            vm.check("killall pin")
+            vm.finish(pin)
+
     def start_two_nodes(self, granule: int = 2 * MIB) -> FreehintVM:
         """Two nodes; all memory of the second one is in DIMMs. The device can be unplugged."""
         return FreehintVM(

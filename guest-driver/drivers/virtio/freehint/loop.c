@@ -289,11 +289,8 @@ static bool vfh_follow_wishes(struct vfh *fh, unsigned long wishes)
  * Hints.
  */
 
-/**
- * vfh_may_send - may hints be sent now, or did the device ask for a pause
- * @fh: the device
- */
-bool vfh_may_send(const struct vfh *fh)
+/* May hints be sent now, or did the device ask for a pause? */
+static bool vfh_may_send(const struct vfh *fh)
 {
 	return time_after_eq(fh->now, fh->pause_end);
 }

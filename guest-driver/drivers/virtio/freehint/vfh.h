@@ -464,7 +464,6 @@ void vfh_wake_up(struct vfh *fh);
 void vfh_pass(struct vfh *fh, unsigned long now);
 int vfh_thread(void *data);
 void vfh_start_round(struct vfh *fh, unsigned int flags);
-bool vfh_may_send(const struct vfh *fh);
 void vfh_hint_done(struct vfh *fh, struct vfh_msg *msg);
 
 /* recover.c */

@@ -790,6 +790,9 @@ static void test_start_fails(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_NOT_READY);
 	fake->start_error = 0;
 	KUNIT_EXPECT_FALSE(test, time_after(fake->fh.next, fake->now + 5 * HZ));
+	/* And not before, whatever the device says. */
+	config_changes();
+	KUNIT_EXPECT_FALSE(test, fake->started);
 	pass(5 * HZ);
 	KUNIT_EXPECT_TRUE(test, fake->started);
 	KUNIT_EXPECT_EQ(test, fake->status, VIRTIO_FREEHINT_DRIVER_ACTIVE);
