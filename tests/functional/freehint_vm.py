@@ -212,6 +212,8 @@ class GuestAgent:
             entry.lines.append(rest)
             return
         status, now = rest.split()
+        # It may be the first message from a guest that has moved.
+        self._note_time(int(now))
         entry.result = Finished(
             command=entry.text,
             status=int(status),
