@@ -141,7 +141,8 @@ def draw_day(path: Path, title: str, what: str, samples: Samples) -> str:
     caption = f"{title}: {what} (line), in use (dark) and page cache (light), MiB"
     script = [f"set multiplot layout {len(shown)},1 title '{caption}'"]
     script += ["unset key", "set style fill solid", f"set xrange [0:{end}]"]
-    script += [f"set yrange [0:{most * 1.05:.0f}]", "set tmargin 2", "set bmargin 3"]
+    script += [f"set yrange [0:{most * 1.05:.0f}]", "set ytics 200", "set format x ''"]
+    script += ["set tmargin 2", "set bmargin 1.5"]
     for sample in shown:
         arm, series = sample["arm"], sample["series"]
         use = [(when, size) for when, size in series["use_mib"] if when >= 0]
@@ -150,14 +151,15 @@ def draw_day(path: Path, title: str, what: str, samples: Samples) -> str:
             for when, size in series["cache_mib"]
             if when >= 0
         ]
-        script += [block("kept", series["kept_mib"]), block("use", use), block("both", both)]
+        script += [block("kept", series["kept_mib"])]
+        script += [block("use", use), block("both", both)]
         if sample is shown[-1]:
-            script.append(MEMORY)
+            script += ["set format x", "set bmargin 3", MEMORY]
         script += [
             f"set title '{BY_NAME[arm].title}' offset 0,-0.7",
-            "plot $both using 1:2 with fillsteps lc rgb '#cccccc', "
-            "$use using 1:2 with fillsteps lc rgb '#888888', "
-            f"$kept using 1:2 with steps lw 2 lc rgb '{COLOURS[arm]}'",
+            "plot $both using 1:2 with filledcurves y1=0 lc rgb '#cccccc', "
+            "$use using 1:2 with filledcurves y1=0 lc rgb '#888888', "
+            f"$kept using 1:2 with lines lw 2 lc rgb '{COLOURS[arm]}'",
         ]
     return draw(path, title, what, [*script, "unset multiplot"], 150 * len(shown))
 
@@ -204,7 +206,7 @@ def draw_all(samples: Samples, folder: Path) -> list[str]:
         (draw_bands, "lag", "1 GiB freed at 0 s", QEMU, lag),
         (draw_beside_use, "footprint", "1.5 GiB used and freed, 5 s idle", QEMU, footprint),
         (draw_curves, "compiling", "Compiling Lua, then cleaning up", "guest RAM", compiling),
-        (draw_day, "day", "A day in a guest\\47s life", "host memory", day),
+        (draw_day, "day", "A day of real programs", "host memory", day),
         (draw_fit, "fit", FIT, "guests", fit),
     )
     return [

@@ -34,9 +34,12 @@ def disk() -> tuple[str, ...]:
 
 
 def inside(command: str) -> str:
-    """A command of the guest for a shell command of the system on the disk."""
+    """A command of the guest for a shell command of the system on the disk.
+
+    With a path, as busybox takes a name for one of its own programs.
+    """
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
-    return f"{path} chroot {ROOT} sh -c '{command}'"
+    return f"{path} chroot {ROOT} /bin/sh -c '{command}'"
 
 
 def check(vm: BenchGuest, command: str) -> Finished:
@@ -48,5 +51,6 @@ def check(vm: BenchGuest, command: str) -> Finished:
 
 def versions(*names: str) -> str:
     """What the packages of the image are, for the report."""
-    installed = dict(line.split("\t") for line in PACKAGES.read_text().splitlines())
+    lines = PACKAGES.read_text().replace(":amd64", "").splitlines()
+    installed = dict(line.split("\t") for line in lines)
     return ", ".join(f"{name} {installed[name]}" for name in names)

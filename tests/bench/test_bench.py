@@ -218,6 +218,7 @@ class DayTest(unittest.TestCase):
         self.assertEqual(use.cache, 30 + 5 - 3 - 2 - 1)
         self.assertEqual(use.used, 10 + 3 + 6 + 1 + 1 + 2 + 2 + 1 + (120 - 100))
         self.assertEqual(use.small, 40 - 32)
+        self.assertEqual(use.other, 100 - 40 - use.cache - (use.used - 20))
 
     def test_what_is_beyond_use(self) -> None:
         """Each size is the last one that was taken, as they come at different times."""
@@ -227,6 +228,7 @@ class DayTest(unittest.TestCase):
             used=[(1, 50), (3, 60)],
             cache=[(1, 20), (3, 5)],
             small=[(1, 7)],
+            other=[(1, 3)],
         )
         self.assertEqual([day.excess(when) for when in (2, 3, 5)], [30, 35, 25])
         self.assertEqual(day.sizes("end", 5)["end_small"], 7)

@@ -28,6 +28,7 @@ WATCH_MS = 500
 # Longer than any day.
 WATCH_S = 3600
 IDLE = 10.0
+PLOT_STEP = 2.0
 
 # With stacks that are mapped, VmallocUsed has those of the kernel, too.
 IN_USE = (
@@ -41,8 +42,8 @@ AS_POSTGRES = "setpriv --reuid=postgres --regid=postgres --clear-groups"
 DATABASE = "/tmp/database"
 OPTIONS = "-c unix_socket_directories=/tmp -c listen_addresses="
 PORT = 8080
-DOCUMENTS = 2000
-REQUESTS = 3000
+DOCUMENTS = 1000
+REQUESTS = 1500
 GIT = "git -c user.name=day -c user.email=day@localhost -c gc.auto=0"
 
 
@@ -78,7 +79,7 @@ STEPS = (
             f"initdb -D {DATABASE}",
             f'pg_ctl -D {DATABASE} -l {DATABASE}.log -o "{OPTIONS}" -w start',
             "pgbench -h /tmp -i -q -s 3 postgres",
-            f"pgbench -h /tmp -c 4 -j {VCPUS} -t 250 postgres",
+            f"pgbench -h /tmp -c 4 -j {VCPUS} -t 100 postgres",
         ),
     ),
     Step("stopped", "PostgreSQL stopped", as_postgres(f"pg_ctl -D {DATABASE} -m fast -w stop")),
@@ -159,12 +160,14 @@ class Use:
     """The guest's memory at a moment, by what it is for.
 
     `used` has the kernel's own image and its map of all pages, which the page allocator
-    never had.
+    never had. `small` is free, but not in blocks of 2 MiB; `other` is what nothing tells,
+    for instance pages that lie free on the lists of a CPU.
     """
 
     used: int
     cache: int
     small: int
+    other: int
 
     @staticmethod
     def parse(words: list[str], ram: int) -> "Use":
@@ -173,8 +176,10 @@ class Use:
         found = dict(zip(words[1::2], map(int, words[2::2])))
         dirty = found["Dirty"] + found["Writeback"]
         cache = found["Cached"] + found["Buffers"] - found["Shmem"] - dirty
-        used = sum(found[name] for name in IN_USE) + ram - found["MemTotal"]
-        return Use(used, max(cache, 0), found["MemFree"] - blocks)
+        named = sum(found[name] for name in IN_USE)
+        other = found["MemTotal"] - found["MemFree"] - cache - named
+        used = named + ram - found["MemTotal"]
+        return Use(used, max(cache, 0), found["MemFree"] - blocks, other)
 
 
 @dataclasses.dataclass
@@ -186,6 +191,7 @@ class Day:
     used: Curve
     cache: Curve
     small: Curve
+    other: Curve
 
     def excess(self, when: float) -> int:
         """Host memory beyond what is in use, page cache aside."""
@@ -204,6 +210,7 @@ class Day:
             f"{name}_use": at(self.used, when),
             f"{name}_cache": at(self.cache, when),
             f"{name}_small": at(self.small, when),
+            f"{name}_other": at(self.other, when),
             f"{name}_excess": self.excess(when),
         }
 
@@ -236,9 +243,9 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
             guest="\n    ".join(guest_commands(upkeep)),
             qemu=vm.command(),
             series={
-                "kept_mib": thin(day.host, begin, 1),
-                "use_mib": thin(day.used, begin, 1),
-                "cache_mib": thin(day.cache, begin, 1),
+                "kept_mib": thin(day.host, begin, PLOT_STEP),
+                "use_mib": thin(day.used, begin, PLOT_STEP),
+                "cache_mib": thin(day.cache, begin, PLOT_STEP),
                 "ends_s": [round(when - begin, 1) for when in (ends | later).values()],
             },
         )
@@ -290,9 +297,10 @@ def observed(vm: BenchGuest, lines: list[str], begin: float) -> Day:
     return Day(
         host,
         seen,
-        [(when, use.used) for when, use in uses],
-        [(when, use.cache) for when, use in uses],
-        [(when, use.small) for when, use in uses],
+        used=[(when, use.used) for when, use in uses],
+        cache=[(when, use.cache) for when, use in uses],
+        small=[(when, use.small) for when, use in uses],
+        other=[(when, use.other) for when, use in uses],
     )
 
 

@@ -40,6 +40,7 @@ LEFT = (
     ("cache", "page cache, MiB"),
     ("excess", "host memory beyond both, MiB"),
     ("small", "free in small pieces, MiB"),
+    ("other", "in use for nothing that is told, MiB"),
 )
 IN_MIB = number(0, MIB)
 Row = tuple[str, Callable[[Samples], str]]
