@@ -21,6 +21,7 @@ FIT = "Guests of 1 GiB in 2600 MiB before anything is swapped out"
 MEMORY = "set xlabel 'seconds'"
 # Seconds between the points of a band.
 STEP = 0.02
+MOST_POINTS = 300
 COLOURS = {
     "off": "#888888",
     "balloon": "#d55e00",
@@ -133,6 +134,11 @@ def draw_beside_use(path: Path, title: str, what: str, samples: Samples) -> str:
     return draw(path, title, what, [*script, "unset multiplot"], 150 * len(shown))
 
 
+def few(points: Points) -> Points:
+    """As many points as a picture can show: a day on a busy host has more."""
+    return points[:: len(points) // MOST_POINTS + 1]
+
+
 def draw_day(path: Path, title: str, what: str, samples: Samples) -> str:
     """Memory over time on top of what it is for: a panel for each arm's first sample."""
     shown = one_each(samples)
@@ -145,13 +151,13 @@ def draw_day(path: Path, title: str, what: str, samples: Samples) -> str:
     script += ["set tmargin 2", "set bmargin 1.5"]
     for sample in shown:
         arm, series = sample["arm"], sample["series"]
-        use = [(when, size) for when, size in series["use_mib"] if when >= 0]
+        use = [(when, size) for when, size in few(series["use_mib"]) if when >= 0]
         both = [
             (when, size + step(series["use_mib"], when))
-            for when, size in series["cache_mib"]
+            for when, size in few(series["cache_mib"])
             if when >= 0
         ]
-        script += [block("kept", series["kept_mib"])]
+        script += [block("kept", few(series["kept_mib"]))]
         script += [block("use", use), block("both", both)]
         if sample is shown[-1]:
             script += ["set format x", "set bmargin 3", MEMORY]
