@@ -56,6 +56,12 @@ ARMS = [
         "balloon",
         append=f"{DELAY_PARAMETER}=100",
     ),
+    Arm(
+        "balloon-0ms",
+        "balloon reporting, no delay",
+        "balloon",
+        append=f"{DELAY_PARAMETER}=0",
+    ),
     Arm("freehint", "freehint", "freehint"),
     Arm("freehint-20ms", "freehint, 20 ms", "freehint", device_options=("min-age-ms=20",)),
     Arm("freehint-drop", "freehint, drop", "freehint", device_options=("discard=drop",)),

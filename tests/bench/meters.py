@@ -24,15 +24,20 @@ def smaps_rollup(pid: int) -> dict[str, int]:
     return {name: int(kib) * KIB for name, kib in found}
 
 
-def resident_ram(pid: int, size: int) -> int:
-    """Resident bytes of the guest's RAM, which are the mappings of that size."""
-    found, length = 0, 0
+def resident_ram(pid: int, size: int) -> tuple[int, int]:
+    """Resident bytes of the guest's RAM, and how many of them the host may take.
+
+    The guest's RAM are the mappings of that size.
+    """
+    found, length = {"Rss": 0, "LazyFree": 0}, 0
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             length = int(match[2], 16) - int(match[1], 16)
-        elif line.startswith("Rss:") and length >= size:
-            found += int(line.split()[1]) * KIB
-    return found
+            continue
+        name, _, rest = line.partition(":")
+        if name in found and length >= size:
+            found[name] += int(rest.split()[0]) * KIB
+    return found["Rss"], found["LazyFree"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class ResidentWatch:
             pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
             return Resident(now, pages * PAGE)
         if self._kind == "ram":
-            return Resident(now, resident_ram(self._pid, self._ram))
+            return Resident(now, *resident_ram(self._pid, self._ram))
         fields = smaps_rollup(self._pid)
         if self._kind == "hugetlb":
             return Resident(now, fields["Shared_Hugetlb"] + fields["Private_Hugetlb"])

@@ -21,10 +21,12 @@ FIT = "Guests of 1 GiB in 2600 MiB before anything is swapped out"
 MEMORY = "set xlabel 'seconds'"
 # Seconds between the points of a band.
 STEP = 0.02
+MOST_POINTS = 300
 COLOURS = {
     "off": "#888888",
     "balloon": "#d55e00",
     "balloon-100ms": "#e69f00",
+    "balloon-0ms": "#cc79a7",
     "freehint": "#0072b2",
     "freehint-drop": "#56b4e9",
     "freehint-lazy": "#009e73",
@@ -132,6 +134,42 @@ def draw_beside_use(path: Path, title: str, what: str, samples: Samples) -> str:
     return draw(path, title, what, [*script, "unset multiplot"], 150 * len(shown))
 
 
+def few(points: Points) -> Points:
+    """As many points as a picture can show: a day on a busy host has more."""
+    return points[:: len(points) // MOST_POINTS + 1]
+
+
+def draw_day(path: Path, title: str, what: str, samples: Samples) -> str:
+    """Memory over time on top of what it is for: a panel for each arm's first sample."""
+    shown = one_each(samples)
+    end = max(sample["series"]["kept_mib"][-1][0] for sample in shown)
+    most = max(size for sample in shown for _, size in sample["series"]["kept_mib"])
+    caption = f"{title}: {what} (line), in use (dark) and page cache (light), MiB"
+    script = [f"set multiplot layout {len(shown)},1 title '{caption}'"]
+    script += ["unset key", "set style fill solid", f"set xrange [0:{end}]"]
+    script += [f"set yrange [0:{most * 1.05:.0f}]", "set ytics 200", "set format x ''"]
+    script += ["set tmargin 2", "set bmargin 1.5"]
+    for sample in shown:
+        arm, series = sample["arm"], sample["series"]
+        use = [(when, size) for when, size in few(series["use_mib"]) if when >= 0]
+        both = [
+            (when, size + step(series["use_mib"], when))
+            for when, size in few(series["cache_mib"])
+            if when >= 0
+        ]
+        script += [block("kept", few(series["kept_mib"]))]
+        script += [block("use", use), block("both", both)]
+        if sample is shown[-1]:
+            script += ["set format x", "set bmargin 3", MEMORY]
+        script += [
+            f"set title '{BY_NAME[arm].title}' offset 0,-0.7",
+            "plot $both using 1:2 with filledcurves y1=0 lc rgb '#cccccc', "
+            "$use using 1:2 with filledcurves y1=0 lc rgb '#888888', "
+            f"$kept using 1:2 with lines lw 2 lc rgb '{COLOURS[arm]}'",
+        ]
+    return draw(path, title, what, [*script, "unset multiplot"], 150 * len(shown))
+
+
 def draw_fit(path: Path, title: str, what: str, samples: Samples) -> str:
     """How many guests fit: each arm's median, with its least and its most."""
     arms = [arm for arm in samples.arms() if arm.name in COLOURS]
@@ -168,11 +206,13 @@ def draw_all(samples: Samples, folder: Path) -> list[str]:
     lag = samples.of("lag", mib=1024, huge=True)
     footprint = samples.of("footprint", idle_s=5)
     compiling = samples.of("compiling")
+    day = samples.of("day", upkeep="none")
     fit = samples.of("overcommit", kind="fit")
     plots = (
         (draw_bands, "lag", "1 GiB freed at 0 s", QEMU, lag),
         (draw_beside_use, "footprint", "1.5 GiB used and freed, 5 s idle", QEMU, footprint),
         (draw_curves, "compiling", "Compiling Lua, then cleaning up", "guest RAM", compiling),
+        (draw_day, "day", "A day of real programs", "host memory", day),
         (draw_fit, "fit", FIT, "guests", fit),
     )
     return [

@@ -42,6 +42,8 @@ TELLS = {
     "off-again": "the same once more: the noise floor",
     "balloon": "`virtio-balloon-pci,free-page-reporting=on`, as shipped: 2 s delay",
     "balloon-100ms": "the same at a delay of 100 ms, by a patch of the bench's kernel",
+    "balloon-0ms": "the same without a delay, as Linux 7.3 allows with"
+    " `page_reporting.page_reporting_delay_ms=0`",
     "freehint": "`virtio-freehint-pci`, as shipped",
     "freehint-20ms": "the same with `min-age-ms=20`: memory rests for 20 ms, not 100 ms",
     "freehint-drop": "the same with `discard=drop`: nothing is left to the host for a while",

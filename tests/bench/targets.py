@@ -205,6 +205,23 @@ def compiling(samples: Samples) -> Iterator[Verdict]:
             yield from compare(title, "Lua", *sizes, within(1.02), 1)
 
 
+def day(samples: Samples) -> Iterator[Verdict]:
+    """Against what the guest has in use, so a reporter has to meet them by itself."""
+    share = "a day, host memory per in use: at most 1.15"
+    left = "a day, MiB beyond use and page cache: at most 64"
+    for key, title, case, limit, unit, digits in (
+        ("host_per_use", share, "with page cache", 1.15, 1, 2),
+        ("host_per_use_aside", share, "page cache aside", 1.15, 1, 2),
+        ("cleaned_excess", left, "at its end", 64, MIB, 0),
+        ("dropped_excess", left, "page cache dropped", 64, MIB, 0),
+    ):
+        parts = (samples.of(arm=a, upkeep="none") for a in ("balloon", "freehint"))
+        theirs, ours = (part.median(key) for part in parts)
+        if theirs is not None and ours is not None:
+            peer, mine = (f"{value / unit:,.{digits}f}" for value in (theirs, ours))
+            yield Verdict(title, case, peer, mine, "–", ours / unit <= limit)
+
+
 TARGETS: dict[str, list[Callable[[Samples], Iterator[Verdict]]]] = {
     "lag": [lag, price],
     "footprint": [footprint],
@@ -213,6 +230,7 @@ TARGETS: dict[str, list[Callable[[Samples], Iterator[Verdict]]]] = {
     "tails": [tails],
     "overcommit": [overcommit],
     "compiling": [compiling],
+    "day": [day],
 }
 
 

@@ -10,8 +10,10 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+import curves
 import report
 from meters import TraceLog
+from metrics.day import Day, Use
 from plots import band, draw_all
 from results import Results, ResultsError, changes, load, load_all
 from samples import Samples
@@ -45,6 +47,20 @@ def lag_sample(arm: str, t90: float | None, calls: int) -> dict[str, Any]:
         "series": {"kept_mib": [[0, 1100], [1, 100]]},
         "guest": "toucher -m 1024 -t",
         "qemu": "qemu-system-x86_64",
+    }
+
+
+def day_sample(arm: str, share: float, excess_mib: int) -> dict[str, Any]:
+    """A day in which 1 GiB min were in use, and as much was page cache."""
+    values = {"host_gib_min": share, "seen_gib_min": share, "use_gib_min": 1.0}
+    values |= {"cache_gib_min": 1.0, "host_per_use": share, "host_per_use_aside": share - 1}
+    values |= {"day_s": 200.0, "cleaned_excess": excess_mib * MIB, "dropped_excess": 1}
+    series = {"kept_mib": [[0, 300], [9, 200]], "use_mib": [[-1, 90], [8, 90]]}
+    return lag_sample(arm, None, 0) | {
+        "metric": "day",
+        "params": {"upkeep": "none"},
+        "values": values,
+        "series": series | {"cache_mib": [[-1, 50], [1, 60], [8, 10]]},
     }
 
 
@@ -110,12 +126,23 @@ class ReportTest(unittest.TestCase):
         missed = [v.ours for v in verdicts(samples) if not v.met]
         self.assertEqual(missed, ["never"])
 
+    def test_a_day_is_held_against_what_is_in_use(self) -> None:
+        results = self.results()
+        results.samples = [day_sample("balloon", 2.3, 90), day_sample("freehint", 2.14, 65)]
+        found = [(v.case, v.ours, v.met) for v in verdicts(Samples(results.samples))]
+        wanted = [("with page cache", "2.14", False), ("page cache aside", "1.14", True)]
+        wanted += [("at its end", "65", False), ("page cache dropped", "0", True)]
+        self.assertEqual(found, wanted)
+        self.assertIn("| host memory per in use | 2.30 | 2.14 |", report.text_of(results))
+
     @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
     def test_plots_are_drawn(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            drawn = draw_all(Samples(self.results().samples), Path(folder))
-            self.assertEqual(drawn, ["lag.svg"])
-            self.assertIn("</svg>", (Path(folder) / "lag.svg").read_text())
+            samples = [*self.results().samples, day_sample("freehint", 2.1, 65)]
+            drawn = draw_all(Samples(samples), Path(folder))
+            self.assertEqual(drawn, ["lag.svg", "day.svg"])
+            for name in drawn:
+                self.assertIn("</svg>", (Path(folder) / name).read_text())
 
     @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
     def test_each_published_plot_can_be_drawn_again(self) -> None:
@@ -160,6 +187,51 @@ class ReportTest(unittest.TestCase):
         table = [line for line in changes(results) if "| t90 |" in line]
         self.assertEqual(len(table), 1)
         self.assertIn("| freehint | t90 | 5 (5 to 5) | 2 (1 to 3) |", table[0])
+
+
+class CurveTest(unittest.TestCase):
+    """A size stays as it is until its next point."""
+
+    CURVE = [(1.0, 4 * MIB), (3.0, 8 * MIB), (4.0, 0)]
+
+    def test_at(self) -> None:
+        found = [curves.at(self.CURVE, when) for when in (0.0, 1.0, 2.9, 3.0, 9.0)]
+        self.assertEqual(found, [4 * MIB, 4 * MIB, 4 * MIB, 8 * MIB, 0])
+
+    def test_area(self) -> None:
+        self.assertEqual(curves.area(self.CURVE, 1, 9), 16 * MIB)
+        self.assertEqual(curves.area(self.CURVE, 2, 3.5), 8 * MIB)
+        self.assertEqual(curves.area(self.CURVE, 1.5, 2), 2 * MIB)
+
+    def test_thin(self) -> None:
+        self.assertEqual(curves.thin(self.CURVE, 1, 2.5), [(0.0, 4.0), (3.0, 0.0)])
+
+
+class DayTest(unittest.TestCase):
+    def test_what_is_in_use(self) -> None:
+        """What waits to be written is in use; shared memory is no page cache."""
+        fields = {"MemTotal": 100, "MemFree": 40, "Cached": 30, "Buffers": 5, "Shmem": 3}
+        fields |= {"Dirty": 2, "Writeback": 1, "AnonPages": 10, "Slab": 6, "PageTables": 1}
+        fields |= {"SecPageTables": 0, "Percpu": 1, "VmallocUsed": 2, "KernelStack": 1}
+        words = ["32"] + [str(word) for field in fields.items() for word in field]
+        use = Use.parse(words, 120)
+        self.assertEqual(use.cache, 30 + 5 - 3 - 2 - 1)
+        self.assertEqual(use.used, 10 + 3 + 6 + 1 + 1 + 2 + 2 + 1 + (120 - 100))
+        self.assertEqual(use.small, 40 - 32)
+        self.assertEqual(use.other, 100 - 40 - use.cache - (use.used - 20))
+
+    def test_what_is_beyond_use(self) -> None:
+        """Each size is the last one that was taken, as they come at different times."""
+        day = Day(
+            host=[(0, 100), (4, 90)],
+            seen=[(0, 100), (4, 95)],
+            used=[(1, 50), (3, 60)],
+            cache=[(1, 20), (3, 5)],
+            small=[(1, 7)],
+            other=[(1, 3)],
+        )
+        self.assertEqual([day.excess(when) for when in (2, 3, 5)], [30, 35, 25])
+        self.assertEqual(day.sizes("end", 5)["end_small"], 7)
 
 
 class MeterTest(unittest.TestCase):

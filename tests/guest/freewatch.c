@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Prints how much of the free memory is in blocks that a hint can name, again and
- * again; or in how many pieces the free memory is.
+ * again, and what all other memory is used for; or in how many pieces the free
+ * memory is.
  *
  * usage: freewatch INTERVAL_MS SECONDS
+ *	  freewatch use INTERVAL_MS SECONDS
  *	  freewatch runs
  *
  * The first form prints a line each INTERVAL_MS for SECONDS,
@@ -12,6 +14,10 @@
  *
  * from CLOCK_MONOTONIC, MemFree and /proc/buddyinfo: BLOCK_BYTES are in blocks of
  * 2 MiB or more. The second form prints
+ *
+ *	use NOW_MS BLOCK_BYTES NAME BYTES...
+ *
+ * with all that /proc/meminfo tells. The third form prints
  *
  *	runs NR GRANULES
  *
@@ -88,7 +94,33 @@ static uint64_t block_bytes(void)
 	return bytes;
 }
 
-static void watch(long interval_ms, long seconds)
+static void print_free(void)
+{
+	printf("free %llu %llu %llu\n", (unsigned long long)now_ms(),
+	       (unsigned long long)free_bytes(),
+	       (unsigned long long)block_bytes());
+}
+
+/* Some fields are numbers of huge pages, not sizes. */
+static void print_use(void)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	unsigned long long kib;
+	char line[128], name[64];
+
+	if (!file)
+		err(1, "/proc/meminfo");
+	printf("use %llu %llu", (unsigned long long)now_ms(),
+	       (unsigned long long)block_bytes());
+	while (fgets(line, sizeof(line), file))
+		if (strstr(line, " kB\n") &&
+		    sscanf(line, "%63[^:]: %llu", name, &kib) == 2)
+			printf(" %s %llu", name, kib * 1024);
+	printf("\n");
+	fclose(file);
+}
+
+static void watch(void (*print)(void), long interval_ms, long seconds)
 {
 	struct timespec interval = {
 		.tv_sec = interval_ms / 1000,
@@ -98,9 +130,7 @@ static void watch(long interval_ms, long seconds)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (now_ms() < end) {
-		printf("free %llu %llu %llu\n", (unsigned long long)now_ms(),
-		       (unsigned long long)free_bytes(),
-		       (unsigned long long)block_bytes());
+		print();
 		nanosleep(&interval, NULL);
 	}
 }
@@ -137,8 +167,11 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "runs"))
 		count_runs();
 	else if (argc == 3 && atol(argv[1]) > 0 && atol(argv[2]) > 0)
-		watch(atol(argv[1]), atol(argv[2]));
+		watch(print_free, atol(argv[1]), atol(argv[2]));
+	else if (argc == 4 && !strcmp(argv[1], "use") && atol(argv[2]) > 0 &&
+		 atol(argv[3]) > 0)
+		watch(print_use, atol(argv[2]), atol(argv[3]));
 	else
-		errx(2, "usage: freewatch INTERVAL_MS SECONDS | freewatch runs");
+		errx(2, "usage: freewatch [use] INTERVAL_MS SECONDS | freewatch runs");
 	return 0;
 }

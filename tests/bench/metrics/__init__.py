@@ -3,7 +3,7 @@
 
 from plan import Metric
 
-from . import churn, compiling, cost, footprint, hugepages, lag, overcommit, scale, tails
+from . import churn, compiling, cost, day, footprint, hugepages, lag, overcommit, scale, tails
 
 METRICS: list[Metric] = [
     lag.METRIC,
@@ -14,6 +14,7 @@ METRICS: list[Metric] = [
     tails.METRIC,
     overcommit.METRIC,
     compiling.METRIC,
+    day.METRIC,
     scale.METRIC,
 ]
 BY_NAME = {metric.name: metric for metric in METRICS}

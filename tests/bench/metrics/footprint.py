@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import toucher
 from arms import Arm, BenchGuest
+from curves import Curve, area, thin
 from freehint_vm import MIB
 from plan import Case, Metric, Outcome, Values
 
@@ -55,13 +56,13 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
             guest=command,
             qemu=vm.command(),
             series={
-                "kept_mib": thin(kept, begin),
-                "bound_mib": thin(limits, begin),
+                "kept_mib": thin(kept, begin, 0.25),
+                "bound_mib": thin(limits, begin, 0.25),
             },
         )
 
 
-def bound(vm: BenchGuest, output: str) -> list[tuple[float, int]]:
+def bound(vm: BenchGuest, output: str) -> Curve:
     """The guest's memory that is not free in blocks of 2 MiB or more."""
     points = []
     for line in output.splitlines():
@@ -71,22 +72,8 @@ def bound(vm: BenchGuest, output: str) -> list[tuple[float, int]]:
     return points
 
 
-def mean(points: list[tuple[float, int]], begin: float, end: float) -> float:
-    """The mean over time of a size that is constant between its points."""
-    inside = [(max(when, begin), size) for when, size in points if when <= end]
-    times = [when for when, _ in inside] + [end]
-    area = sum((b - a) * s for (a, s), b in zip(inside, times[1:]))
-    return area / (end - times[0])
-
-
-def thin(
-    points: list[tuple[float, int]], begin: float
-) -> list[tuple[float, float]]:
-    kept: list[tuple[float, float]] = []
-    for when, size in points:
-        if not kept or when - begin >= kept[-1][0] + 0.25:
-            kept.append((round(when - begin, 2), round(size / MIB, 1)))
-    return kept
+def mean(curve: Curve, begin: float, end: float) -> float:
+    return area(curve, begin, end) / (end - begin)
 
 
 METRIC = Metric("footprint", "Footprint over time", cases, measure)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from samples import Samples
 
-from . import churn, compiling, cost, footprint, hugepages, lag, overcommit, scale, tails
+from . import churn, compiling, cost, day, footprint, hugepages, lag, overcommit, scale, tails
 
 # By metric: what to write of its samples.
 SECTIONS: dict[str, Callable[[Samples], list[str]]] = {
@@ -17,5 +17,6 @@ SECTIONS: dict[str, Callable[[Samples], list[str]]] = {
     "tails": tails.section,
     "overcommit": overcommit.section,
     "compiling": compiling.section,
+    "day": day.section,
     "scale": scale.section,
 }
