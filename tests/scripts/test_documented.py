@@ -165,6 +165,12 @@ class DocumentedTest(unittest.TestCase):
     def test_the_readme_is_short(self) -> None:
         self.assertLessEqual(len((PROJECT / "README.md").read_text().splitlines()), 120)
 
+    def test_the_readme_counts_the_targets_that_are_met(self) -> None:
+        report = (PROJECT / "docs" / "benchmarks.md").read_text()
+        counts = re.findall(r"(\d+ of \d+) are met", report)
+        self.assertEqual(len(counts), 1)
+        self.assertIn(f"{counts[0]} targets are met", (PROJECT / "README.md").read_text())
+
     def test_pictures_can_be_read_on_any_ground(self) -> None:
         """Each has a title, a white ground, and a page that shows it."""
         pages = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
