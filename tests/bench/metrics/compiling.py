@@ -10,11 +10,11 @@ too, in every arm.
 import time
 from collections.abc import Iterator
 
-import programs
+import program_disk
 from arms import Arm, BenchGuest
 from curves import area, at, thin
 from plan import Case, Metric, Outcome, Values
-from programs import check, inside
+from program_disk import check, inside
 
 MEMORY_MIB = 1536
 VCPUS = 2
@@ -37,10 +37,10 @@ def cases(scale: str) -> list[Case]:
 
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
     with BenchGuest(
-        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, ram_only=True, extra_args=programs.disk()
+        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, ram_only=True, extra_args=program_disk.disk()
     ) as vm:
         vm.rest()
-        check(vm, programs.MOUNT)
+        check(vm, program_disk.MOUNT)
         built = check(vm, BUILD_LUA)
         time.sleep(IDLE)
         cleaned = check(vm, CLEAN_LUA)
@@ -59,10 +59,10 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
                 "idled": at(kept, cleaned.started),
                 "end": vm.resident.now(),
             },
-            guest="; ".join((programs.MOUNT, BUILD_LUA, CLEAN_LUA, DROP)),
+            guest="; ".join((program_disk.MOUNT, BUILD_LUA, CLEAN_LUA, DROP)),
             qemu=vm.command(),
             series={"kept_mib": thin(kept, built.started, 0.5)},
         )
 
 
-METRIC = Metric("compiling", "Compiling a program", cases, measure, programs.unavailable)
+METRIC = Metric("compiling", "Compiling a program", cases, measure, program_disk.unavailable)

@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import programs
+import program_disk
 from arms import Arm, BenchGuest
 from curves import Curve, area, at, thin
 from freehint_vm import MIB
 from plan import Case, Metric, Outcome, Values
-from programs import check, inside
+from program_disk import check, inside
 
 MEMORY_MIB = 1536
 VCPUS = 2
@@ -226,10 +226,10 @@ class Day:
 def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
     upkeep = UPKEEP[params["upkeep"]]
     with BenchGuest(
-        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, ram_only=True, extra_args=programs.disk()
+        arm, memory_mib=MEMORY_MIB, cpus=VCPUS, ram_only=True, extra_args=program_disk.disk()
     ) as vm:
         vm.rest()
-        check(vm, programs.MOUNT)
+        check(vm, program_disk.MOUNT)
         check(vm, upkeep.first)
         watch = vm.start(f"freewatch use {WATCH_MS} {WATCH_S}")
         time.sleep(1)
@@ -260,7 +260,7 @@ def measure(arm: Arm, params: Values) -> Iterator[Outcome]:
 
 
 def guest_commands(upkeep: Upkeep) -> list[str]:
-    packages = programs.versions("gcc", "git", "libc6-dev", "nodejs", "postgresql")
+    packages = program_disk.versions("gcc", "git", "libc6-dev", "nodejs", "postgresql")
     steps = [step.command for step in STEPS]
     if upkeep.idle != ":":
         steps = [f"{step}; {upkeep.idle}" for step in steps]
@@ -268,7 +268,7 @@ def guest_commands(upkeep: Upkeep) -> list[str]:
         steps = [f"{step} # freehint-flush compact=true" for step in steps]
     first = [upkeep.first] if upkeep.first != ":" else []
     after = [step.command for step in AFTER]
-    return [f"# {packages}", programs.MOUNT, *first, *steps, *after]
+    return [f"# {packages}", program_disk.MOUNT, *first, *steps, *after]
 
 
 def run(
@@ -316,4 +316,4 @@ def observed(vm: BenchGuest, lines: list[str], begin: float) -> Day:
     )
 
 
-METRIC = Metric("day", "A day in a guest's life", cases, measure, programs.unavailable)
+METRIC = Metric("day", "A day in a guest's life", cases, measure, program_disk.unavailable)
