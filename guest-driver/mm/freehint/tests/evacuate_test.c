@@ -89,9 +89,10 @@ static void test_evacuate_moves_what_can_move(struct kunit *test)
 	unsigned long pfn = page_to_pfn(page);
 	struct freehint_sweep swept;
 
-	free_pages_but(page, 0);
-	/* There is room in the other one, which has a page that stays. */
+	/* There is room in this one, which has a page that stays. */
 	free_pages_but(other, 0);
+	/* And in the granule itself, which is the first to be used. */
+	free_pages_but(page, 0);
 	KUNIT_EXPECT_FALSE(test, is_free(pfn));
 
 	swept = sweep();
