@@ -81,6 +81,30 @@ static void expect_kept(struct kunit *test, struct file *file)
 	put_page(page);
 }
 
+/* Take what is free in small pieces, until the next page would be one of the granule. */
+static void use_up_pieces(struct kunit *test, unsigned long pfn, struct list_head *pieces)
+{
+	struct page *page;
+
+	for (;;) {
+		page = alloc_page(GFP_KERNEL | __GFP_MOVABLE | __GFP_NOWARN);
+		KUNIT_ASSERT_NOT_NULL(test, page);
+		if (page_to_pfn(page) >= pfn && page_to_pfn(page) < pfn + G)
+			break;
+		list_add(&page->lru, pieces);
+	}
+	__free_page(page);
+	drain_all_pages(NULL);
+}
+
+static void free_pieces(struct list_head *pieces)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, pieces, lru)
+		__free_page(page);
+}
+
 /* A page of a file goes elsewhere, with what is in it, and the granule is free. */
 static void test_evacuate_moves_what_can_move(struct kunit *test)
 {
@@ -88,11 +112,13 @@ static void test_evacuate_moves_what_can_move(struct kunit *test)
 	struct file *file = file_of(test, page);
 	unsigned long pfn = page_to_pfn(page);
 	struct freehint_sweep swept;
+	LIST_HEAD(pieces);
 
+	free_pages_but(page, 0);
+	/* The first page that the allocator would give is of the granule itself. */
+	use_up_pieces(test, pfn, &pieces);
 	/* There is room in this one, which has a page that stays. */
 	free_pages_but(other, 0);
-	/* And in the granule itself, which is the first to be used. */
-	free_pages_but(page, 0);
 	KUNIT_EXPECT_FALSE(test, is_free(pfn));
 
 	swept = sweep();
@@ -103,6 +129,7 @@ static void test_evacuate_moves_what_can_move(struct kunit *test)
 	/* It is to be hinted, like any memory that is freed. */
 	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_YOUNG);
 
+	free_pieces(&pieces);
 	fput(file);
 	__free_page(other);
 	settle(test);
