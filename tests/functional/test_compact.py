@@ -21,13 +21,16 @@ WHILE = 10
 
 
 class CompactTest(unittest.TestCase):
-    """One guest for all cases. Nobody asks it for figures while it has to be idle."""
+    """One guest for all cases. Nobody asks it for figures while it has to be idle.
+
+    Time is what the guest executes: on a busy host, it would find itself busy.
+    """
 
     vm: FreehintVM
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.vm = cls.enterClassContext(FreehintVM(cpus=2))
+        cls.vm = cls.enterClassContext(FreehintVM(cpus=2, icount=True))
 
     def setUp(self) -> None:
         self.vm.settle()
@@ -59,9 +62,10 @@ class CompactTest(unittest.TestCase):
         discarded = vm.query()["stats"]["discarded"]["bytes"] - discarded
         self.assertGreater(discarded, SIZE // 2)
         self.assertGreater(vm.figure("compact_gained_bytes") - gained, SIZE // 2)
-        # Each page that stayed had to move once, as a rule.
+        # Each page that stayed has to move, some more than once: to a granule that is
+        # emptied later.
         self.assertGreater(self.moved() - moved, SIZE // 64 // 2)
-        self.assertLess(self.moved() - moved, SIZE // 64 * 2)
+        self.assertLess(self.moved() - moved, SIZE // 64 * 4)
         uptime = float(vm.check("cat /proc/uptime").split()[0])
         self.assertLess(vm.figure("compact_us"), uptime * SHARE_US + SLICE_US)
 
