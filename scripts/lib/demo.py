@@ -89,7 +89,9 @@ class LiveView:
 
 def run_ours(reporter: str, accel: str) -> Outcome:
     print(f"\nBooting a guest of {MEMORY_MIB} MiB under {accel.upper()}, {TITLES[reporter]}")
-    with FreehintVM(reporter, memory_mib=MEMORY_MIB, accel=accel, qemu=QEMU) as vm:
+    with FreehintVM(
+        reporter, memory_mib=MEMORY_MIB, accel=accel, qemu=QEMU, compacts=True
+    ) as vm:
         # Balloon reporting waits for two seconds after each event.
         vm.settle(quiet=4 if reporter == "balloon" else 1.5)
         return watch(vm, MEMHOG, WATCH[reporter])

@@ -18,7 +18,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "functional"))
 
-from freehint_vm import BUILD, KERNEL, MIB, FreehintVM, GuestError  # noqa: E402
+from freehint_vm import BUILD, KERNEL, MIB, NO_COMPACTION, FreehintVM, GuestError  # noqa: E402
 from meters import CpuMeter, ResidentWatch, TraceLog  # noqa: E402
 
 # The kernel whose page reporting has a delay that can be set; if that does not
@@ -64,6 +64,12 @@ ARMS = [
     ),
     Arm("freehint", "freehint", "freehint"),
     Arm("freehint-20ms", "freehint, 20 ms", "freehint", device_options=("min-age-ms=20",)),
+    Arm(
+        "freehint-uncompacted",
+        "freehint, no compaction",
+        "freehint",
+        append=NO_COMPACTION,
+    ),
     Arm("freehint-drop", "freehint, drop", "freehint", device_options=("discard=drop",)),
     Arm("freehint-lazy", "freehint, lazy", "freehint", device_options=("discard=lazy",)),
 ]
@@ -140,6 +146,7 @@ class BenchGuest(FreehintVM):
             kernel=arm.kernel or kernel(),
             extra_args=(*options, *extra_args),
             wrapper=wrapper,
+            compacts=True,
         )
         self.arm = arm
         self.backing = backing

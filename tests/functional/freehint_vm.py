@@ -61,6 +61,9 @@ COMMAND_LINE = (
     " rcupdate.rcu_cpu_stall_suppress_at_boot=1"
 )
 
+# A guest that moves pages when it idles is never at rest, and nothing could be counted.
+NO_COMPACTION = "virtio_freehint.compact=0"
+
 # An instruction takes a nanosecond, and the kernel does not doubt the clock that says so.
 ICOUNT = ("-icount", "shift=0")
 STEADY_CLOCK = "tsc=reliable"
@@ -306,6 +309,7 @@ class FreehintVM:
         wrapper: tuple[str, ...] = (),
         machine: str = "q35",
         icount: bool = False,
+        compacts: bool = False,
     ) -> None:
         self.reporter = reporter
         self._origin = origin
@@ -314,6 +318,8 @@ class FreehintVM:
         if icount:
             accel, append = "tcg,thread=single", f"{append} {STEADY_CLOCK}"
             extra_args = (*ICOUNT, *extra_args)
+        if not compacts:
+            append = f"{append} {NO_COMPACTION}"
         accel = accel or accelerator.chosen(BUILD)
         # The kernel's messages stay in a file, to look into failures.
         self.console = BUILD / "logs" / f"guest-{os.getpid()}-{next(self._numbers)}.log"

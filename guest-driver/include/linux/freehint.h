@@ -127,6 +127,7 @@ enum freehint_refusal {
  * @vanished: sum: pending, but not free when they were looked at
  * @drains: times that the per-CPU lists of a zone were drained
  * @guarded: periods in which the guard of the watermarks left something pending
+ * @stalls: times that somebody had to wait for memory, in any zone, since boot
  *
  * Each figure is right by itself, but they may be a moment apart. @pending and @discarded
  * include what was taken in other ways than by an allocation: for compaction, or because
@@ -148,6 +149,7 @@ struct freehint_stats {
 	u64 vanished;
 	u64 drains;
 	u64 guarded;
+	u64 stalls;
 };
 
 /* Memory that is used again this soon after it went to the host went too early. */
@@ -166,6 +168,20 @@ struct freehint_stats {
  */
 #define FREEHINT_EARLY		2U
 
+/**
+ * struct freehint_sweep - how far freehint_evacuate() is
+ * @pfn: where to go on
+ * @max_used: granules with more pages in use are left alone for now; 0 at the start
+ * @moved: pages that were moved
+ * @gained: granules that are free as a whole because of that
+ */
+struct freehint_sweep {
+	unsigned long pfn;
+	unsigned int max_used;
+	unsigned long moved;
+	unsigned long gained;
+};
+
 /* What provides these functions: "mm", or what takes its place. */
 const char *freehint_engine(void);
 enum freehint_refusal freehint_refusal(unsigned int order);
@@ -182,6 +198,10 @@ void freehint_get_stats(struct freehint_stats *stats);
 
 bool freehint_worth_a_look(void);
 void freehint_gather(bool compact, unsigned long deadline);
+
+/* An optional layer: pages in use can be moved out of granules that are nearly free. */
+bool freehint_evacuate(struct freehint_sweep *sweep);
+u64 freehint_idle_ns(void);
 
 /* An optional layer: freehint_age() can drain per-CPU lists. */
 #ifdef CONFIG_FREEHINT_DRAIN

@@ -56,8 +56,15 @@ bool fh_pcp_is_full(const struct fh_zone *fz)
 	       fh_pcp_granules(fz) >= FH_BURST;
 }
 
-/* Holds the lock, with interrupts off, for a shorter time than drain_all_pages(). */
-static void fh_drain_zone(struct zone *zone)
+/**
+ * fh_drain_zone - drain a zone's per-CPU lists
+ * @zone: the zone
+ *
+ * Holds the lock, with interrupts off, for a shorter time than drain_all_pages().
+ *
+ * Context: process context.
+ */
+void fh_drain_zone(struct zone *zone)
 {
 	int cpu;
 

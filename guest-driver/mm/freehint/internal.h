@@ -282,6 +282,7 @@ void fh_find_free(struct fh_zone *fz);
 #ifdef CONFIG_FREEHINT_DRAIN
 bool fh_pcp_is_full(const struct fh_zone *fz);
 bool fh_drain(struct fh_zone *fz, bool full);
+void fh_drain_zone(struct zone *zone);
 #else
 static inline bool fh_pcp_is_full(const struct fh_zone *fz)
 {

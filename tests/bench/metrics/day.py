@@ -21,8 +21,11 @@ from program_disk import check, inside
 
 MEMORY_MIB = 1536
 VCPUS = 2
-ARMS = ("off", "balloon", "balloon-100ms", "balloon-0ms", "freehint", "freehint-drop")
-REPORTERS = ("balloon", "freehint")
+ARMS = (
+    *("off", "balloon", "balloon-100ms", "balloon-0ms"),
+    *("freehint", "freehint-uncompacted", "freehint-drop"),
+)
+REPORTERS = ("balloon", "freehint", "freehint-uncompacted")
 GIB_MINUTE = 60 << 30
 WATCH_MS = 500
 # Longer than any day.
@@ -135,6 +138,10 @@ class Upkeep:
 CGROUP = "/sys/fs/cgroup"
 UPKEEP = {
     "none": Upkeep("A guest that is left alone"),
+    "unproactive": Upkeep(
+        "With `vm.compaction_proactiveness=0`; it is 20 in the other guests",
+        first="echo 0 >/proc/sys/vm/compaction_proactiveness",
+    ),
     "proactive": Upkeep(
         "With `vm.compaction_proactiveness=100`",
         first="echo 100 >/proc/sys/vm/compaction_proactiveness",

@@ -98,4 +98,26 @@ static inline bool vfh_flushing(const struct vfh *fh)
 }
 #endif
 
+/* compact.c */
+#ifdef CONFIG_VIRTIO_FREEHINT_COMPACT
+void vfh_compact_init(struct vfh *fh);
+void vfh_compact_cancel(struct vfh *fh);
+void vfh_compact_look(struct vfh *fh);
+bool vfh_compact_due(struct vfh_compact *compact, const struct vfh_load *load);
+void vfh_compact_rest(struct vfh_compact *compact, const struct vfh_load *load,
+		      unsigned long gained);
+#else
+static inline void vfh_compact_init(struct vfh *fh)
+{
+}
+
+static inline void vfh_compact_cancel(struct vfh *fh)
+{
+}
+
+static inline void vfh_compact_look(struct vfh *fh)
+{
+}
+#endif
+
 #endif /* _VIRTIO_FREEHINT_LAYERS_H */

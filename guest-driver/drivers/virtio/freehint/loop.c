@@ -560,6 +560,7 @@ static void vfh_look(struct timer_list *timer)
 		vfh_wake(fh, VFH_EVENT_LOOK);
 	if (fh->looks % VFH_GAUGES_LOOKS == 0 && vfh_gauges_worth_telling(fh))
 		vfh_wake(fh, VFH_EVENT_TELL);
+	vfh_compact_look(fh);
 	mod_timer(&fh->look, jiffies + HZ);
 }
 
@@ -576,6 +577,7 @@ void vfh_init(struct vfh *fh)
 	INIT_LIST_HEAD(&fh->flight);
 	timer_setup(&fh->look, vfh_look, TIMER_DEFERRABLE);
 	vfh_flush_init(fh);
+	vfh_compact_init(fh);
 	fh->allowed = true;
 	fh->now = jiffies;
 	vfh_recovery_init(fh);

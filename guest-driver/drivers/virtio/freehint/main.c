@@ -50,6 +50,10 @@ static const struct vfh_source vfh_buddy = {
 #ifdef CONFIG_VIRTIO_FREEHINT_FLUSH
 	.gather = freehint_gather,
 #endif
+#ifdef CONFIG_VIRTIO_FREEHINT_COMPACT
+	.evacuate = freehint_evacuate,
+	.idle_ns = freehint_idle_ns,
+#endif
 };
 
 #ifdef CONFIG_FREEHINT_DRAIN
@@ -291,6 +295,7 @@ static void vfh_quiesce(struct vfh *fh)
 	/* What was lost is back, now that the reset is confirmed. */
 	vfh_wish(fh, &fh->asleep, true);
 	vfh_flush_cancel(fh);
+	vfh_compact_cancel(fh);
 	if (!fh->port->is_gone(fh))
 		virtio_reset_device(fh->vdev);
 }

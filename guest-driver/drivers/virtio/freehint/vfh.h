@@ -40,6 +40,8 @@ struct vfh_msg;
  * @get_stats: see there
  * @worth_a_look: see there
  * @gather: see there; for a flush
+ * @evacuate: see there; NULL if the source has no such thing
+ * @idle_ns: see there; the same applies
  */
 struct vfh_source {
 	const char *(*engine)(void);
@@ -56,6 +58,8 @@ struct vfh_source {
 	void (*get_stats)(struct freehint_stats *stats);
 	bool (*worth_a_look)(void);
 	void (*gather)(bool compact, unsigned long deadline);
+	bool (*evacuate)(struct freehint_sweep *sweep);
+	u64 (*idle_ns)(void);
 };
 
 /**
@@ -297,6 +301,54 @@ struct vfh_flush {
 };
 
 /**
+ * struct vfh_load - what the guest has been doing, as sums since boot
+ * @now: time, in ns
+ * @idle: time that CPUs have been idle, in ns
+ * @cpus: how many CPUs there are
+ * @stalls: times that somebody had to wait for memory
+ * @stuck: pages that are free in pieces that are too small for hints, now
+ * @worth: that many of them are worth some work
+ */
+struct vfh_load {
+	u64 now;
+	u64 idle;
+	unsigned int cpus;
+	u64 stalls;
+	unsigned long stuck;
+	unsigned long worth;
+};
+
+/**
+ * struct vfh_compact - compaction of an idle guest; see compact.c
+ * @work: moves pages
+ * @works: @work is queued or runs, and what follows belongs to it
+ * @sweep: how far it is
+ * @credit: time that it may take, in ns; less than 0 if it has taken more
+ * @rests: a sweep is over
+ * @rest_end: the next one starts then, in ns
+ * @rest: for how long the last one rested, in ns
+ * @stuck: pages that were stuck when it was over
+ * @last: at the last look
+ * @moved: pages moved by earlier sweeps
+ * @gained: granules gained by earlier sweeps
+ * @spent: time taken, in ns
+ */
+struct vfh_compact {
+	struct work_struct work;
+	bool works;
+	struct freehint_sweep sweep;
+	s64 credit;
+	bool rests;
+	u64 rest_end;
+	u64 rest;
+	unsigned long stuck;
+	struct vfh_load last;
+	unsigned long moved;
+	unsigned long gained;
+	u64 spent;
+};
+
+/**
  * struct vfh - a device
  * @vdev: its virtio device
  * @vq: hintq; belongs to the loop
@@ -356,6 +408,7 @@ struct vfh_flush {
  * @pace: how long memory rests
  * @seen: sums of the source when the pace was last judged
  * @flush: the flush that is under way
+ * @compact: compaction when the guest idles
  * @gauges: the message with the gauges
  * @told: the gauges that the device was told last
  * @look: timer: once per second, on a CPU that is awake
@@ -419,6 +472,7 @@ struct vfh {
 	struct vfh_pace pace;
 	struct vfh_reuse seen;
 	struct vfh_flush flush;
+	struct vfh_compact compact;
 	struct vfh_msg gauges;
 	struct vfh_figures told;
 	struct timer_list look;

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Free memory hints: unit tests of what moves pages out of granules that are nearly free.
+ */
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/shmem_fs.h>
+#include <linux/swap.h>
+
+#include "client.h"
+
+#define KEPT	0x5aU
+
+/* A granule that is in use, page by page. */
+static struct page *split_granule(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_MOVABLE, ORDER);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	split_page(page, ORDER);
+	return page;
+}
+
+static void free_pages_but(struct page *page, unsigned int but)
+{
+	unsigned int i;
+
+	for (i = 0; i < G; i++)
+		if (i != but)
+			__free_page(page + i);
+	drain_all_pages(NULL);
+}
+
+static struct freehint_sweep sweep(void)
+{
+	struct freehint_sweep sweep = { };
+
+	while (freehint_evacuate(&sweep))
+		;
+	return sweep;
+}
+
+/* What is in use, but on no LRU list, stays where it is. */
+static void test_evacuate_leaves_what_cannot_move(struct kunit *test)
+{
+	struct page *page = split_granule(test);
+
+	memset(page_address(page), KEPT, PAGE_SIZE);
+	free_pages_but(page, 0);
+	sweep();
+	KUNIT_EXPECT_FALSE(test, is_free(page_to_pfn(page)));
+	KUNIT_EXPECT_EQ(test, page_count(page), 1);
+	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(page), KEPT, PAGE_SIZE));
+	__free_page(page);
+	settle(test);
+}
+
+#ifdef CONFIG_SHMEM
+/* A file whose only page is @page, which does not belong to the caller any more. */
+static struct file *file_of(struct kunit *test, struct page *page)
+{
+	struct file *file = shmem_kernel_file_setup("freehint", PAGE_SIZE, 0);
+	struct folio *folio = page_folio(page);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	memset(page_address(page), KEPT, PAGE_SIZE);
+	KUNIT_ASSERT_EQ(test, filemap_add_folio(file->f_mapping, folio, 0, GFP_KERNEL), 0);
+	folio_mark_uptodate(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	return file;
+}
+
+static void expect_kept(struct kunit *test, struct file *file)
+{
+	struct page *page = shmem_read_mapping_page(file->f_mapping, 0);
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(page));
+	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(page), KEPT, PAGE_SIZE));
+	put_page(page);
+}
+
+/* A page of a file goes elsewhere, with what is in it, and the granule is free. */
+static void test_evacuate_moves_what_can_move(struct kunit *test)
+{
+	struct page *page = split_granule(test), *other = split_granule(test);
+	struct file *file = file_of(test, page);
+	unsigned long pfn = page_to_pfn(page);
+	struct freehint_sweep swept;
+
+	/* There is room in this one, which has a page that stays. */
+	free_pages_but(other, 0);
+	/* And in the granule itself, which is the first to be used. */
+	free_pages_but(page, 0);
+	KUNIT_EXPECT_FALSE(test, is_free(pfn));
+
+	swept = sweep();
+	KUNIT_EXPECT_TRUE(test, is_free(pfn));
+	KUNIT_EXPECT_GE(test, swept.gained, 1);
+	KUNIT_EXPECT_GE(test, swept.moved, swept.gained);
+	expect_kept(test, file);
+	/* It is to be hinted, like any memory that is freed. */
+	KUNIT_EXPECT_EQ(test, state_of(pfn), FH_YOUNG);
+
+	fput(file);
+	__free_page(other);
+	settle(test);
+}
+
+/* A page that somebody looks at stays; so does the granule. */
+static void test_evacuate_leaves_what_is_pinned(struct kunit *test)
+{
+	struct page *page = split_granule(test), *other = split_granule(test);
+	struct file *file = file_of(test, page);
+
+	get_page(page);
+	free_pages_but(page, 0);
+	free_pages_but(other, 0);
+	sweep();
+	KUNIT_EXPECT_FALSE(test, is_free(page_to_pfn(page)));
+	expect_kept(test, file);
+	/* It is on its list again, where reclaim finds it. */
+	lru_add_drain_all();
+	KUNIT_EXPECT_TRUE(test, PageLRU(page));
+	put_page(page);
+	fput(file);
+	__free_page(other);
+	settle(test);
+}
+#endif
+
+/* Time goes by while nobody does anything. */
+static void test_idle_time(struct kunit *test)
+{
+	u64 before = freehint_idle_ns();
+
+	schedule_timeout_uninterruptible(HZ / 5);
+	KUNIT_EXPECT_GT(test, freehint_idle_ns(), before);
+}
+
+static struct kunit_case evacuate_cases[] = {
+	KUNIT_CASE(test_evacuate_leaves_what_cannot_move),
+#ifdef CONFIG_SHMEM
+	KUNIT_CASE(test_evacuate_moves_what_can_move),
+	KUNIT_CASE(test_evacuate_leaves_what_is_pinned),
+#endif
+	KUNIT_CASE(test_idle_time),
+	{ }
+};
+
+static struct kunit_suite evacuate_suite = {
+	.name = "freehint_evacuate",
+	.init = client_init,
+	.exit = client_exit,
+	.test_cases = evacuate_cases,
+};
+kunit_test_suite(evacuate_suite);
