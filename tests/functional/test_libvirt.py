@@ -46,7 +46,7 @@ SHARED = "<source type='memfd'/><access mode='shared'/>"
 
 def documented() -> dict[str, list[str]]:
     """The cells of the guide's table, by the first cell of each row."""
-    _, _, text = GUIDE.read_text().partition("\n### Domains of libvirt's\n")
+    _, _, text = GUIDE.read_text().partition("\n### Libvirt domains\n")
     lines = re.findall(r"^\| (.*) \|$", text.partition("\n## ")[0], re.M)
     rows = [line.split(" | ") for line in lines]
     return {name: cells for name, *cells in rows}

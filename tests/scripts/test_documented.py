@@ -294,11 +294,11 @@ class DocumentedTest(unittest.TestCase):
         gone = [name for name in names if not re.search(rf"\b{name}\(", code)]
         self.assertEqual(gone, [])
 
-    def test_the_way_of_one_address_through_the_guest(self) -> None:
-        title = "The way of one address through the guest"
+    def test_the_path_of_one_address_through_the_guest(self) -> None:
+        title = "The path of one address through the guest"
         self.check_functions(section(PROJECT / "docs/design.md", title), GUEST)
 
-    def test_the_way_of_a_hint_through_the_device(self) -> None:
+    def test_the_path_of_a_hint_through_the_device(self) -> None:
         text = (DEVICE / "docs/devel/virtio-freehint.rst").read_text()
         self.check_functions(text, DEVICE, "freehint_")
 
