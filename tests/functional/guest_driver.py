@@ -158,15 +158,19 @@ class GuestDriver:
     # -- memory --
 
     def settle(self, timeout: float = 60) -> None:
-        """Wait until the driver has nothing to do."""
-        last: list[int] = []
+        """Wait until the driver has nothing to do.
+
+        What is lazy is hinted once more when it has settled; that may take ten seconds.
+        """
+        last: list[tuple[int, int]] = []
 
         def is_quiet() -> bool:
             counters = self.counters()
-            last.append(counters["hinted_bytes"])
+            last.append((counters["hinted_bytes"], counters["free_lazy_bytes"]))
             return (
                 len(last) > 5
                 and len(set(last[-5:])) == 1
+                and not counters["free_lazy_bytes"]
                 and not counters["in_flight_bytes"]
                 and counters["free_pending_bytes"] < KEPT
             )
