@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes over time, that stay as they are between their points."""
+"""What metrics do with sizes over time while they measure: a size at a moment, an area.
+
+A size stays as it is between its points. The results only have thin curves, as series of
+their samples: samples.py selects these, and plots.py draws them.
+"""
 
 import bisect
 

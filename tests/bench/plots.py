@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The report's plots, drawn by gnuplot from the series in the results."""
+"""Draw the report's pictures with gnuplot, from the series of samples.
+
+samples.py selects them. What a metric computes of sizes over time, it does with curves.py.
+"""
 
 import statistics
 import subprocess

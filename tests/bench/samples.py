@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Select raw samples by metric, arm and parameters."""
+"""Select samples, by metric, arm and parameters, for the report and its targets.
+
+A sample is what the results have of one measurement: values, and series of points. Nothing
+here measures, which metrics do (with curves.py), or draws, which plots.py does.
+"""
 
 import json
 from collections.abc import Iterator

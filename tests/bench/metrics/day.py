@@ -5,6 +5,9 @@ A compiler, a database, a web service, an archive and git, each with the same in
 time. The host's memory is held against what the guest says that it uses. When all is
 cleaned up, the guest drops its page cache, and then compacts its memory, so that it shows
 what was left: cache, or free memory in pieces that no hint can name.
+
+Days differ in their upkeep: what is done, while the guest idles, so that more of its memory
+can be given back.
 """
 
 import dataclasses
@@ -125,7 +128,8 @@ AFTER = (
 class Upkeep:
     """What is done to give back more: in the guest at first and when it idles, or by the host.
 
-    The host has our driver compact when it flushes; no other reporter can be asked.
+    The host has our driver compact when it flushes; no other reporter can be asked. Samples
+    have its name in UPKEEP as a parameter.
     """
 
     title: str
