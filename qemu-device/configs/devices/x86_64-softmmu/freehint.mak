@@ -14,11 +14,6 @@ CONFIG_VIRTIO_SERIAL=y
 CONFIG_VIRTIO_RNG=y
 CONFIG_ISA_DEBUG=y
 
-# On a busy host, the guest's kernel comes to doubt its TSC. The ACPI timer, which it would
-# use then, wraps around after 4.7 s: an idle guest may sleep for that long, and never
-# notice that time goes by
-CONFIG_HPET=y
-
 # It can be slow, or misbehave, on purpose; not for production
 CONFIG_VIRTIO_FREEHINT_TESTDEV=y
 
