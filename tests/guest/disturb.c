@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -129,11 +130,29 @@ static char *beside(const char *path, const char *name)
 	return other;
 }
 
+/*
+ * Linux lets compaction look at the pages of a block while that goes offline, and their
+ * structs are overwritten then: compaction, if it has stopped there for long, crashes.
+ * On a busy host that happens. So the two take turns; close() ends a turn.
+ */
+static int take_turn(void)
+{
+	int fd = open("/sys/devices/system/memory/block_size_bytes", O_RDONLY);
+
+	if (fd < 0 || flock(fd, LOCK_EX))
+		err(2, "no turn");
+	return fd;
+}
+
 /* Each action returns whether it worked. */
 
 static bool compact(void)
 {
-	return put_text(VM "compact_memory", "1");
+	int turn = take_turn();
+	bool done = put_text(VM "compact_memory", "1");
+
+	close(turn);
+	return done;
 }
 
 static bool drop(void)
@@ -182,10 +201,12 @@ static bool offline(void)
 {
 	char *zones = pick_movable();
 	char *state = beside(zones, "state");
+	int turn = take_turn();
 	bool done = put_text(state, "offline");
 
 	if (done && !put_text(state, "online_movable"))
 		errx(2, "%s does not come online", state);
+	close(turn);
 	free(state);
 	free(zones);
 	return done;
