@@ -46,7 +46,7 @@ TELLS = {
     " `page_reporting.page_reporting_delay_ms=0`",
     "freehint": "`virtio-freehint-pci`, as shipped",
     "freehint-20ms": "the same with `min-age-ms=20`: memory rests for 20 ms, not 100 ms",
-    "freehint-uncompacted": "the same with `virtio_freehint.compact=0` in the guest: it does"
+    "freehint-uncompacted": "the same with `virtio_freehint.compact=N` in the guest: it does"
     " not compact when it idles",
     "freehint-drop": "the same with `discard=drop`: nothing is left to the host for a while",
     "freehint-lazy": "as shipped, with `discard=lazy`: the host takes when it needs",

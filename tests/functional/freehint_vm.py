@@ -62,7 +62,7 @@ COMMAND_LINE = (
 )
 
 # A guest that moves pages when it idles is never at rest, and nothing could be counted.
-NO_COMPACTION = "virtio_freehint.compact=0"
+NO_COMPACTION = "virtio_freehint.compact=N"
 
 # An instruction takes a nanosecond, and the kernel does not doubt the clock that says so.
 ICOUNT = ("-icount", "shift=0")
