@@ -127,7 +127,6 @@ enum freehint_refusal {
  * @vanished: sum: pending, but not free when they were looked at
  * @drains: times that the per-CPU lists of a zone were drained
  * @guarded: periods in which the guard of the watermarks left something pending
- * @stalls: times that somebody had to wait for memory, in any zone, since boot
  *
  * Each figure is right by itself, but they may be a moment apart. @pending and @discarded
  * include what was taken in other ways than by an allocation: for compaction, or because
@@ -149,7 +148,6 @@ struct freehint_stats {
 	u64 vanished;
 	u64 drains;
 	u64 guarded;
-	u64 stalls;
 };
 
 /* Memory that is used again this soon after it went to the host went too early. */
@@ -182,6 +180,16 @@ struct freehint_sweep {
 	unsigned long gained;
 };
 
+/**
+ * struct freehint_load - what the guest has been doing, since boot
+ * @idle_ns: time that CPUs have been idle, summed over all of them
+ * @stalls: times that somebody had to wait for memory
+ */
+struct freehint_load {
+	u64 idle_ns;
+	unsigned long stalls;
+};
+
 /* What provides these functions: "mm", or what takes its place. */
 const char *freehint_engine(void);
 enum freehint_refusal freehint_refusal(unsigned int order);
@@ -201,7 +209,7 @@ void freehint_gather(bool compact, unsigned long deadline);
 
 /* An optional layer: pages in use can be moved out of granules that are nearly free. */
 bool freehint_evacuate(struct freehint_sweep *sweep);
-u64 freehint_idle_ns(void);
+void freehint_get_load(struct freehint_load *load);
 
 /* An optional layer: freehint_age() can drain per-CPU lists. */
 #ifdef CONFIG_FREEHINT_DRAIN

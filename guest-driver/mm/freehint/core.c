@@ -423,7 +423,6 @@ void freehint_get_stats(struct freehint_stats *stats)
 		.out = atomic_long_read(&fh_out),
 		.lost = atomic_long_read(&fh_lost_pages),
 		.paused = fh_paused(),
-		.stalls = fh_count_stalls(),
 	};
 	guard(rcu)();
 	list_for_each_entry_rcu(fz, &fh_zones, list) {

@@ -226,21 +226,23 @@ bool freehint_evacuate(struct freehint_sweep *sweep)
 EXPORT_SYMBOL_GPL(freehint_evacuate);
 
 /**
- * freehint_idle_ns - for how long the guest's CPUs have been idle
+ * freehint_get_load - what has the guest been doing
+ * @load: filled
  *
- * Context: any. Return: the sum over all CPUs since boot.
+ * Context: any. Looks at each CPU.
  */
-u64 freehint_idle_ns(void)
+void freehint_get_load(struct freehint_load *load)
 {
-	u64 idle = 0;
 	int cpu;
 
+	*load = (struct freehint_load) {
+		.stalls = fh_count_stalls(),
+	};
 	for_each_online_cpu(cpu) {
 		struct kernel_cpustat stat;
 
 		kcpustat_cpu_fetch(&stat, cpu);
-		idle += get_idle_time(&stat, cpu);
+		load->idle_ns += get_idle_time(&stat, cpu);
 	}
-	return idle;
 }
-EXPORT_SYMBOL_GPL(freehint_idle_ns);
+EXPORT_SYMBOL_GPL(freehint_get_load);

@@ -43,9 +43,9 @@ MODULE_PARM_DESC(compact, "Move pages in use together when the guest idles, so t
 static bool vfh_is_idle(const struct vfh_load *then, const struct vfh_load *now)
 {
 	u64 time = (now->now - then->now) * now->cpus;
-	u64 idle = now->idle - then->idle;
+	u64 idle = now->sums.idle_ns - then->sums.idle_ns;
 
-	return now->cpus == then->cpus && now->stalls == then->stalls &&
+	return now->cpus == then->cpus && now->sums.stalls == then->sums.stalls &&
 	       idle >= time - div_u64(time, VFH_COMPACT_BUSY);
 }
 
@@ -98,16 +98,16 @@ void vfh_compact_rest(struct vfh_compact *compact, const struct vfh_load *load,
 static struct vfh_load vfh_load(const struct vfh *fh)
 {
 	struct freehint_stats stats;
-
-	fh->source->get_stats(&stats);
-	return (struct vfh_load) {
+	struct vfh_load load = {
 		.now = ktime_get_ns(),
-		.idle = fh->source->idle_ns(),
 		.cpus = num_online_cpus(),
-		.stalls = stats.stalls,
-		.stuck = stats.stuck,
 		.worth = max(totalram_pages() / VFH_COMPACT_WORTH, 2UL << fh->order),
 	};
+
+	fh->source->get_stats(&stats);
+	load.stuck = stats.stuck;
+	fh->source->get_load(&load.sums);
+	return load;
 }
 
 static void vfh_compact_work(struct work_struct *work)

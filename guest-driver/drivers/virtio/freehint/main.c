@@ -52,7 +52,7 @@ static const struct vfh_source vfh_buddy = {
 #endif
 #ifdef CONFIG_VIRTIO_FREEHINT_COMPACT
 	.evacuate = freehint_evacuate,
-	.idle_ns = freehint_idle_ns,
+	.get_load = freehint_get_load,
 #endif
 };
 

@@ -41,7 +41,7 @@ struct vfh_msg;
  * @worth_a_look: see there
  * @gather: see there; for a flush
  * @evacuate: see there; NULL if the source has no such thing
- * @idle_ns: see there; the same applies
+ * @get_load: see there; the same applies
  */
 struct vfh_source {
 	const char *(*engine)(void);
@@ -59,7 +59,7 @@ struct vfh_source {
 	bool (*worth_a_look)(void);
 	void (*gather)(bool compact, unsigned long deadline);
 	bool (*evacuate)(struct freehint_sweep *sweep);
-	u64 (*idle_ns)(void);
+	void (*get_load)(struct freehint_load *load);
 };
 
 /**
@@ -301,19 +301,17 @@ struct vfh_flush {
 };
 
 /**
- * struct vfh_load - what the guest has been doing, as sums since boot
+ * struct vfh_load - what the guest has been doing, and whether there is something to do
  * @now: time, in ns
- * @idle: time that CPUs have been idle, in ns
  * @cpus: how many CPUs there are
- * @stalls: times that somebody had to wait for memory
+ * @sums: what they have been doing
  * @stuck: pages that are free in pieces that are too small for hints, now
  * @worth: that many of them are worth some work
  */
 struct vfh_load {
 	u64 now;
-	u64 idle;
 	unsigned int cpus;
-	u64 stalls;
+	struct freehint_load sums;
 	unsigned long stuck;
 	unsigned long worth;
 };

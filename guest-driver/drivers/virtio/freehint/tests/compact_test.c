@@ -15,7 +15,7 @@
 static void pass(struct vfh_load *load, u64 used)
 {
 	load->now += SECOND;
-	load->idle += CPUS * SECOND - used;
+	load->sums.idle_ns += CPUS * SECOND - used;
 }
 
 static struct vfh_load new_load(void)
@@ -50,7 +50,7 @@ static void test_compact_not_under_pressure(struct kunit *test)
 
 	vfh_compact_due(&compact, &load);
 	pass(&load, 0);
-	load.stalls++;
+	load.sums.stalls++;
 	KUNIT_EXPECT_FALSE(test, vfh_compact_due(&compact, &load));
 	pass(&load, 0);
 	KUNIT_EXPECT_TRUE(test, vfh_compact_due(&compact, &load));
@@ -95,7 +95,7 @@ static void test_compact_budget(struct kunit *test)
 	vfh_compact_due(&compact, &load);
 	KUNIT_EXPECT_EQ(test, compact.credit, SECOND / 100);
 	load.now += 10000 * SECOND;
-	load.idle += 10000 * SECOND * CPUS;
+	load.sums.idle_ns += 10000 * SECOND * CPUS;
 	vfh_compact_due(&compact, &load);
 	KUNIT_EXPECT_EQ(test, compact.credit, SECOND);
 
