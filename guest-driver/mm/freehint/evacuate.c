@@ -32,7 +32,7 @@
 
 /* First, at most one page in this many of a granule may be in use; at last, in that many. */
 #define FH_FIRST_USED	32
-#define FH_LAST_USED	4
+#define FH_LAST_USED	2
 
 /* One call looks at this many granules, or sections without memory, and moves one. */
 #define FH_LOOKS	64
