@@ -110,9 +110,14 @@ static struct vfh_load vfh_load(const struct vfh *fh)
 	return load;
 }
 
-static void vfh_compact_work(struct work_struct *work)
+/**
+ * vfh_compact_slice - compact, for as long as there is credit, and for a slice at most
+ * @fh: the device
+ *
+ * Context: the work item.
+ */
+void vfh_compact_slice(struct vfh *fh)
 {
-	struct vfh *fh = container_of(work, struct vfh, compact.work);
 	struct vfh_compact *compact = &fh->compact;
 	struct freehint_sweep *sweep = &compact->sweep;
 	u64 start = ktime_get_ns(), spent;
@@ -135,8 +140,15 @@ static void vfh_compact_work(struct work_struct *work)
 		vfh_compact_rest(compact, &load, sweep->gained << fh->order);
 		*sweep = (struct freehint_sweep) { };
 	}
+}
+
+static void vfh_compact_work(struct work_struct *work)
+{
+	struct vfh *fh = container_of(work, struct vfh, compact.work);
+
+	vfh_compact_slice(fh);
 	/* Pairs with vfh_compact_look(). */
-	smp_store_release(&compact->works, false);
+	smp_store_release(&fh->compact.works, false);
 }
 
 /**

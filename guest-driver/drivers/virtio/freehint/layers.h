@@ -103,6 +103,7 @@ static inline bool vfh_flushing(const struct vfh *fh)
 void vfh_compact_init(struct vfh *fh);
 void vfh_compact_cancel(struct vfh *fh);
 void vfh_compact_look(struct vfh *fh);
+void vfh_compact_slice(struct vfh *fh);
 bool vfh_compact_due(struct vfh_compact *compact, const struct vfh_load *load);
 void vfh_compact_rest(struct vfh_compact *compact, const struct vfh_load *load,
 		      unsigned long gained);

@@ -22,13 +22,13 @@ static struct page *split_granule(struct kunit *test)
 	return page;
 }
 
-static void free_pages_but(struct page *page, unsigned int but)
+/* Free pages of a granule from @first on. */
+static void free_from(struct page *page, unsigned int first)
 {
 	unsigned int i;
 
-	for (i = 0; i < G; i++)
-		if (i != but)
-			__free_page(page + i);
+	for (i = first; i < G; i++)
+		__free_page(page + i);
 	drain_all_pages(NULL);
 }
 
@@ -46,7 +46,7 @@ static void test_evacuate_leaves_what_cannot_move(struct kunit *test)
 	struct page *page = split_granule(test);
 
 	memset(page_address(page), KEPT, PAGE_SIZE);
-	free_pages_but(page, 0);
+	free_from(page, 1);
 	sweep_all();
 	KUNIT_EXPECT_FALSE(test, is_free(page_to_pfn(page)));
 	KUNIT_EXPECT_EQ(test, page_count(page), 1);
@@ -112,12 +112,13 @@ static void test_evacuate_moves_what_can_move(struct kunit *test)
 	unsigned long pfn = page_to_pfn(page);
 	struct freehint_sweep swept = { };
 	LIST_HEAD(pieces);
+	unsigned int i;
 
-	free_pages_but(page, 0);
+	free_from(page, 1);
 	/* The first page that the allocator would give is of the granule itself. */
 	use_up_pieces(test, pfn, &pieces);
-	/* There is room in this one, which has a page that stays. */
-	free_pages_but(other, 0);
+	/* There is room in this one, half of which stays, but not in pieces that small. */
+	free_from(other, G / 2);
 	KUNIT_EXPECT_FALSE(test, is_free(pfn));
 
 	/* One look at it is enough. */
@@ -132,7 +133,8 @@ static void test_evacuate_moves_what_can_move(struct kunit *test)
 
 	free_pieces(&pieces);
 	fput(file);
-	__free_page(other);
+	for (i = 0; i < G / 2; i++)
+		__free_page(other + i);
 	settle(test);
 }
 
@@ -143,8 +145,8 @@ static void test_evacuate_leaves_what_is_pinned(struct kunit *test)
 	struct file *file = file_of(test, page);
 
 	get_page(page);
-	free_pages_but(page, 0);
-	free_pages_but(other, 0);
+	free_from(page, 1);
+	free_from(other, 1);
 	sweep_all();
 	KUNIT_EXPECT_FALSE(test, is_free(page_to_pfn(page)));
 	expect_kept(test, file);

@@ -3,6 +3,7 @@
  * Virtio free memory hint driver: unit tests of compaction when the guest idles.
  */
 #include <kunit/test.h>
+#include <linux/delay.h>
 #include <linux/time64.h>
 
 #include "../vfh.h"
@@ -161,6 +162,38 @@ static void test_compact_when_more_is_stuck(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, vfh_compact_due(&compact, &load));
 }
 
+#define STEP_MS	2
+
+static unsigned int steps;
+
+static bool evacuate_slowly(struct freehint_sweep *sweep)
+{
+	steps++;
+	mdelay(STEP_MS);
+	return true;
+}
+
+static const struct vfh_source slow_source = {
+	.evacuate = evacuate_slowly,
+};
+
+/* What it takes is taken off its credit, and it stops when there is none left. */
+static void test_compact_pays(struct kunit *test)
+{
+	struct vfh *fh = kunit_kzalloc(test, sizeof(*fh), GFP_KERNEL);
+	const s64 credit = 5 * STEP_MS * NSEC_PER_MSEC;
+
+	KUNIT_ASSERT_NOT_NULL(test, fh);
+	fh->source = &slow_source;
+	fh->compact.credit = credit;
+	steps = 0;
+	vfh_compact_slice(fh);
+	KUNIT_EXPECT_GE(test, steps, 1);
+	KUNIT_EXPECT_LE(test, steps, 5);
+	KUNIT_EXPECT_GE(test, fh->compact.spent, steps * STEP_MS * NSEC_PER_MSEC);
+	KUNIT_EXPECT_EQ(test, fh->compact.credit, credit - (s64)fh->compact.spent);
+}
+
 static struct kunit_case compact_cases[] = {
 	KUNIT_CASE(test_compact_when_idle),
 	KUNIT_CASE(test_compact_not_under_pressure),
@@ -169,6 +202,7 @@ static struct kunit_case compact_cases[] = {
 	KUNIT_CASE(test_compact_budget),
 	KUNIT_CASE(test_compact_backs_off),
 	KUNIT_CASE(test_compact_when_more_is_stuck),
+	KUNIT_CASE(test_compact_pays),
 	{ }
 };
 
