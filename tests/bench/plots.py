@@ -33,7 +33,7 @@ COLOURS = {
     "freehint": "#0072b2",
     "freehint-drop": "#56b4e9",
     "freehint-lazy": "#009e73",
-    "freehint-uncompacted": "#000000",
+    "freehint-uncompacted": "#a6761d",
 }
 
 
