@@ -74,14 +74,21 @@ class MemoryCgroup:
 
     def swapped(self) -> int:
         """The number of bytes in the swap file now."""
-        stat = (self._path / "memory.stat").read_text()
-        found = re.search(r"^total_swap (\d+)$", stat, re.M)
-        assert found
-        return int(found[1])
+        return self._stat("swap")
+
+    def refaulted(self) -> int:
+        """The number of bytes of files that were read again soon after reclaim."""
+        return self._stat("workingset_refault_file") * PAGE
 
     def oom_kills(self) -> int:
         control = (self._path / "memory.oom_control").read_text()
         found = re.search(r"^oom_kill (\d+)$", control, re.M)
+        assert found
+        return int(found[1])
+
+    def _stat(self, name: str) -> int:
+        stat = (self._path / "memory.stat").read_text()
+        found = re.search(rf"^total_{name} (\d+)$", stat, re.M)
         assert found
         return int(found[1])
 
