@@ -71,7 +71,10 @@ class Step:
 
 @dataclasses.dataclass
 class Count:
-    """Pages that were evicted after a step; those of `quiet` ones qualify."""
+    """Pages that were evicted after a step; those of `quiet` ones qualify.
+
+    Those of `static` ones are of files that nobody writes to on all of the day.
+    """
 
     evicted: int = 0
     folders: int = 0
@@ -79,6 +82,7 @@ class Count:
     quiet: int = 0
     again: int = 0
     quiet_again: int = 0
+    static_again: int = 0
 
     def __add__(self, more: "Count") -> "Count":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(more))
@@ -103,6 +107,8 @@ def count(day: list[Step]) -> list[Count]:
     A page that is overwritten before it is read is not read again.
     """
     counts = [Count(other=step.other) for step in day]
+    runs = [run for step in day for run in step.work + step.reclaim]
+    written = {run.inode for run in runs if run.kind == "w"}
     # Where a page was evicted that has not come back, and whether it qualified.
     gone: dict[Page, tuple[Count, bool]] = {}
     for step, mine in zip(day, counts):
@@ -114,9 +120,10 @@ def count(day: list[Step]) -> list[Count]:
                     mine.folders += run.inode in step.folders
                     mine.quiet += quiet
                     gone[page] = mine, quiet
-                elif was := gone.pop(page, None):
-                    was[0].again += run.kind == "r"
-                    was[0].quiet_again += run.kind == "r" and was[1]
+                elif (was := gone.pop(page, None)) and run.kind == "r":
+                    was[0].again += 1
+                    was[0].quiet_again += was[1]
+                    was[0].static_again += was[1] and run.inode not in written
     return counts
 
 
@@ -130,12 +137,13 @@ def table(day: list[Step]) -> str:
     rows = list(zip([step.name for step in day], counts))
     rows.append(("all", sum(counts, Count())))
     lines = [
-        "| after | evicted, MiB | of these no file | no writer | read again | both |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| after | evicted, MiB | of these no file | no writer | read again | both |"
+        " both, never written |",
+        "| --- " * 7 + "|",
     ]
     for name, c in rows:
         whole = c.evicted + c.other
-        shares = (c.folders + c.other, c.quiet, c.again, c.quiet_again)
+        shares = (c.folders + c.other, c.quiet, c.again, c.quiet_again, c.static_again)
         cells = [name, f"{whole / 256:.1f}", *(percent(part, whole) for part in shares)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -188,7 +196,7 @@ def observe(vm: BenchGuest) -> list[Step]:
                 *(other, lost + more),
             )
         )
-        print(table(day).splitlines()[-2], f"{seconds:.0f} s", file=sys.stderr)
+        print(f"{step.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
         time.sleep(max(idle - time.monotonic(), 0))
     return day
 

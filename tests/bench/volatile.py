@@ -11,6 +11,7 @@ has saved, and what `scripts/build-guest` builds.
 import argparse
 import dataclasses
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import evictions
 import lazy_order
 import pool_model
 from freehint_vm import BUILD, MIB
+from run import stop
 
 FOLDER = BUILD / "bench"
 DAYS = "volatile-day-*.json"
@@ -27,8 +29,9 @@ DAYS = "volatile-day-*.json"
 
 def spread_of(values: list[int]) -> str:
     """Median and range, in MiB."""
-    middle = statistics.median(values) / MIB
-    return f"{middle:.0f} ({min(values) / MIB:.0f} to {max(values) / MIB:.0f})"
+    figures = (statistics.median(values), min(values), max(values))
+    middle, low, high = (round(figure / MIB) for figure in figures)
+    return f"{middle} ({low} to {high})"
 
 
 def order(runs: int) -> None:
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--runs", type=int, default=3, help="how often (default: 3)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
     FOLDER.mkdir(parents=True, exist_ok=True)
     parts[args.part](args.runs)
 
