@@ -25,6 +25,8 @@ DISK_US = {"NVMe": 100.0, "network volume": 1000.0, "hard disk": 10000.0}
 MORE_US = 1.3
 # As far as Linux reads ahead, in pages.
 AHEAD = 32
+# A run of fewer pages is cheap to keep, and dear to read.
+SHORT = 8
 
 
 class Cost(NamedTuple):
@@ -54,14 +56,14 @@ class Setting:
     """At each idle the host takes a share of the full granules, at random.
 
     With `host` "stable", a granule that was read stays, as under KVM if it is not hinted
-    again; with "touched", those that were read go first. `refaulted` admits only pages that
-    were evicted and read before.
+    again; with "touched", those that were read go first. With `admits` "back", only pages that
+    were evicted and read before are put, and with "short" those last read in a short run.
     """
 
     mib: int
     share: float
     host: str = "any"
-    refaulted: bool = False
+    admits: str = "all"
 
 
 class Granule:
@@ -73,11 +75,15 @@ class Granule:
 
 @dataclasses.dataclass
 class Result:
-    """Pages; `lost` ones were wanted back after the host had taken them."""
+    """Pages; `lost` ones were wanted back after the host had taken them.
+
+    A hit saves its share of the `reads` that its run would have taken.
+    """
 
     puts: int = 0
     hits: int = 0
     lost: int = 0
+    reads: float = 0.0
     # Granules: what the host could take at each idle, and what it took.
     offered: list[int] = dataclasses.field(default_factory=list)
     taken: int = 0
@@ -85,9 +91,8 @@ class Result:
     def spent_us(self, cost: Cost) -> float:
         return self.puts * cost.put_us() + (self.hits + self.lost) * cost.get_us()
 
-    def break_even_us(self, cost: Cost) -> float:
-        """How long a read of a page must take for the pool to be worth it."""
-        return self.spent_us(cost) / self.hits if self.hits else float("inf")
+    def saved_us(self, disk: str) -> float:
+        return self.hits * MORE_US + self.reads * (DISK_US[disk] - MORE_US)
 
 
 class Pool:
@@ -142,21 +147,32 @@ class Pool:
 
 def play(day: list[Step], setting: Setting, seed: int = 0) -> Result:
     pool = Pool(setting, seed)
-    # True for pages that have come back after they were evicted.
-    came_back: dict[Page, bool] = {}
+    evicted: set[Page] = set()
+    back: set[Page] = set()
+    short: set[Page] = set()
+    admitted = {"back": back, "short": short}.get(setting.admits)
+
+    def read(run: Run) -> None:
+        before = pool.result.hits
+        for page in run.pages():
+            pool.get(page)
+        hits = pool.result.hits - before
+        pool.result.reads += reads_of(run.length) * hits / run.length
+        back.update(evicted.intersection(run.pages()))
+        short.difference_update(run.pages())
+        if run.length < SHORT:
+            short.update(run.pages())
 
     def handle(run: Run, step: Step) -> None:
         if run.kind == "w":
             pool.wipe(run.inode)
         elif run.kind == "r":
-            for page in run.pages():
-                pool.get(page)
-                if page in came_back:
-                    came_back[page] = True
+            read(run)
         else:
             for page in run.pages() if step.qualifies(run.inode) else ():
-                if not setting.refaulted or came_back.setdefault(page, False):
+                if admitted is None or page in admitted:
                     pool.put(page)
+            evicted.update(run.pages())
 
     for step in day:
         for run in step.work:
@@ -173,9 +189,14 @@ def middle(costs: list[Cost]) -> Cost:
     return Cost(*(statistics.median(values) for values in zip(*costs)))
 
 
+def reads_of(length: int) -> int:
+    """How many reads a run of pages takes."""
+    return -(-length // AHEAD)
+
+
 def page_us(disk: str, lengths: list[int]) -> float:
     """What a page costs to read if they are read in runs of these lengths."""
-    reads = sum(-(-length // AHEAD) for length in lengths)
+    reads = sum(map(reads_of, lengths))
     return MORE_US + reads * (DISK_US[disk] - MORE_US) / sum(lengths)
 
 
@@ -202,7 +223,8 @@ SETTINGS = (
     *(Setting(mib, 0.0) for mib in (64, 128, 256)),
     *(Setting(256, share) for share in (0.1, 0.5, 0.9)),
     *(Setting(256, 0.5, host) for host in ("stable", "touched")),
-    *(Setting(256, share, refaulted=True) for share in (0.0, 0.5)),
+    *(Setting(256, share, admits="back") for share in (0.0, 0.5)),
+    *(Setting(256, share, admits="short") for share in (0.0, 0.5)),
 )
 
 
@@ -214,8 +236,8 @@ def table(day: list[Step], cost: Cost) -> str:
     lines = [
         f"{reads} pages were read in {len(lengths)} runs; of a page that takes {took}.\n",
         "| pool, MiB | host takes | which | admits | puts | hits | of puts | of reads |"
-        " it could take, MiB | it took, MiB | a read must take, us |",
-        "| --- " * 11 + "|",
+        " it could take, MiB | it took, MiB | saved per spent: " + " | ".join(DISK_US) + " |",
+        "| --- " * (10 + len(DISK_US)) + "|",
     ]
     for setting in SETTINGS:
         seeds = range(SEEDS if setting.share else 1)
@@ -224,11 +246,10 @@ def table(day: list[Step], cost: Cost) -> str:
         hits = f"{result.hits} ({results[0].hits} to {results[-1].hits})"
         cells = [
             *(str(setting.mib), f"{100 * setting.share:.0f} %", setting.host),
-            "what came back" if setting.refaulted else "all",
-            *(str(result.puts), hits if setting.share else str(result.hits)),
+            *(setting.admits, str(result.puts), hits if setting.share else str(result.hits)),
             *(percent(result.hits, result.puts), percent(result.hits, reads)),
             *(f"{2 * statistics.mean(result.offered):.0f}", str(2 * result.taken)),
-            f"{result.break_even_us(cost):.1f}",
+            *(f"{result.saved_us(disk) / result.spent_us(cost):.2f}" for disk in DISK_US),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -76,7 +76,12 @@ class PoolTest(unittest.TestCase):
         self.assertEqual(play(opened, Setting(64, 0.0)).hits, 2)
 
     def test_only_what_came_back_is_admitted(self) -> None:
-        result = play(DAY, Setting(64, 0.0, refaulted=True))
+        result = play(DAY, Setting(64, 0.0, admits="back"))
+        self.assertEqual((result.puts, result.hits), (4, 2))
+
+    def test_only_what_was_read_in_a_short_run_is_admitted(self) -> None:
+        # At first the run of the binary is too long; the log was never read.
+        result = play(DAY, Setting(64, 0.0, admits="short"))
         self.assertEqual((result.puts, result.hits), (4, 2))
 
     def test_the_oldest_granule_is_used_again(self) -> None:
@@ -101,12 +106,14 @@ class PoolTest(unittest.TestCase):
                 pool.get((BINARY, SLOTS + 1))
                 self.assertEqual(pool.result.hits, hits)
 
-    def test_break_even(self) -> None:
+    def test_what_is_saved_and_spent(self) -> None:
         cost = Cost.parse("cost 300 400 900\n")
-        result = pool_model.Result(puts=100, hits=10, lost=5)
-        spent = 100 * 1.0 + 15 * 3.5
-        self.assertAlmostEqual(result.spent_us(cost), spent)
-        self.assertAlmostEqual(result.break_even_us(cost), spent / 10)
+        result = pool_model.Result(puts=100, hits=10, lost=5, reads=2.5)
+        self.assertAlmostEqual(result.spent_us(cost), 100 * 1.0 + 15 * 3.5)
+        self.assertAlmostEqual(result.saved_us("NVMe"), 10 * 1.3 + 2.5 * 98.7)
+        # A half of a run that takes two reads.
+        day = [step([], [Run("d", BINARY, 0, 20)]), step([Run("r", BINARY, 0, 40)], [])]
+        self.assertAlmostEqual(play(day, Setting(64, 0.0)).reads, 1.0)
         table = pool_model.cost_table([cost])
         self.assertIn("| NVMe | 1 | 100.0 | 1 % |", table)
         self.assertIn("| NVMe | 32 | 4.4 | never |", table)
