@@ -47,10 +47,12 @@ class Case:
 class Taken:
     """In bytes, since memory was freed; `before` is what the neighbour refaulted until then.
 
-    `read` is what it has read from the disk, and `huge` what was in huge pages.
+    `left` is what is still there of what was lazily freed, `read` what the neighbour has
+    read from the disk, and `huge` what was in huge pages.
     """
 
     lazy: int
+    left: int
     swapped: int
     refaulted: int
     read: int
@@ -193,8 +195,10 @@ def measure(case: Case) -> Taken:
         holder.do(f"touch wanted {WANTED_MIB}")
         for _ in range(passes):
             neighbour.answer()
+        left = holder.present(at["lazy"], LAZY_MIB)
         taken = Taken(
-            lazy=lazy - holder.present(at["lazy"], LAZY_MIB),
+            lazy=lazy - left,
+            left=left,
             swapped=group.swapped() - swapped,
             refaulted=group.refaulted() - refaulted,
             read=neighbour.read() - read,

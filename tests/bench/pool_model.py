@@ -236,8 +236,9 @@ def table(day: list[Step], cost: Cost) -> str:
     lines = [
         f"{reads} pages were read in {len(lengths)} runs; of a page that takes {took}.\n",
         "| pool, MiB | host takes | which | admits | puts | hits | of puts | of reads |"
-        " it could take, MiB | it took, MiB | saved per spent: " + " | ".join(DISK_US) + " |",
-        "| --- " * (10 + len(DISK_US)) + "|",
+        " it could take, MiB | it took, MiB | spent, ms | saved per spent: "
+        + " | ".join(DISK_US) + " |",
+        "| --- " * (11 + len(DISK_US)) + "|",
     ]
     for setting in SETTINGS:
         seeds = range(SEEDS if setting.share else 1)
@@ -249,6 +250,7 @@ def table(day: list[Step], cost: Cost) -> str:
             *(setting.admits, str(result.puts), hits if setting.share else str(result.hits)),
             *(percent(result.hits, result.puts), percent(result.hits, reads)),
             *(f"{2 * statistics.mean(result.offered):.0f}", str(2 * result.taken)),
+            f"{result.spent_us(cost) / 1000:.0f}",
             *(f"{result.saved_us(disk) / result.spent_us(cost):.2f}" for disk in DISK_US),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -42,8 +42,8 @@ def order(runs: int) -> None:
             print(case, found[case][-1], file=sys.stderr, flush=True)
     if not lazy_order.LRU_GEN.exists():
         print("This kernel has no MGLRU.\n")
-    columns = ("lazy", "swapped", "refaulted", "read")
-    print("| pages | lazy is | neighbour | MGLRU | taken | swapped | refaulted | read |")
+    columns = ("lazy", "left", "swapped", "read")
+    print("| pages | it is | neighbour | MGLRU | taken | left | swapped | read again |")
     print("| --- " * (4 + len(columns)) + "|")
     for case, samples in found.items():
         place = "older" if case.lazy_first else "younger"
@@ -51,7 +51,7 @@ def order(runs: int) -> None:
             "huge" if case.huge else "small",
             place if case.freed else "not freed",
             "reads" if case.neighbour else "none",
-            "on" if case.mglru else "off",
+            {True: "on", False: "off", None: "as it is"}[case.mglru],
             *(spread_of([getattr(sample, name) for sample in samples]) for name in columns),
         ]
         print(f"| {' | '.join(cells)} |")
