@@ -105,7 +105,9 @@ class UnplugTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         args = (*SLOW, *HOTPLUG_PORT)
-        vm = FreehintVM("none", memory_mib=512, cpus=2, extra_args=args)
+        # In QEMU 10.0, while one CPU moves PCI memory, an access of another one may end at
+        # another device, and QEMU in an assertion: seen in a reset of a function.
+        vm = FreehintVM("none", memory_mib=512, cpus=1, extra_args=args)
         cls.vm = cls.enterClassContext(vm)
         cls.driver = GuestDriver(cls.vm)
 
