@@ -24,6 +24,8 @@
 #include <linux/rculist.h>
 #include <linux/sched.h>
 #include <linux/swap.h>
+#include <linux/tick.h>
+#include <linux/time64.h>
 
 #include "../internal.h"
 #include "compat.h"
@@ -239,10 +241,11 @@ void freehint_get_load(struct freehint_load *load)
 		.stalls = fh_count_stalls(),
 	};
 	for_each_online_cpu(cpu) {
-		struct kernel_cpustat stat;
+		u64 us = get_cpu_idle_time_us(cpu, NULL);
 
-		kcpustat_cpu_fetch(&stat, cpu);
-		load->idle_ns += get_idle_time(&stat, cpu);
+		/* If the timer ticks while a CPU idles, only these ticks tell. */
+		load->idle_ns += us == -1ULL ? kcpustat_cpu(cpu).cpustat[CPUTIME_IDLE] :
+					       us * NSEC_PER_USEC;
 	}
 }
 EXPORT_SYMBOL_GPL(freehint_get_load);

@@ -56,10 +56,16 @@ static void test_evacuate_leaves_what_cannot_move(struct kunit *test)
 }
 
 #ifdef CONFIG_SHMEM
+/* In 7.3, the flags of a mapping are a struct. */
+#ifndef EMPTY_VMA_FLAGS
+#define EMPTY_VMA_FLAGS	0
+#endif
+
 /* A file whose only page is @page, which does not belong to the caller any more. */
 static struct file *file_of(struct kunit *test, struct page *page)
 {
-	struct file *file = shmem_kernel_file_setup("freehint", PAGE_SIZE, 0);
+	struct file *file = shmem_kernel_file_setup("freehint", PAGE_SIZE,
+						    EMPTY_VMA_FLAGS);
 	struct folio *folio = page_folio(page);
 
 	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
