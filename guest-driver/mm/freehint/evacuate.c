@@ -22,7 +22,6 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/rculist.h>
-#include <linux/sched.h>
 #include <linux/swap.h>
 #include <linux/tick.h>
 #include <linux/time64.h>

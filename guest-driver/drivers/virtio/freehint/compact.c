@@ -10,7 +10,6 @@
  * much more is stuck by then.
  */
 #include <linux/ktime.h>
-#include <linux/math.h>
 #include <linux/math64.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>

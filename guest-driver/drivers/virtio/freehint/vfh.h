@@ -327,8 +327,8 @@ struct vfh_load {
  * @rest: for how long the last one rested, in ns
  * @stuck: pages that were stuck when it was over
  * @last: at the last look
- * @moved: pages moved by earlier sweeps
- * @gained: granules gained by earlier sweeps
+ * @moved: pages moved, by all sweeps
+ * @gained: granules gained, by all sweeps
  * @spent: time taken, in ns
  */
 struct vfh_compact {
