@@ -170,8 +170,8 @@ struct freehint_stats {
  * struct freehint_sweep - how far freehint_evacuate() is
  * @pfn: where to go on
  * @max_used: granules with more pages in use are left alone for now; 0 at the start
- * @moved: pages that were moved
- * @gained: granules that are free as a whole because of that
+ * @moved: sum: pages that were moved, by this sweep and those before it
+ * @gained: sum: granules that are free as a whole because of that
  */
 struct freehint_sweep {
 	unsigned long pfn;

@@ -189,13 +189,13 @@ static void fh_sweep_more(struct freehint_sweep *sweep, unsigned long pages)
 
 /**
  * freehint_evacuate - look for a granule that is nearly free, and make it free
- * @sweep: how far the search is; zeroed at its start
+ * @sweep: how far the search is; zeroed before the first call
  *
  * Call it again to go on, or later: each call takes little time. Memory that is in use
  * all the time, or that is pinned, stays where it is.
  *
  * Context: process context, in any thread but the one that returns batches.
- * Return: false if the sweep is over.
+ * Return: false if the sweep is over; the next call begins another.
  */
 bool freehint_evacuate(struct freehint_sweep *sweep)
 {
@@ -219,8 +219,10 @@ bool freehint_evacuate(struct freehint_sweep *sweep)
 	put_online_mems();
 	if (sweep->pfn < max_pfn)
 		return true;
-	if (sweep->max_used >= pages / FH_LAST_USED)
+	if (sweep->max_used >= pages / FH_LAST_USED) {
+		sweep->max_used = 0;
 		return false;
+	}
 	fh_sweep_more(sweep, pages);
 	return true;
 }

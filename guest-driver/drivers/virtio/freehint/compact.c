@@ -123,11 +123,7 @@ void vfh_compact_slice(struct vfh *fh)
 	bool more;
 
 	do {
-		unsigned long moved = sweep->moved, gained = sweep->gained;
-
 		more = fh->source->evacuate(sweep);
-		compact->moved += sweep->moved - moved;
-		compact->gained += sweep->gained - gained;
 		spent = ktime_get_ns() - start;
 	} while (more && spent < min(compact->credit, VFH_COMPACT_SLICE) && !need_resched());
 
@@ -136,8 +132,9 @@ void vfh_compact_slice(struct vfh *fh)
 	if (!more) {
 		struct vfh_load load = vfh_load(fh);
 
-		vfh_compact_rest(compact, &load, sweep->gained << fh->order);
-		*sweep = (struct freehint_sweep) { };
+		vfh_compact_rest(compact, &load,
+				 (sweep->gained - compact->gained) << fh->order);
+		compact->gained = sweep->gained;
 	}
 }
 

@@ -208,9 +208,9 @@ static int vfh_counters_show(struct seq_file *m, void *unused)
 	seq_printf(m, "vanished_bytes %llu\n", vfh_bytes(stats.vanished));
 	seq_printf(m, "guarded_periods %llu\n", stats.guarded);
 	seq_printf(m, "pcp_drains %llu\n", stats.drains);
-	seq_printf(m, "compact_moved_bytes %llu\n", vfh_bytes(fh->compact.moved));
+	seq_printf(m, "compact_moved_bytes %llu\n", vfh_bytes(fh->compact.sweep.moved));
 	seq_printf(m, "compact_gained_bytes %llu\n",
-		   vfh_bytes(fh->compact.gained << fh->order));
+		   vfh_bytes(fh->compact.sweep.gained << fh->order));
 	seq_printf(m, "compact_us %llu\n", div_u64(fh->compact.spent, NSEC_PER_USEC));
 	seq_printf(m, "lost_since_boot_bytes %llu\n", vfh_bytes(stats.lost));
 	return 0;

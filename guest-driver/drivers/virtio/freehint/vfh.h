@@ -327,8 +327,7 @@ struct vfh_load {
  * @rest: for how long the last one rested, in ns
  * @stuck: pages that were stuck when it was over
  * @last: at the last look
- * @moved: pages moved, by all sweeps
- * @gained: granules gained, by all sweeps
+ * @gained: granules gained before this sweep
  * @spent: time taken, in ns
  */
 struct vfh_compact {
@@ -341,7 +340,6 @@ struct vfh_compact {
 	u64 rest;
 	unsigned long stuck;
 	struct vfh_load last;
-	unsigned long moved;
 	unsigned long gained;
 	u64 spent;
 };
